@@ -1,1 +1,35 @@
-//! hsm
+//! Keys in hardware: the daemon's side of a PKCS#11 token or a TPM, and the custody of secrets under it.
+//! Enters: typed calls on [`Token`], each with a deadline; a [`custody::MasterKey`] unwrapped by the token.
+//! Leaves: signatures, public keys, wrapped secrets, anchors; never a private key, never a PIN.
+//!
+//! No token library is linked here. A [`Token`] drives a worker process (`chancery-hsm`) which opens the module, and which may be
+//! killed at any moment: PKCS#11 calls have no time-out, modules hang and crash, and only a re-initialised module recovers.
+//!
+//! ```text
+//! Token ── queue ── supervisor ══ socket pair ══ serve ── Backend ── PKCS#11 | TPM | double
+//! ```
+
+pub mod anchor;
+pub mod backend;
+pub mod config;
+pub mod custody;
+pub mod double;
+mod error;
+mod key;
+mod probe;
+pub mod protocol;
+pub mod serve;
+mod supervisor;
+mod token;
+
+pub use anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
+pub use config::{Limits, TokenConfig};
+pub use double::Double;
+pub use error::{Refusal, StartRefused, TokenError};
+pub use key::{
+    Fingerprint, Hash, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, RootKey, Scheme,
+    SignInput, UnknownName,
+};
+pub use probe::{Power, Probe};
+pub use supervisor::TokenState;
+pub use token::Token;

@@ -1,0 +1,133 @@
+//! The joint between the worker's loop and a kind of token: what PKCS#11, TPM and double each implement.
+//! Enters: checked calls, one at a time per lane, never two on one lane.
+//! Leaves: results, or a [`Fault`] that says whether the device is still to be trusted.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
+use crate::error::Refusal;
+use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, PublicKey, RootKey, Scheme};
+use crate::probe::Probe;
+
+/// A connected token: opened, logged in, probed.
+pub trait Backend: Send {
+    /// What it is and can do.
+    fn probe(&self) -> Probe;
+
+    /// One lane per worker thread, each with its own session. A TPM gives one.
+    ///
+    /// # Errors
+    /// When the device gives no further session; the worker then does not start.
+    fn lanes(&mut self) -> Result<Vec<Box<dyn Lane>>, Fault>;
+
+    /// Leaves the device in order. Called once, after every lane has ended; the process exits right after.
+    fn close(self: Box<Self>);
+}
+
+/// One session of a token, owned by one thread.
+pub trait Lane: Keys + Seal + Anchor + Send {
+    /// Signed statements, where the token makes them.
+    fn attest(&mut self) -> Option<&mut dyn Attest>;
+}
+
+/// Keys: made, found, used, destroyed.
+pub trait Keys {
+    /// Makes a key that cannot leave, reads its attributes back, destroys it again if they are loose. A key that exists already
+    /// under this id is refused with [`Refusal::KeyExists`].
+    fn generate(&mut self, id: KeyId, kind: KeyKind, label: &str) -> Result<NewKey, Fault>;
+
+    /// The public half of the key of this name. A back-end that keeps no keys (TPM) answers `None`.
+    fn find(&mut self, id: KeyId) -> Result<Option<PublicKey>, Fault>;
+
+    /// Signs `input`: the digest where the scheme has a hash (its length is checked already), the message for Ed25519.
+    /// ECDSA gives r then s at full length. Handles are cached after the key's fingerprint was checked once.
+    fn sign(&mut self, key: &KeyRef, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault>;
+
+    /// Destroys both halves; a key that is not there is success.
+    fn destroy(&mut self, key: &KeyRef) -> Result<(), Fault>;
+
+    /// Makes an HMAC-SHA256 key that cannot leave.
+    fn generate_hmac_key(&mut self, id: KeyId, label: &str) -> Result<HmacKeyRef, Fault>;
+
+    /// Authenticates data.
+    fn hmac_sha256(&mut self, key: &HmacKeyRef, data: &[u8]) -> Result<[u8; 32], Fault>;
+
+    /// Destroys it; a key that is not there is success.
+    fn destroy_hmac_key(&mut self, key: &HmacKeyRef) -> Result<(), Fault>;
+
+    /// Random bytes from the device.
+    fn random(&mut self, len: usize) -> Result<Vec<u8>, Fault>;
+}
+
+/// Secrets wrapped under a root that cannot leave the token.
+pub trait Seal {
+    /// Finds the root key, or makes it once.
+    fn ensure_root(&mut self) -> Result<RootKey, Fault>;
+
+    /// Wraps a secret, bound to `aad`.
+    fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault>;
+
+    /// Opens what [`Seal::wrap`] closed, with the same `aad`; otherwise [`Refusal::SealBroken`] or [`Refusal::StateChanged`].
+    fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault>;
+}
+
+/// The ledger's head, remembered by the token.
+pub trait Anchor {
+    /// What the token remembers.
+    fn read(&mut self) -> Result<AnchorReading, Fault>;
+
+    /// One step forward. A step that is already taken is success; any other starting point is [`Refusal::AnchorElsewhere`].
+    fn advance(&mut self, step: &AnchorStep) -> Result<(), Fault>;
+}
+
+/// Signed statements: only a TPM makes them.
+pub trait Attest {
+    /// Certifies the anchor's content.
+    fn certify_anchor(&mut self, qualifying: [u8; 32]) -> Result<AnchorAttestation, Fault>;
+
+    /// Increments the counter and returns its new value.
+    fn count(&mut self) -> Result<u64, Fault>;
+
+    /// Quotes the measured state.
+    fn quote(&mut self, nonce: [u8; 32]) -> Result<Quote, Fault>;
+}
+
+/// Why a lane gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// Says no; the device is well.
+    Refused(Refusal),
+    /// No key of this name.
+    KeyMissing {
+        /// The name looked up.
+        id: KeyId,
+    },
+    /// Another key behind the right name.
+    WrongKey {
+        /// The name looked up.
+        id: KeyId,
+        /// On record.
+        expected: Fingerprint,
+        /// Found.
+        found: Fingerprint,
+    },
+    /// The device cannot do this at all.
+    Unsupported {
+        /// What was asked.
+        what: String,
+    },
+    /// The device did nothing, but cannot be trusted any further: the worker answers this call and exits.
+    Lost {
+        /// For the log, in our own words or by the standard's name.
+        why: String,
+        /// True when the call certainly had no effect.
+        harmless: bool,
+    },
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}

@@ -1,0 +1,175 @@
+//! Which token, reached how, within which limits.
+//! Enters: one table of the daemon's configuration; paths and numbers, never a PIN.
+//! Leaves: a checked [`TokenConfig`], which travels to the worker as its first frame.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Which token to use, and how to reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TokenConfig {
+    /// A PKCS#11 module and one token in it.
+    Pkcs11 {
+        /// The vendor's library.
+        module: PathBuf,
+        /// The token's serial; slots may move.
+        serial: String,
+        /// Holds the user PIN; owned by us or root, closed to everyone else.
+        pin_file: PathBuf,
+        /// Sessions that work at the same time; by default one per core.
+        #[serde(default)]
+        threads: Option<usize>,
+        /// The module reaches its device over IP, so the worker's sandbox leaves sockets open.
+        #[serde(default)]
+        network: bool,
+        /// The worker binary.
+        #[serde(default = "default_worker")]
+        worker: PathBuf,
+        /// All that the worker finds in its environment.
+        #[serde(default)]
+        environment: BTreeMap<String, String>,
+        /// Bounds in time and number.
+        #[serde(default)]
+        limits: Limits,
+    },
+    /// A TPM 2.0.
+    Tpm {
+        /// How to reach it, in tpm2-tss words: `device:/dev/tpmrm0`, `swtpm:path=/run/tpm.sock`.
+        tcti: String,
+        /// NV index of the anchor; the counter is the next one.
+        #[serde(default = "default_anchor_index")]
+        anchor_index: u32,
+        /// Persistent handle of the storage root.
+        #[serde(default = "default_storage_root")]
+        storage_root: u32,
+        /// Persistent handle of the attestation key.
+        #[serde(default = "default_attestation_key")]
+        attestation_key: u32,
+        /// PCRs of the SHA-256 bank that the master key is sealed to.
+        #[serde(default = "default_pcrs")]
+        pcrs: Vec<u8>,
+        /// Holds the owner hierarchy's authorisation; needed only while enrolling. Absent: the hierarchy is open.
+        #[serde(default)]
+        owner_auth_file: Option<PathBuf>,
+        /// Holds the authorisation of anchor index and counter; made at enrolment when absent.
+        #[serde(default)]
+        index_auth_file: Option<PathBuf>,
+        /// The TPM is reached over IP (a simulator), so the worker's sandbox leaves sockets open.
+        #[serde(default)]
+        network: bool,
+        /// The worker binary.
+        #[serde(default = "default_worker")]
+        worker: PathBuf,
+        /// All that the worker finds in its environment.
+        #[serde(default)]
+        environment: BTreeMap<String, String>,
+        /// Bounds in time and number.
+        #[serde(default)]
+        limits: Limits,
+    },
+}
+
+impl TokenConfig {
+    /// The worker binary.
+    #[must_use]
+    pub fn worker(&self) -> &Path {
+        match self {
+            Self::Pkcs11 { worker, .. } | Self::Tpm { worker, .. } => worker,
+        }
+    }
+
+    /// All that the worker finds in its environment.
+    #[must_use]
+    pub const fn environment(&self) -> &BTreeMap<String, String> {
+        match self {
+            Self::Pkcs11 { environment, .. } | Self::Tpm { environment, .. } => environment,
+        }
+    }
+
+    /// Bounds in time and number.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        match self {
+            Self::Pkcs11 { limits, .. } | Self::Tpm { limits, .. } => limits,
+        }
+    }
+
+    /// True when the worker may open IP sockets.
+    #[must_use]
+    pub const fn network(&self) -> bool {
+        match self {
+            Self::Pkcs11 { network, .. } | Self::Tpm { network, .. } => *network,
+        }
+    }
+}
+
+/// Bounds of one token, each with its reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Calls that may stand in line; more than the token signs in a second only makes everyone late.
+    pub queue_max: usize,
+    /// Calls handed to the worker at once; enough to fill batches, few enough that a crash touches few.
+    pub in_flight_max: usize,
+    /// A worker that is not ready by then is killed; slow network tokens take seconds to log in.
+    pub start_ms_max: u64,
+    /// Calls wait this long for a lost token before they are told to come back; a restarted worker needs less.
+    pub patience_ms: u64,
+    /// The first pause before a new worker.
+    pub restart_pause_ms_min: u64,
+    /// The longest pause; bounds how late a returned token is noticed.
+    pub restart_pause_ms_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue_max: 1024,
+            in_flight_max: 128,
+            start_ms_max: 15_000,
+            patience_ms: 1_000,
+            restart_pause_ms_min: 20,
+            restart_pause_ms_max: 2_000,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) const fn start_max(&self) -> Duration {
+        Duration::from_millis(self.start_ms_max)
+    }
+
+    pub(crate) const fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms)
+    }
+
+    /// The pause after so many failures in a row.
+    pub(crate) fn pause(&self, failures: u32) -> Duration {
+        let doubled = self.restart_pause_ms_min.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        Duration::from_millis(doubled.min(self.restart_pause_ms_max))
+    }
+}
+
+fn default_worker() -> PathBuf {
+    PathBuf::from("/usr/libexec/chancery/chancery-hsm")
+}
+
+const fn default_anchor_index() -> u32 {
+    0x0180_0C00
+}
+
+const fn default_storage_root() -> u32 {
+    0x8100_0001
+}
+
+const fn default_attestation_key() -> u32 {
+    0x8101_0C00
+}
+
+fn default_pcrs() -> Vec<u8> {
+    vec![7]
+}

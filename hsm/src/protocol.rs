@@ -1,0 +1,283 @@
+//! The words between daemon and worker: length-prefixed postcard frames over an inherited socket pair.
+//! Enters: one [`Hello`], then [`Request`]s, many in flight; a batch is frames back to back in one write.
+//! Leaves: one [`Greeting`], then an [`Answer`] per request, in any order.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
+use crate::backend::Fault;
+use crate::error::StartRefused;
+use crate::key::{HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, PublicKey, RootKey, Scheme};
+use crate::probe::Probe;
+
+/// The first frame to the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// Must equal [`VERSION`]: daemon and worker are installed together.
+    pub version: u32,
+    /// The [`crate::TokenConfig`] as JSON, because a tagged table does not survive postcard.
+    pub config: String,
+}
+
+/// The first frame from the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Greeting {
+    /// Opened, logged in, probed; requests may come.
+    Ready(Probe),
+    /// Not usable; the worker exits.
+    Refused(StartRefused),
+}
+
+/// One call. Numbers rise within a worker's life, and calls begin in their order.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Names the call in its answer.
+    pub number: u64,
+    /// What is to be done.
+    pub call: Call,
+}
+
+/// What came of one call.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The call's number.
+    pub number: u64,
+    /// Its result.
+    pub result: Result<Reply, Fault>,
+}
+
+/// What a worker can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Call {
+    /// Make a key.
+    Generate {
+        /** Name. */
+        id: KeyId,
+        /** Kind. */
+        kind: KeyKind,
+        /** Label, for people. */
+        label: String,
+    },
+    /// Find a public key.
+    Find {
+        /** Name. */
+        id: KeyId,
+    },
+    /// Sign a digest, or a message where the scheme has no hash.
+    Sign {
+        /** With what. */
+        key: KeyRef,
+        /** How. */
+        scheme: Scheme,
+        /** What. */
+        input: Vec<u8>,
+    },
+    /// Make an HMAC key.
+    GenerateHmacKey {
+        /** Name. */
+        id: KeyId,
+        /** Label, for people. */
+        label: String,
+    },
+    /// Authenticate data.
+    Hmac {
+        /** With what. */
+        key: HmacKeyRef,
+        /** What. */
+        data: Vec<u8>,
+    },
+    /// Destroy a key.
+    Destroy {
+        /** Which. */
+        key: KeyRef,
+    },
+    /// Destroy an HMAC key.
+    DestroyHmacKey {
+        /** Which. */
+        key: HmacKeyRef,
+    },
+    /// Random bytes.
+    Random {
+        /** How many. */
+        len: usize,
+    },
+    /// Find or make the root key.
+    EnsureRoot,
+    /// Wrap a secret under the root key.
+    Wrap {
+        /** The secret. */
+        secret: Secret,
+        /** Bound to. */
+        aad: Vec<u8>,
+    },
+    /// Open a wrapped secret.
+    Unwrap {
+        /** What wrap gave. */
+        wrapped: Vec<u8>,
+        /** Bound to. */
+        aad: Vec<u8>,
+    },
+    /// Read the anchor.
+    AnchorRead,
+    /// Advance the anchor.
+    AnchorAdvance {
+        /** The step. */
+        step: AnchorStep,
+    },
+    /// Certify the anchor.
+    AnchorAttest {
+        /** Bound to. */
+        qualifying: [u8; 32],
+    },
+    /// Increment the counter.
+    AnchorCount,
+    /// Quote the machine's state.
+    Quote {
+        /** Bound to. */
+        nonce: [u8; 32],
+    },
+}
+
+impl Call {
+    /// True when the call, begun and lost, may have changed or signed something.
+    #[must_use]
+    pub const fn has_effect(&self) -> bool {
+        !matches!(
+            self,
+            Self::Find { .. }
+                | Self::Hmac { .. }
+                | Self::Random { .. }
+                | Self::Wrap { .. }
+                | Self::Unwrap { .. }
+                | Self::AnchorRead
+        )
+    }
+}
+
+/// What a worker answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done; nothing to tell.
+    Done,
+    /// To [`Call::Generate`].
+    NewKey(NewKey),
+    /// To [`Call::Find`].
+    Found(Option<PublicKey>),
+    /// To [`Call::GenerateHmacKey`].
+    HmacKey(HmacKeyRef),
+    /// To [`Call::Sign`], [`Call::Random`], [`Call::Wrap`].
+    Bytes(Vec<u8>),
+    /// To [`Call::Hmac`].
+    Tag([u8; 32]),
+    /// To [`Call::Unwrap`].
+    Secret(Secret),
+    /// To [`Call::EnsureRoot`].
+    Root(RootKey),
+    /// To [`Call::AnchorRead`].
+    Anchor(AnchorReading),
+    /// To [`Call::AnchorAttest`]; `None` where the token makes no statements.
+    Attestation(Option<AnchorAttestation>),
+    /// To [`Call::AnchorCount`]; `None` where there is no counter.
+    Count(Option<u64>),
+    /// To [`Call::Quote`]; `None` where the token makes no statements.
+    Quote(Option<Quote>),
+}
+
+/// Secret bytes on their way: wiped when dropped, never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub Vec<u8>);
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// A peer that does not keep to the protocol. Its process is ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Garbled {
+    /// A frame longer than any honest one.
+    #[error("a frame of {0} bytes is longer than {FRAME_BYTES_MAX}")]
+    TooLong(usize),
+    /// Bytes that are no frame.
+    #[error("a frame does not parse")]
+    Unreadable(#[source] postcard::Error),
+}
+
+/// Appends one frame to a batch.
+///
+/// # Errors
+/// When the value is too long for a frame; the batch is as before.
+pub fn push_frame<T: Serialize>(batch: &mut Vec<u8>, value: &T) -> Result<(), Garbled> {
+    let start = batch.len();
+    batch.extend_from_slice(&[0; PREFIX]);
+    let written = postcard::serialize_with_flavor(value, Tail(batch)).map_err(Garbled::Unreadable);
+    let len = batch.len() - start - PREFIX;
+    let fits = written.and_then(|()| match u32::try_from(len) {
+        Ok(prefix) if len <= FRAME_BYTES_MAX => Ok(prefix),
+        _ => Err(Garbled::TooLong(len)),
+    });
+    match fits {
+        Ok(prefix) => {
+            batch[start..start + PREFIX].copy_from_slice(&prefix.to_le_bytes());
+            Ok(())
+        }
+        Err(garbled) => {
+            batch.truncate(start);
+            Err(garbled)
+        }
+    }
+}
+
+/// Takes the first whole frame off the front of `bytes`, moving `at` past it; `None` when more bytes are needed.
+///
+/// # Errors
+/// When the peer does not keep to the protocol.
+pub fn next_frame<T: DeserializeOwned>(bytes: &[u8], at: &mut usize) -> Result<Option<T>, Garbled> {
+    let rest = &bytes[*at..];
+    let Some((prefix, rest)) = rest.split_first_chunk::<PREFIX>() else { return Ok(None) };
+    let len = u32::from_le_bytes(*prefix) as usize;
+    if len > FRAME_BYTES_MAX {
+        return Err(Garbled::TooLong(len));
+    }
+    let Some(frame) = rest.get(..len) else { return Ok(None) };
+    *at += PREFIX + len;
+    postcard::from_bytes(frame).map(Some).map_err(Garbled::Unreadable)
+}
+
+/// Lets postcard write straight into the batch.
+struct Tail<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Tail<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// Both sides of this number are built from one commit; it rises when a word changes its meaning.
+pub const VERSION: u32 = 1;
+
+/// The longest honest frame is an Ed25519 message or a TPM statement; the API's own limit on messages is lower.
+pub const FRAME_BYTES_MAX: usize = 4 << 20;
+
+const PREFIX: usize = 4;
