@@ -99,9 +99,12 @@ pub enum Refusal {
     SealBroken,
     /// The machine is not in the state the secret was sealed to.
     #[error(
-        "the machine's measured state differs from the one the secret was sealed to; boot the approved system or recover with the quorum"
+        "the machine's measured state differs from the one the secret was sealed to ({pcrs}); boot the approved system or recover with the quorum"
     )]
-    StateChanged,
+    StateChanged {
+        /// Which registers, what they were and what they are, in words.
+        pcrs: String,
+    },
     /// The input does not fit: wrong digest length, scheme of another kind of key, too long.
     #[error("the input does not fit: {0}")]
     BadInput(String),

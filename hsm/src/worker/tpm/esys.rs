@@ -7,16 +7,23 @@
 #![allow(unsafe_code, reason = "libtss2-esys is a C library; every call into it stands in this file")]
 
 use std::ffi::CString;
+use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tss_esapi::constants::tss::{
+    TPM2_ALG_AES, TPM2_ALG_CFB, TPM2_ALG_NULL, TPM2_ALG_SHA256 as SHA256, TPM2_RH_NULL, TPM2_ST_HASHCHECK,
+    TPM2_SU_CLEAR as SU_CLEAR,
+};
 use tss_esapi_sys as sys;
 use tss_esapi_sys::{
     ESYS_TR_NONE as NONE, TPM2B_ATTEST, TPM2B_AUTH, TPM2B_DATA, TPM2B_DIGEST, TPM2B_MAX_BUFFER,
-    TPM2B_MAX_NV_BUFFER, TPM2B_NAME, TPM2B_NONCE, TPM2B_NV_PUBLIC, TPM2B_PRIVATE, TPM2B_PUBLIC,
+    TPM2B_MAX_NV_BUFFER, TPM2B_NAME, TPM2B_NV_PUBLIC, TPM2B_PRIVATE, TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE, TPM2B_SENSITIVE_DATA, TPML_DIGEST, TPML_PCR_SELECTION, TPMS_CAPABILITY_DATA,
     TPMT_SIG_SCHEME, TPMT_SIGNATURE, TPMT_SYM_DEF, TPMT_TK_HASHCHECK,
 };
+
+use zeroize::Zeroize;
 
 use super::rc::{Rc, patiently};
 
@@ -50,10 +57,27 @@ pub(super) enum Hierarchy {
     Endorsement,
 }
 
-/// Permission bits of a session (TPM 2.0 part 2, section 8.4).
+/// What a session is for (TPM_SE).
+#[derive(Clone, Copy)]
+pub(super) enum SessionKind {
+    /// Proves knowledge of an authorisation value.
+    Hmac = 0,
+    /// Proves a state of the machine.
+    Policy = 1,
+}
+
+/// Which parameter a session encrypts, by its bit in TPMA_SESSION (TPM 2.0 part 2, section 8.4).
+#[derive(Clone, Copy)]
+pub(super) enum Hides {
+    /// None.
+    Nothing = 0,
+    /// What goes to the TPM.
+    Command = 0x20,
+    /// What comes from it.
+    Response = 0x40,
+}
+
 const CONTINUE_SESSION: u8 = 0x01;
-const DECRYPT: u8 = 0x20;
-const ENCRYPT: u8 = 0x40;
 
 struct Raw {
     esys: *mut sys::ESYS_CONTEXT,
@@ -142,15 +166,9 @@ impl Esys {
         Ok(self.handle(tr, true))
     }
 
-    pub(super) fn evict_control(
-        self: &Arc<Self>,
-        hierarchy: Hierarchy,
-        object: &Handle,
-        persistent: u32,
-    ) -> Result<Handle, Rc> {
+    /// Keeps an object of either hierarchy across restarts; it is the owner who allows it (TPM 2.0 part 3, section 28.5).
+    pub(super) fn keep(self: &Arc<Self>, object: &Handle, persistent: u32) -> Result<Handle, Rc> {
         let mut tr = NONE;
-        // Objects of both hierarchies are made persistent by the owner (TPM 2.0 part 3, section 28.5).
-        let _ = hierarchy;
         let owner = Hierarchy::Owner.tr();
         call!(self.Esys_EvictControl(owner, object.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, persistent, &mut tr))?;
         Ok(self.handle(tr, false))
@@ -203,9 +221,31 @@ impl Esys {
         signature.take()
     }
 
-    pub(super) fn hmac(&self, key: &Handle, text: &TPM2B_MAX_BUFFER, hash: u16) -> Result<TPM2B_DIGEST, Rc> {
+    pub(super) fn hmac(&self, key: &Handle, text: &TPM2B_MAX_BUFFER) -> Result<TPM2B_DIGEST, Rc> {
         let mut tag = Out::new();
-        call!(self.Esys_HMAC(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, text, hash, tag.slot()))?;
+        call!(self.Esys_HMAC(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, text, SHA256, tag.slot()))?;
+        tag.take()
+    }
+
+    /// Begins an HMAC over more than one buffer. The sequence takes a slot until [`Esys::hmac_finish`].
+    pub(super) fn hmac_begin(self: &Arc<Self>, key: &Handle) -> Result<Handle, Rc> {
+        let (mut tr, auth) = (NONE, TPM2B_AUTH::default());
+        call!(self.Esys_HMAC_Start(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, &auth, SHA256, &mut tr))?;
+        Ok(self.handle(tr, true))
+    }
+
+    pub(super) fn hmac_more(&self, sequence: &Handle, text: &TPM2B_MAX_BUFFER) -> Result<(), Rc> {
+        call!(self.Esys_SequenceUpdate(sequence.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, text))
+    }
+
+    pub(super) fn hmac_finish(&self, mut sequence: Handle) -> Result<TPM2B_DIGEST, Rc> {
+        let (mut tag, mut ticket) = (Out::new(), Out::<TPMT_TK_HASHCHECK>::new());
+        let (nothing, null) = (TPM2B_MAX_BUFFER::default(), TPM2_RH_NULL);
+        call!(self.Esys_SequenceComplete(
+            sequence.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, &nothing, null, tag.slot(), ticket.slot(),
+        ))?;
+        // The TPM flushed the sequence itself and the library forgot its handle.
+        sequence.tr = NONE;
         tag.take()
     }
 
@@ -215,22 +255,22 @@ impl Esys {
         data.take()
     }
 
-    /// Opens a session whose secret is agreed with `salt_key`, so that who listens on the bus learns nothing.
-    pub(super) fn session(self: &Arc<Self>, salt_key: &Handle, kind: SessionKind) -> Result<Handle, Rc> {
+    /// Opens a session whose secret is agreed with `salt_key`, so that who listens on the bus learns nothing. It encrypts the first
+    /// parameter in the direction given, of every command it is used in.
+    pub(super) fn session(
+        self: &Arc<Self>,
+        salt_key: &Handle,
+        kind: SessionKind,
+        hides: Hides,
+    ) -> Result<Handle, Rc> {
         let mut tr = NONE;
-        let (symmetric, nonce) = (aes_128_cfb(), null::<TPM2B_NONCE>());
+        let symmetric = aes_128_cfb();
         call!(self.Esys_StartAuthSession(
-            salt_key.tr, NONE, NONE, NONE, NONE, nonce, kind as u8, &symmetric, SHA256, &mut tr,
+            salt_key.tr, NONE, NONE, NONE, NONE, null(), kind as u8, &symmetric, SHA256, &mut tr,
         ))?;
         let session = self.handle(tr, true);
-        let flags = CONTINUE_SESSION | DECRYPT | ENCRYPT;
-        call!(self.Esys_TRSess_SetAttributes(tr, flags, 0xff))?;
+        call!(self.Esys_TRSess_SetAttributes(tr, CONTINUE_SESSION | hides as u8, 0xff))?;
         Ok(session)
-    }
-
-    pub(super) fn session_attributes(&self, session: &Handle, decrypt: bool, encrypt: bool) -> Result<(), Rc> {
-        let flags = CONTINUE_SESSION | if decrypt { DECRYPT } else { 0 } | if encrypt { ENCRYPT } else { 0 };
-        call!(self.Esys_TRSess_SetAttributes(session.tr, flags, 0xff))
     }
 
     pub(super) fn policy_pcr(&self, session: &Handle, pcrs: &TPML_PCR_SELECTION) -> Result<(), Rc> {
@@ -247,9 +287,14 @@ impl Esys {
 
 // The continuation: NV indices and attestation.
 impl Esys {
-    /// Sets the value that authorises uses of a handle from now on; it stays on this side of the bus.
-    pub(super) fn set_auth(&self, object: &Handle, value: &TPM2B_AUTH) -> Result<(), Rc> {
-        call!(self.Esys_TR_SetAuth(object.tr, value))
+    /// Sets the value that authorises uses of an index from now on; it stays on this side of the bus.
+    pub(super) fn set_index_auth(&self, index: &Handle, value: &TPM2B_AUTH) -> Result<(), Rc> {
+        call!(self.Esys_TR_SetAuth(index.tr, value))
+    }
+
+    /// Sets the value that authorises the owner's deeds: making things persistent, defining indices.
+    pub(super) fn set_owner_auth(&self, value: &TPM2B_AUTH) -> Result<(), Rc> {
+        call!(self.Esys_TR_SetAuth(Hierarchy::Owner.tr(), value))
     }
 
     pub(super) fn nv_define(&self, auth: &TPM2B_AUTH, public: &TPM2B_NV_PUBLIC) -> Result<(), Rc> {
@@ -328,6 +373,9 @@ impl Esys {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if self.tr == NONE {
+            return;
+        }
         // A TPM that is gone has forgotten the slot already, so there is nothing to do about a failure.
         let _ = self.esys.release(&mut self.tr, self.flush);
     }
@@ -363,4 +411,49 @@ impl<T: Copy> Out<T> {
         // SAFETY: either null or one `T` that the library wrote in full; it is copied here and freed in drop.
         unsafe { self.0.as_ref() }.copied().ok_or(Rc::NO_ANSWER)
     }
+}
+
+impl<T> Drop for Out<T> {
+    fn drop(&mut self) {
+        // SAFETY: null, or allocated by the library and not freed yet. What it holds may be secret, so it is wiped byte by byte first.
+        unsafe {
+            if !self.0.is_null() {
+                std::slice::from_raw_parts_mut(self.0.cast::<MaybeUninit<u8>>(), size_of::<T>()).zeroize();
+            }
+            sys::Esys_Free(self.0.cast());
+        }
+    }
+}
+
+impl Auth<'_> {
+    fn tr(self) -> u32 {
+        match self {
+            Self::Password => sys::ESYS_TR_PASSWORD,
+            Self::Session(session) => session.tr,
+        }
+    }
+}
+
+impl Hierarchy {
+    fn tr(self) -> u32 {
+        match self {
+            Self::Owner => sys::ESYS_TR_RH_OWNER,
+            Self::Endorsement => sys::ESYS_TR_RH_ENDORSEMENT,
+        }
+    }
+}
+
+fn aes_128_cfb() -> TPMT_SYM_DEF {
+    let (key_bits, mode) = (sys::TPMU_SYM_KEY_BITS { aes: 128 }, sys::TPMU_SYM_MODE { aes: TPM2_ALG_CFB });
+    TPMT_SYM_DEF { algorithm: TPM2_ALG_AES, keyBits: key_bits, mode }
+}
+
+/// "As the key says": attestation keys carry their scheme.
+fn null_scheme() -> TPMT_SIG_SCHEME {
+    TPMT_SIG_SCHEME { scheme: TPM2_ALG_NULL, ..Default::default() }
+}
+
+/// "This digest was not made inside the TPM", which an unrestricted key may sign.
+fn null_ticket() -> TPMT_TK_HASHCHECK {
+    TPMT_TK_HASHCHECK { tag: TPM2_ST_HASHCHECK, hierarchy: TPM2_RH_NULL, digest: TPM2B_DIGEST::default() }
 }

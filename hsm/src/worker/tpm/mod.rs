@@ -2,6 +2,9 @@
 //! Enters: a TPM 2.0 reached by TCTI.
 //! Leaves: a [`Backend`].
 
+mod esys;
+mod rc;
+
 use hsm::backend::Backend;
 use hsm::{StartRefused, TokenConfig};
 
