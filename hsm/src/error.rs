@@ -183,9 +183,10 @@ pub enum StartRefused {
 }
 
 impl StartRefused {
-    /// True when waiting may help (an unplugged token comes back); false when only a person can.
+    /// True when waiting may help: a token is plugged in again, a package being installed is complete. A PIN that was refused is never
+    /// tried again, because the token counts.
     #[must_use]
     pub const fn may_heal(&self) -> bool {
-        matches!(self, Self::TokenAbsent { .. } | Self::Device(_))
+        !matches!(self, Self::PinWrong { .. } | Self::PinLocked)
     }
 }

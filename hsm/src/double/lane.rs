@@ -1,0 +1,243 @@
+//! One session of the double: every call passes the scripted faults on its way in and out.
+//! Enters: calls from the worker's loop.
+//! Leaves: what the script wants.
+
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
+
+use super::keys::{SoftKey, broken, random};
+use super::{DoubleFault, Held, SERIAL, Shared, Stop};
+use crate::anchor::{AnchorReading, AnchorStep};
+use crate::backend::{Anchor, Attest, Fault, Keys, Lane, Seal};
+use crate::error::Refusal;
+use crate::key::{
+    Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, RootKey, Scheme,
+};
+
+pub(super) struct DoubleLane {
+    shared: Arc<Shared>,
+    stop: Arc<Stop>,
+}
+
+impl DoubleLane {
+    pub(super) const fn new(shared: Arc<Shared>, stop: Arc<Stop>) -> Self {
+        Self { shared, stop }
+    }
+
+    /// Does the work between the two places where a fault may strike.
+    fn strike<T>(&self, work: impl FnOnce(&mut Held) -> Result<T, Fault>) -> Result<T, Fault> {
+        let lost = |harmless| Err(Fault::Lost { why: "the double was told to fail".to_owned(), harmless });
+        let fault = {
+            let mut held = self.shared.lock();
+            if held.unplugged {
+                return lost(true);
+            }
+            held.faults.pop_front()
+        };
+        match fault {
+            None => work(&mut self.shared.lock()),
+            Some(DoubleFault::Refuse(refusal)) => Err(refusal.into()),
+            Some(DoubleFault::LoseBefore) => lost(true),
+            Some(DoubleFault::LoseAfter) => work(&mut self.shared.lock()).and_then(|_| lost(false)),
+            Some(DoubleFault::HangBefore) => {
+                self.stop.hang();
+                lost(true)
+            }
+            Some(DoubleFault::HangAfter) => {
+                let done = work(&mut self.shared.lock());
+                self.stop.hang();
+                done.and_then(|_| lost(false))
+            }
+            Some(DoubleFault::DieBefore) => {
+                self.stop.strike();
+                lost(true)
+            }
+            Some(DoubleFault::DieAfter) => {
+                let done = work(&mut self.shared.lock());
+                self.stop.strike();
+                done.and_then(|_| lost(false))
+            }
+            // Left for `sign` to find.
+            Some(DoubleFault::WrongSignature) => {
+                let mut held = self.shared.lock();
+                held.faults.push_front(DoubleFault::WrongSignature);
+                work(&mut held)
+            }
+        }
+    }
+}
+
+impl Lane for DoubleLane {
+    fn attest(&mut self) -> Option<&mut dyn Attest> {
+        None
+    }
+}
+
+impl Keys for DoubleLane {
+    fn generate(&mut self, id: KeyId, kind: KeyKind, _label: &str) -> Result<NewKey, Fault> {
+        self.strike(|held| {
+            if held.keys.contains_key(&id) {
+                return Err(Refusal::KeyExists { id }.into());
+            }
+            let key = SoftKey::generate(kind)?;
+            let public = key.public.clone();
+            held.keys.insert(id, Arc::new(key));
+            let provenance = Provenance {
+                local: true,
+                never_extractable: true,
+                always_sensitive: true,
+                token_serial: SERIAL.to_owned(),
+            };
+            let key = KeyRef { id, kind, fingerprint: public.fingerprint(), blob: Vec::new() };
+            Ok(NewKey { key, public, provenance })
+        })
+    }
+
+    fn find(&mut self, id: KeyId) -> Result<Option<PublicKey>, Fault> {
+        self.strike(|held| Ok(held.keys.get(&id).map(|key| key.public.clone())))
+    }
+
+    fn sign(&mut self, key: &KeyRef, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault> {
+        let known = |held: &mut Held| {
+            let found = held.keys.get(&key.id).cloned().ok_or(Fault::KeyMissing { id: key.id })?;
+            check(key, &found)?;
+            let mut made = found.sign(scheme, input)?;
+            held.signatures_made += 1;
+            if held.faults.front() == Some(&DoubleFault::WrongSignature) {
+                held.faults.pop_front();
+                made[0] ^= 1;
+            }
+            Ok(made)
+        };
+        self.strike(known)
+    }
+
+    fn destroy(&mut self, key: &KeyRef) -> Result<(), Fault> {
+        self.strike(|held| {
+            if let Some(found) = held.keys.get(&key.id) {
+                check(key, found)?;
+                held.keys.remove(&key.id);
+            }
+            Ok(())
+        })
+    }
+
+    fn generate_hmac_key(&mut self, id: KeyId, _label: &str) -> Result<HmacKeyRef, Fault> {
+        self.strike(|held| {
+            if held.hmac_keys.contains_key(&id) {
+                return Err(Refusal::KeyExists { id }.into());
+            }
+            let key = random()?;
+            held.hmac_keys.insert(id, key);
+            Ok(HmacKeyRef { id, check: Fingerprint(tag(&key, HmacKeyRef::CHECK_TEXT)), blob: Vec::new() })
+        })
+    }
+
+    fn hmac_sha256(&mut self, key: &HmacKeyRef, data: &[u8]) -> Result<[u8; 32], Fault> {
+        self.strike(|held| {
+            let secret = held.hmac_keys.get(&key.id).ok_or(Fault::KeyMissing { id: key.id })?;
+            let found = Fingerprint(tag(secret, HmacKeyRef::CHECK_TEXT));
+            if found != key.check {
+                return Err(Fault::WrongKey { id: key.id, expected: key.check, found });
+            }
+            Ok(tag(secret, data))
+        })
+    }
+
+    fn destroy_hmac_key(&mut self, key: &HmacKeyRef) -> Result<(), Fault> {
+        self.strike(|held| {
+            held.hmac_keys.remove(&key.id);
+            Ok(())
+        })
+    }
+
+    fn random(&mut self, len: usize) -> Result<Vec<u8>, Fault> {
+        self.strike(|_| {
+            let mut bytes = vec![0; len];
+            aws_lc_rs::rand::fill(&mut bytes).map_err(|_| broken("no randomness"))?;
+            Ok(bytes)
+        })
+    }
+}
+
+impl Seal for DoubleLane {
+    fn ensure_root(&mut self) -> Result<RootKey, Fault> {
+        self.strike(|held| {
+            let created = held.root.is_none();
+            held.root = Some(held.root.map_or_else(random, Ok)?);
+            Ok(RootKey { id: b"double-root".to_vec(), created })
+        })
+    }
+
+    fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.strike(|held| {
+            let nonce: [u8; NONCE_LEN] = random()?;
+            let mut wrapped = secret.to_vec();
+            root_key(held)?
+                .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut wrapped)
+                .map_err(|_| broken("a secret was not wrapped"))?;
+            Ok([nonce.as_slice(), &wrapped].concat())
+        })
+    }
+
+    fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        self.strike(|held| {
+            let (nonce, sealed) = wrapped.split_first_chunk::<NONCE_LEN>().ok_or(Refusal::SealBroken)?;
+            let mut opened = Zeroizing::new(sealed.to_vec());
+            let key = root_key(held)?;
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let len =
+                key.open_in_place(nonce, Aad::from(aad), &mut opened).map_err(|_| Refusal::SealBroken)?.len();
+            opened.truncate(len);
+            Ok(opened)
+        })
+    }
+}
+
+impl Anchor for DoubleLane {
+    fn read(&mut self) -> Result<AnchorReading, Fault> {
+        self.strike(|held| {
+            let missing = held.anchor.steps.is_none();
+            Ok(AnchorReading { missing, identity: SERIAL.as_bytes().to_vec(), ..held.anchor.clone() })
+        })
+    }
+
+    fn advance(&mut self, step: &AnchorStep) -> Result<(), Fault> {
+        self.strike(|held| {
+            let head = held.anchor.head.unwrap_or_default();
+            if head == step.after && held.anchor.steps == Some(step.k) {
+                return Ok(());
+            }
+            if head != step.before || held.anchor.steps.unwrap_or(0) + 1 != step.k {
+                return Err(Refusal::AnchorElsewhere.into());
+            }
+            held.anchor.head = Some(step.after);
+            held.anchor.steps = Some(step.k);
+            Ok(())
+        })
+    }
+}
+
+fn check(key: &KeyRef, found: &SoftKey) -> Result<(), Fault> {
+    let found = found.public.fingerprint();
+    if found == key.fingerprint {
+        return Ok(());
+    }
+    Err(Fault::WrongKey { id: key.id, expected: key.fingerprint, found })
+}
+
+fn root_key(held: &Held) -> Result<LessSafeKey, Fault> {
+    let root = held.root.as_ref().ok_or(Refusal::RootMissing)?;
+    UnboundKey::new(&AES_256_GCM, root)
+        .map(LessSafeKey::new)
+        .map_err(|_| broken("the root key does not load"))
+}
+
+fn tag(key: &[u8; 32], data: &[u8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref());
+    bytes
+}

@@ -1,0 +1,169 @@
+//! Where workers are born and buried: one thread, as old as the token's handle.
+//! Enters: the token's configuration, or a double.
+//! Leaves: a socket to a live worker; later its certain death.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use tokio::sync::oneshot;
+
+use crate::config::TokenConfig;
+use crate::double::{Double, DoubleLife};
+use crate::error::StartRefused;
+use crate::protocol::{Hello, VERSION};
+use crate::serve::Board;
+
+/// What a worker is made from.
+pub(super) enum Source {
+    Process(Box<TokenConfig>),
+    Double(Double),
+}
+
+/// A thread of its own, because the kernel kills a worker when the *thread* that started it ends, and runtime threads come and go.
+#[derive(Clone)]
+pub(super) struct Nursery {
+    errands: mpsc::Sender<Errand>,
+    source: Arc<Source>,
+}
+
+type Errand = Box<dyn FnOnce() + Send>;
+
+/// A worker's life, to be ended by [`Nursery::bury`].
+pub(super) struct Life {
+    body: Body,
+    board: Arc<Board>,
+}
+
+enum Body {
+    Process(Child),
+    Double(DoubleLife),
+}
+
+impl Nursery {
+    pub(super) fn open(source: Source) -> Result<Self, StartRefused> {
+        let (errands, work) = mpsc::channel::<Errand>();
+        std::thread::Builder::new()
+            .name("hsm-nursery".to_owned())
+            .spawn(move || work.iter().for_each(|errand| errand()))
+            .map_err(|fault| not_started("its keeper thread", &fault))?;
+        Ok(Self { errands, source: Arc::new(source) })
+    }
+
+    /// The first frame for a worker of this source.
+    pub(super) fn hello(&self) -> Hello {
+        let config = match &*self.source {
+            Source::Process(config) => serde_json::to_string(config).unwrap_or_default(),
+            Source::Double(double) => double.config_text(),
+        };
+        Hello { version: VERSION, config }
+    }
+
+    pub(super) async fn bear(&self) -> Result<(UnixStream, Life), StartRefused> {
+        let source = self.source.clone();
+        let born = self.run(move || match &*source {
+            Source::Process(config) => bear_process(config),
+            Source::Double(double) => bear_double(double),
+        });
+        born.await.unwrap_or_else(|| {
+            Err(StartRefused::Device("the thread that starts workers is gone; restart the daemon".to_owned()))
+        })
+    }
+
+    /// Ends a worker and waits until it is dead.
+    pub(super) async fn bury(&self, mut life: Life) {
+        self.run(move || match &mut life.body {
+            Body::Process(child) => {
+                // Fails only when it is dead already.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Body::Double(double) => double.kill(),
+        })
+        .await;
+    }
+
+    async fn run<T: Send + 'static>(&self, errand: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (reply, result) = oneshot::channel();
+        let errand = move || {
+            let _ = reply.send(errand());
+        };
+        self.errands.send(Box::new(errand)).ok()?;
+        result.await.ok()
+    }
+}
+
+impl Life {
+    /// Where the worker marks what it begins.
+    pub(super) fn board(&self) -> Arc<Board> {
+        self.board.clone()
+    }
+
+    /// For the log.
+    pub(super) fn name(&self) -> String {
+        match &self.body {
+            Body::Process(child) => format!("pid {}", child.id()),
+            Body::Double(_) => "double".to_owned(),
+        }
+    }
+}
+
+/// Dropped without a burial when the runtime ends under us: the process must not outlive its token.
+impl Drop for Life {
+    fn drop(&mut self) {
+        match &mut self.body {
+            Body::Process(child) => {
+                if !matches!(child.try_wait(), Ok(Some(_))) {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                }
+            }
+            Body::Double(double) => double.kill(),
+        }
+    }
+}
+
+fn bear_process(config: &TokenConfig) -> Result<(UnixStream, Life), StartRefused> {
+    let name = config.worker().display().to_string();
+    let (ours, theirs, board) = connect().map_err(|fault| not_started(&name, &fault))?;
+    let share = board.share().map_err(|fault| not_started(&name, &fault))?;
+    let child = Command::new(config.worker())
+        .env_clear()
+        .envs(config.environment())
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(share))
+        .spawn()
+        .map_err(|fault| not_started(&name, &fault))?;
+    Ok((ours, Life { body: Body::Process(child), board: Arc::new(board) }))
+}
+
+fn bear_double(double: &Double) -> Result<(UnixStream, Life), StartRefused> {
+    let (ours, theirs, board) = connect().map_err(|fault| not_started("double", &fault))?;
+    let share = board.share().map_err(|fault| not_started("double", &fault))?;
+    let life = double.bear(theirs, Board::from(share)).map_err(|fault| not_started("double", &fault))?;
+    Ok((ours, Life { body: Body::Double(life), board: Arc::new(board) }))
+}
+
+fn connect() -> io::Result<(UnixStream, UnixStream, Board)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    Ok((ours, theirs, Board::blank()?))
+}
+
+fn not_started(worker: &str, fault: &io::Error) -> StartRefused {
+    let advice = match fault.kind() {
+        io::ErrorKind::NotFound => {
+            "there is no such file; install chancery-hsm or correct the path".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "it may not be executed; make it executable for the daemon's user".to_owned()
+        }
+        _ => fault.to_string(),
+    };
+    StartRefused::Worker { worker: worker.to_owned(), fault: advice }
+}
