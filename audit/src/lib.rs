@@ -1,1 +1,40 @@
-//! audit
+//! The ledger: every change commits together with the entry that tells of it, on a chain and in a tree that
+//! even the owner of the machine cannot quietly change.
+//!
+//! Who enters: services, with closures and entries; hardware, behind [`Sealer`] and [`Anchor`]; auditors, with
+//! exported files. What leaves: [`Recorded`] values, receipts, exports, and verdicts about them.
+
+mod append;
+mod entry;
+mod fault;
+mod hardware;
+mod job;
+pub mod leaf;
+mod ledger;
+mod lock;
+pub mod merkle;
+pub mod note;
+mod open;
+mod outside;
+mod readers;
+mod registry;
+mod schema;
+mod shared;
+mod statement;
+mod told;
+mod tx;
+mod writer;
+
+pub use entry::{Detail, Entry, NotAWorkspace, Outcome, Workspace};
+pub use fault::SqlFault;
+pub use hardware::{Anchor, Answer, Attestation, HardwareFault, Reading, Sealer, Step, Tier};
+pub use ledger::{
+    Freeze, Ledger, LedgerHealth, LedgerLimits, LedgerOptions, OpenRefused, ReadRefused, Standing,
+    WriteRefused,
+};
+pub use note::{KeyKind, NoteKey};
+pub use outside::{Clock, MachineClock, MachineRandom, NoRandomness, Random};
+pub use registry::SchemaRefused;
+pub use statement::{Reach, Row, Schema, Statement, Table, Value, WORKSPACE_COLUMN};
+pub use told::{Each, Recorded, Told};
+pub use tx::{Tx, View, Within, WithinTx};

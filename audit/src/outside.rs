@@ -1,0 +1,59 @@
+//! The door for time and randomness: the ledger asks for both here and finds them nowhere else.
+//! Who enters: `wiring` with the machine's own, a test with its own.
+//! What leaves: microseconds for leaves, a duration that never runs back for deadlines, salts.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The time as told, and time that only passes.
+pub trait Clock: Send + Sync {
+    /// Microseconds since 1970, as the machine believes. It may jump; order never depends on it.
+    fn unix_us(&self) -> u64;
+    /// Time since some fixed moment; it never goes back.
+    fn monotonic(&self) -> Duration;
+}
+
+/// A source of salts.
+pub trait Random: Send + Sync {
+    /// Fills the whole slice, or says that it could not.
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness>;
+}
+
+/// The machine gives no randomness: nothing can be recorded.
+#[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
+#[error("the machine gives no randomness")]
+pub struct NoRandomness;
+
+/// The machine's own clock.
+#[derive(Debug)]
+pub struct MachineClock {
+    start: Instant,
+}
+
+impl MachineClock {
+    /// Starts counting now.
+    #[allow(clippy::new_without_default, reason = "starting a clock is an act, not a default")]
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Clock for MachineClock {
+    fn unix_us(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// The machine's own randomness.
+#[derive(Debug, Default)]
+pub struct MachineRandom;
+
+impl Random for MachineRandom {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness> {
+        aws_lc_rs::rand::fill(bytes).map_err(|_| NoRandomness)
+    }
+}

@@ -1,0 +1,223 @@
+//! The room inside a transaction: `Tx` reads and writes, `View` reads, both only through registered statements.
+//! Who enters: the closure of a service, while the writer or a reader thread holds the connection for it.
+//! What leaves: rows, counts, faults; no commit, no connection, no free text.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use rusqlite::{CachedStatement, Connection};
+
+use crate::entry::Workspace;
+use crate::fault::SqlFault;
+use crate::registry::{Behalf, Owner, Registry};
+use crate::statement::{Row, Statement, Value};
+
+/// One connection with its guard.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) conn: Connection,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) behalf: Behalf,
+}
+
+/// A consistent look at the ledger and the tables: reading only.
+#[derive(Debug)]
+pub struct View<'c> {
+    pub(crate) session: &'c Session,
+}
+
+/// An open transaction. It has no commit: the writer commits, together with the entry the closure returns.
+///
+/// ```compile_fail
+/// fn slip(tx: &mut audit::Tx<'_>) { tx.commit(); }
+/// ```
+#[derive(Debug)]
+pub struct Tx<'c> {
+    view: View<'c>,
+}
+
+/// A view held to one workspace: it runs tenant statements only, and binds `?1` itself.
+#[derive(Debug)]
+pub struct Within<'c> {
+    session: &'c Session,
+    workspace: &'c Workspace,
+}
+
+/// A transaction held to one workspace.
+#[derive(Debug)]
+pub struct WithinTx<'c> {
+    within: Within<'c>,
+}
+
+impl<'c> Deref for Tx<'c> {
+    type Target = View<'c>;
+    fn deref(&self) -> &View<'c> {
+        &self.view
+    }
+}
+
+impl<'c> Deref for WithinTx<'c> {
+    type Target = Within<'c>;
+    fn deref(&self) -> &Within<'c> {
+        &self.within
+    }
+}
+
+impl<'c> Tx<'c> {
+    pub(crate) fn new(session: &'c Session) -> Self {
+        Self { view: View { session } }
+    }
+
+    /// Runs a statement that is not a tenant's; says how many rows it changed.
+    pub fn run(&self, statement: &Statement, params: &[Value<'_>]) -> Result<usize, SqlFault> {
+        self.view.session.run(statement, None, params)
+    }
+
+    /// Holds what follows to one workspace.
+    pub fn within<'t>(&'t self, workspace: &'t Workspace) -> WithinTx<'t> {
+        WithinTx { within: self.view.within(workspace) }
+    }
+}
+
+impl View<'_> {
+    /// The one row a statement that is not a tenant's finds, or none.
+    pub fn one<T>(
+        &self,
+        statement: &Statement,
+        params: &[Value<'_>],
+        read: impl FnOnce(&Row<'_>) -> Result<T, SqlFault>,
+    ) -> Result<Option<T>, SqlFault> {
+        self.session.one(statement, None, params, read)
+    }
+
+    /// All rows a statement that is not a tenant's finds.
+    pub fn all<T>(
+        &self,
+        statement: &Statement,
+        params: &[Value<'_>],
+        read: impl FnMut(&Row<'_>) -> Result<T, SqlFault>,
+    ) -> Result<Vec<T>, SqlFault> {
+        self.session.all(statement, None, params, read)
+    }
+
+    /// Holds what follows to one workspace.
+    pub fn within<'t>(&'t self, workspace: &'t Workspace) -> Within<'t> {
+        Within { session: self.session, workspace }
+    }
+}
+
+impl Within<'_> {
+    /// The one row of this workspace, or none.
+    pub fn one<T>(
+        &self,
+        statement: &Statement,
+        params: &[Value<'_>],
+        read: impl FnOnce(&Row<'_>) -> Result<T, SqlFault>,
+    ) -> Result<Option<T>, SqlFault> {
+        self.session.one(statement, Some(self.workspace), params, read)
+    }
+
+    /// All rows of this workspace that the statement finds.
+    pub fn all<T>(
+        &self,
+        statement: &Statement,
+        params: &[Value<'_>],
+        read: impl FnMut(&Row<'_>) -> Result<T, SqlFault>,
+    ) -> Result<Vec<T>, SqlFault> {
+        self.session.all(statement, Some(self.workspace), params, read)
+    }
+}
+
+impl WithinTx<'_> {
+    /// Runs a tenant statement; says how many rows of this workspace it changed.
+    pub fn run(&self, statement: &Statement, params: &[Value<'_>]) -> Result<usize, SqlFault> {
+        self.within.session.run(statement, Some(self.within.workspace), params)
+    }
+}
+
+impl Session {
+    fn run(
+        &self,
+        statement: &Statement,
+        ws: Option<&Workspace>,
+        params: &[Value<'_>],
+    ) -> Result<usize, SqlFault> {
+        let mut prepared = self.prepare(statement, ws, params)?;
+        Ok(prepared.raw_execute()?)
+    }
+
+    fn one<T>(
+        &self,
+        statement: &Statement,
+        ws: Option<&Workspace>,
+        params: &[Value<'_>],
+        read: impl FnOnce(&Row<'_>) -> Result<T, SqlFault>,
+    ) -> Result<Option<T>, SqlFault> {
+        let mut prepared = self.prepare(statement, ws, params)?;
+        let mut rows = prepared.raw_query();
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let found = read(&Row(row))?;
+        // Stepping on also runs a RETURNING statement to its end.
+        if rows.next()?.is_some() {
+            return Err(SqlFault::Several);
+        }
+        Ok(Some(found))
+    }
+
+    fn all<T>(
+        &self,
+        statement: &Statement,
+        ws: Option<&Workspace>,
+        params: &[Value<'_>],
+        mut read: impl FnMut(&Row<'_>) -> Result<T, SqlFault>,
+    ) -> Result<Vec<T>, SqlFault> {
+        let mut prepared = self.prepare(statement, ws, params)?;
+        let mut rows = prepared.raw_query();
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(read(&Row(row))?);
+        }
+        Ok(found)
+    }
+
+    fn prepare(
+        &self,
+        statement: &Statement,
+        workspace: Option<&Workspace>,
+        params: &[Value<'_>],
+    ) -> Result<CachedStatement<'_>, SqlFault> {
+        let owner = self.registry.admit(statement, workspace.is_some())?;
+        // Set for each run, not only the first: the engine compiles a cached statement anew when the schema changed.
+        self.behalf.of(owner);
+        let mut prepared = self.conn.prepare_cached(statement.sql)?;
+        let first = match workspace {
+            Some(workspace) => {
+                prepared.raw_bind_parameter(1, workspace.as_str())?;
+                2
+            }
+            None => 1,
+        };
+        let (expected, given) = (prepared.parameter_count(), params.len() + first - 1);
+        if expected != given {
+            return Err(rusqlite::Error::InvalidParameterCount(given, expected).into());
+        }
+        for (at, value) in params.iter().enumerate() {
+            prepared.raw_bind_parameter(first + at, value)?;
+        }
+        Ok(prepared)
+    }
+
+    /// The ledger's own statements: not registered one by one, but never made from anything that came in.
+    pub(crate) fn own(&self, sql: &'static str) -> Result<CachedStatement<'_>, SqlFault> {
+        self.behalf.of(Owner::LEDGER);
+        Ok(self.conn.prepare_cached(sql)?)
+    }
+
+    /// Copies committed pages from the write-ahead log into the database, and says so if the disk does not let it.
+    pub(crate) fn fold_wal(&self) -> Result<(), SqlFault> {
+        let mut fold = self.own("PRAGMA wal_checkpoint(PASSIVE)")?;
+        let mut rows = fold.raw_query();
+        while rows.next()?.is_some() {}
+        Ok(())
+    }
+}
