@@ -49,6 +49,12 @@ pub enum SqlFault {
         #[source]
         source: rusqlite::Error,
     },
+    /// A column holds the right type, but not text or bytes of the form its service wrote.
+    #[error("column {column} does not have the form its service gave it")]
+    Malformed {
+        /// Counted from 0.
+        column: usize,
+    },
     /// No space is left; the transaction was undone.
     #[error("no space is left for the ledger")]
     DiskFull(#[source] rusqlite::Error),

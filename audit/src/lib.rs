@@ -5,6 +5,7 @@
 //! exported files. What leaves: [`Recorded`] values, receipts, exports, and verdicts about them.
 
 mod append;
+mod checkpoint;
 mod entry;
 mod fault;
 mod hardware;
@@ -16,7 +17,9 @@ pub mod merkle;
 pub mod note;
 mod open;
 mod outside;
+mod query;
 mod readers;
+mod receipt;
 mod registry;
 mod schema;
 mod shared;
@@ -25,6 +28,7 @@ mod told;
 mod tx;
 mod writer;
 
+pub use checkpoint::{Checkpoint, CheckpointRefused, NotACheckpoint, Proof, ProofRefused};
 pub use entry::{Detail, Entry, NotAWorkspace, Outcome, Workspace};
 pub use fault::SqlFault;
 pub use hardware::{Anchor, Answer, Attestation, HardwareFault, Reading, Sealer, Step, Tier};
@@ -32,8 +36,10 @@ pub use ledger::{
     Freeze, Ledger, LedgerHealth, LedgerLimits, LedgerOptions, OpenRefused, ReadRefused, Standing,
     WriteRefused,
 };
-pub use note::{KeyKind, NoteKey};
+pub use note::{KeyKind, NotAKey, Note, NoteKey, NoteRefused};
 pub use outside::{Clock, MachineClock, MachineRandom, NoRandomness, Random};
+pub use query::{EntryFilter, EntryOrder, EntryScope, NoProof, StoredCheckpoint, StoredEntry};
+pub use receipt::{Receipt, ReceiptRefused};
 pub use registry::SchemaRefused;
 pub use statement::{Reach, Row, Schema, Statement, Table, Value, WORKSPACE_COLUMN};
 pub use told::{Each, Recorded, Told};

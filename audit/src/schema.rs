@@ -45,9 +45,10 @@ CREATE TABLE entry (
     salt BLOB NOT NULL,
     payload BLOB NOT NULL,
     chain BLOB NOT NULL);
-CREATE INDEX entry_by_object ON entry (workspace, object, seq);
-CREATE INDEX entry_by_actor ON entry (workspace, actor, seq);
-CREATE INDEX entry_by_action ON entry (workspace, action, seq);
+CREATE INDEX entry_by_object ON entry (workspace, object);
+CREATE INDEX entry_by_actor ON entry (workspace, actor);
+CREATE INDEX entry_by_action ON entry (workspace, action);
+CREATE INDEX entry_by_workspace ON entry (workspace);
 CREATE INDEX entry_by_request ON entry (workspace, request_id) WHERE request_id <> '';
 CREATE TRIGGER entry_is_kept BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'an entry is never deleted'); END;
 CREATE TRIGGER entry_is_fixed BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'an entry is never changed'); END;

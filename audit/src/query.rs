@@ -1,0 +1,384 @@
+//! The reading desk: entries by filter, single entries, proofs and checkpoints.
+//! Who enters: the audit service and the sealing, inside a view.
+//! What leaves: entries as they were written, and proofs computed from at most 256 rows per level.
+
+use rusqlite::Row as SqlRow;
+
+use crate::append::{STORED_HEIGHTS, load_tip, signed};
+use crate::checkpoint::{Checkpoint, Proof};
+use crate::entry::Workspace;
+use crate::fault::SqlFault;
+use crate::leaf::{Hash, leaf_hash};
+use crate::merkle::{self, Nodes, node_hash};
+use crate::note::Note;
+use crate::receipt::Receipt;
+use crate::tx::{Session, View};
+
+/// Entries in one answer, whatever was asked for.
+const ENTRIES_MAX: u32 = 1_000;
+
+/// Whose entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum EntryScope {
+    /// Everyone's, and the appliance's own.
+    #[default]
+    Everything,
+    /// One workspace's.
+    Workspace(Workspace),
+}
+
+/// Which way to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EntryOrder {
+    /// By rising number.
+    #[default]
+    OldestFirst,
+    /// By falling number.
+    NewestFirst,
+}
+
+/// Which entries to show.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EntryFilter {
+    /// Whose.
+    pub scope: EntryScope,
+    /// Only this act.
+    pub action: Option<String>,
+    /// Only about this thing.
+    pub object: Option<String>,
+    /// Only by this actor.
+    pub actor: Option<String>,
+    /// Only of this request.
+    pub request_id: Option<String>,
+    /// Told at this time or later, in microseconds since 1970.
+    pub since_us: Option<u64>,
+    /// Told before this time.
+    pub until_us: Option<u64>,
+    /// Beyond this number, in the direction of reading: the cursor of the next page.
+    pub after_seq: Option<u64>,
+    /// Which way.
+    pub order: EntryOrder,
+    /// How many at most; never more than 1,000, and 1,000 when 0.
+    pub limit: u32,
+}
+
+/// An entry as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// Its number.
+    pub seq: u64,
+    /// When, as the machine told.
+    pub time_us: u64,
+    /// In which workspace; empty for the appliance.
+    pub workspace: String,
+    /// Who.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub object: String,
+    /// How it ended: `done`, `denied` or `failed`.
+    pub outcome: String,
+    /// The request that caused it.
+    pub request_id: String,
+    /// The detail: one JSON object.
+    pub payload: Vec<u8>,
+    /// The salt of its commitment.
+    pub salt: Vec<u8>,
+    /// The leaf, verbatim.
+    pub leaf: Vec<u8>,
+    /// The chain value after it.
+    pub chain: Vec<u8>,
+}
+
+/// A checkpoint as the ledger keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// Which step of the anchor, from 1.
+    pub k: u64,
+    /// Entries covered.
+    pub size: u64,
+    /// The signed note, ready to be handed out.
+    pub note: String,
+    /// What holds it: `tpm-nv`, `token-object` or `signature`.
+    pub tier: String,
+}
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum NoProof {
+    /// Ask for what is in the log.
+    #[error("there are no {asked} entries; the log has {size}")]
+    Beyond {
+        /// The size or number asked for.
+        asked: u64,
+        /// What there is.
+        size: u64,
+    },
+    /// Wait for the next checkpoint.
+    #[error("no confirmed checkpoint covers entry {0} yet")]
+    NotCovered(u64),
+    /// A stored hash is missing.
+    #[error("the tree has a hole at height {height}, place {place}; verify the ledger with chancery-audit")]
+    Hole {
+        /// Height over the leaves.
+        height: u32,
+        /// Place at that height.
+        place: u64,
+    },
+    /// What is stored does not lead to the signed root.
+    #[error(
+        "the stored tree does not lead to the signed root over {0} entries; verify the ledger with chancery-audit"
+    )]
+    Contradiction(u64),
+    /// The database did not answer.
+    #[error("the ledger cannot be read")]
+    Fault(#[from] SqlFault),
+}
+
+macro_rules! page {
+    ($from:literal, $order:literal) => {
+        concat!(
+            "SELECT seq, time_us, workspace, actor, action, object, outcome, request_id, payload, salt, leaf, chain \
+             FROM entry ", $from,
+            " AND (?2 IS NULL OR action = ?2) AND (?3 IS NULL OR object = ?3) AND (?4 IS NULL OR actor = ?4)
+              AND (?5 IS NULL OR request_id = ?5) AND (?6 IS NULL OR time_us >= ?6) AND (?7 IS NULL OR time_us < ?7)
+              AND seq > ?8 AND seq < ?9 ORDER BY seq ", $order, " LIMIT ?10"
+        )
+    };
+}
+
+macro_rules! pages {
+    ($($name:ident = $from:literal;)+) => {$(
+        const $name: [&str; 2] = [page!($from, "ASC"), page!($from, "DESC")];
+    )+};
+}
+
+// One text for each index that can lead, so that a workspace's filter never scans another's entries.
+pages! {
+    EVERYTHING = "NOT INDEXED WHERE ?1 IS NULL";
+    OF_WORKSPACE = "INDEXED BY entry_by_workspace WHERE workspace = ?1";
+    BY_OBJECT = "INDEXED BY entry_by_object WHERE workspace = ?1 AND object = ?3";
+    BY_ACTOR = "INDEXED BY entry_by_actor WHERE workspace = ?1 AND actor = ?4";
+    BY_ACTION = "INDEXED BY entry_by_action WHERE workspace = ?1 AND action = ?2";
+    BY_REQUEST = "INDEXED BY entry_by_request WHERE workspace = ?1 AND request_id = ?5 AND request_id <> ''";
+}
+
+/// Every text a filter can become, for the proof that none of a workspace's scans.
+#[cfg(test)]
+pub(crate) const OF_ONE_WORKSPACE: [[&str; 2]; 5] =
+    [OF_WORKSPACE, BY_OBJECT, BY_ACTOR, BY_ACTION, BY_REQUEST];
+
+impl EntryFilter {
+    fn sql(&self) -> &'static str {
+        let texts = match (&self.scope, &self.request_id, &self.object, &self.actor, &self.action) {
+            (EntryScope::Everything, ..) => EVERYTHING,
+            (_, Some(id), ..) if !id.is_empty() => BY_REQUEST,
+            (_, _, Some(_), ..) => BY_OBJECT,
+            (_, _, _, Some(_), _) => BY_ACTOR,
+            (_, _, _, _, Some(_)) => BY_ACTION,
+            _ => OF_WORKSPACE,
+        };
+        texts[usize::from(self.order == EntryOrder::NewestFirst)]
+    }
+
+    fn bounds(&self) -> (i64, i64) {
+        match (self.after_seq, self.order) {
+            (None, _) => (-1, i64::MAX),
+            (Some(seq), EntryOrder::OldestFirst) => (signed(seq), i64::MAX),
+            (Some(seq), EntryOrder::NewestFirst) => (-1, signed(seq)),
+        }
+    }
+}
+
+impl View<'_> {
+    /// Entries that pass the filter, in the asked order.
+    pub fn entries(&self, filter: &EntryFilter) -> Result<Vec<StoredEntry>, SqlFault> {
+        let mut page = self.session.own(filter.sql())?;
+        let workspace = match &filter.scope {
+            EntryScope::Everything => None,
+            EntryScope::Workspace(workspace) => Some(workspace.as_str()),
+        };
+        let (after, before) = filter.bounds();
+        page.raw_bind_parameter(1, workspace)?;
+        for (at, text) in
+            [&filter.action, &filter.object, &filter.actor, &filter.request_id].into_iter().enumerate()
+        {
+            page.raw_bind_parameter(2 + at, text.as_deref())?;
+        }
+        page.raw_bind_parameter(6, filter.since_us.map(signed))?;
+        page.raw_bind_parameter(7, filter.until_us.map(signed))?;
+        page.raw_bind_parameter(8, after)?;
+        page.raw_bind_parameter(9, before)?;
+        page.raw_bind_parameter(
+            10,
+            if filter.limit == 0 { ENTRIES_MAX } else { filter.limit.min(ENTRIES_MAX) },
+        )?;
+        let mut rows = page.raw_query();
+        let mut entries = Vec::new();
+        while let Some(row) = rows.next()? {
+            entries.push(stored_entry(row)?);
+        }
+        Ok(entries)
+    }
+
+    /// One entry, of whichever workspace.
+    pub fn entry(&self, seq: u64) -> Result<Option<StoredEntry>, SqlFault> {
+        const ONE: &str = "SELECT seq, time_us, workspace, actor, action, object, outcome, request_id, payload, \
+            salt, leaf, chain FROM entry WHERE seq = ?1";
+        let mut one = self.session.own(ONE)?;
+        one.raw_bind_parameter(1, signed(seq))?;
+        let mut rows = one.raw_query();
+        rows.next()?.map(stored_entry).transpose()
+    }
+
+    /// How many entries there are.
+    pub fn size(&self) -> Result<u64, SqlFault> {
+        Ok(load_tip(self.session)?.map_or(0, |tip| tip.size()))
+    }
+
+    /// The root over the first `size` entries, from the stored tree.
+    pub fn root(&self, size: u64) -> Result<Hash, NoProof> {
+        self.within_log(size)?;
+        merkle::root(&StoredTree(self.session), size)
+    }
+
+    /// The path from an entry to the root over the first `size` entries.
+    pub fn inclusion(&self, seq: u64, size: u64) -> Result<Vec<Hash>, NoProof> {
+        self.within_log(size)?;
+        if seq >= size {
+            return Err(NoProof::Beyond { asked: seq, size });
+        }
+        merkle::prove_inclusion(&StoredTree(self.session), seq, size)
+    }
+
+    /// That the first `old` entries are a prefix of the first `new`.
+    pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, NoProof> {
+        self.within_log(new)?;
+        if old > new {
+            return Err(NoProof::Beyond { asked: old, size: new });
+        }
+        merkle::prove_consistency(&StoredTree(self.session), old, new)
+    }
+
+    /// The newest confirmed checkpoint.
+    pub fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, SqlFault> {
+        self.checkpoint(
+            "SELECT k, size, note, tier FROM anchor WHERE state = 'confirmed' AND size > ?1 \
+            ORDER BY k DESC LIMIT 1",
+            0,
+        )
+    }
+
+    /// The first confirmed checkpoint that covers an entry.
+    pub fn checkpoint_covering(&self, seq: u64) -> Result<Option<StoredCheckpoint>, SqlFault> {
+        self.checkpoint(
+            "SELECT k, size, note, tier FROM anchor WHERE state = 'confirmed' AND size > ?1 \
+            ORDER BY size LIMIT 1",
+            seq,
+        )
+    }
+
+    /// Everything one needs to check elsewhere that an entry was recorded.
+    pub fn receipt(&self, seq: u64) -> Result<Receipt, NoProof> {
+        let size = self.size()?;
+        let entry = self.entry(seq)?.ok_or(NoProof::Beyond { asked: seq, size })?;
+        let covering = self.checkpoint_covering(seq)?.ok_or(NoProof::NotCovered(seq))?;
+        let path = self.inclusion(seq, covering.size)?;
+        let contradiction = || NoProof::Contradiction(covering.size);
+        let note = Note::parse(covering.note.as_bytes()).map_err(|_| contradiction())?;
+        let checkpoint = Checkpoint::parse(note.text()).map_err(|_| contradiction())?;
+        // Never hand out what the receiver would have to refuse: it would look like our forgery.
+        if !merkle::check_inclusion(&leaf_hash(&entry.leaf), seq, checkpoint.size, &path, &checkpoint.root) {
+            return Err(contradiction());
+        }
+        let proof = Proof { index: seq, path, note };
+        Ok(Receipt { leaf: entry.leaf, salt: entry.salt, payload: entry.payload, proof })
+    }
+
+    fn checkpoint(&self, sql: &'static str, beyond: u64) -> Result<Option<StoredCheckpoint>, SqlFault> {
+        let mut find = self.session.own(sql)?;
+        find.raw_bind_parameter(1, signed(beyond))?;
+        let mut rows = find.raw_query();
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let (k, size): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let (k, size) = (k.cast_unsigned(), size.cast_unsigned());
+        Ok(Some(StoredCheckpoint { k, size, note: row.get(2)?, tier: row.get(3)? }))
+    }
+
+    fn within_log(&self, asked: u64) -> Result<(), NoProof> {
+        match self.size()? {
+            size if asked > size => Err(NoProof::Beyond { asked, size }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn stored_entry(row: &SqlRow<'_>) -> Result<StoredEntry, SqlFault> {
+    Ok(StoredEntry {
+        seq: row.get::<_, i64>(0)?.cast_unsigned(),
+        time_us: row.get::<_, i64>(1)?.cast_unsigned(),
+        workspace: row.get(2)?,
+        actor: row.get(3)?,
+        action: row.get(4)?,
+        object: row.get(5)?,
+        outcome: row.get(6)?,
+        request_id: row.get(7)?,
+        payload: row.get(8)?,
+        salt: row.get(9)?,
+        leaf: row.get(10)?,
+        chain: row.get(11)?,
+    })
+}
+
+/// The tree as stored: leaves in the entries, then one node for each 256 below it.
+pub(crate) struct StoredTree<'s>(pub(crate) &'s Session);
+
+impl Nodes for StoredTree<'_> {
+    type Fault = NoProof;
+
+    fn subtree(&self, height: u32, index: u64) -> Result<Hash, NoProof> {
+        let above = height % STORED_HEIGHTS;
+        let stored = height - above;
+        let (first, count) = (index << above, 1_u64 << above);
+        let mut level =
+            if stored == 0 { self.leaves(first, count)? } else { self.nodes(stored, first, count)? };
+        if level.len() as u64 != count {
+            return Err(NoProof::Hole { height: stored, place: first + level.len() as u64 });
+        }
+        for _ in 0..above {
+            level = level.as_chunks::<2>().0.iter().map(|[left, right]| node_hash(left, right)).collect();
+        }
+        level.first().copied().ok_or(NoProof::Hole { height, place: index })
+    }
+}
+
+impl StoredTree<'_> {
+    fn leaves(&self, first: u64, count: u64) -> Result<Vec<Hash>, SqlFault> {
+        let mut find = self.0.own("SELECT leaf FROM entry WHERE seq >= ?1 AND seq < ?2 ORDER BY seq")?;
+        find.raw_bind_parameter(1, signed(first))?;
+        find.raw_bind_parameter(2, signed(first + count))?;
+        let mut rows = find.raw_query();
+        let mut hashes = Vec::new();
+        while let Some(row) = rows.next()? {
+            let leaf = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+            hashes.push(leaf_hash(leaf));
+        }
+        Ok(hashes)
+    }
+
+    fn nodes(&self, height: u32, first: u64, count: u64) -> Result<Vec<Hash>, SqlFault> {
+        const FIND: &str =
+            "SELECT hash FROM tree_node WHERE height = ?1 AND place >= ?2 AND place < ?3 ORDER BY place";
+        let mut find = self.0.own(FIND)?;
+        find.raw_bind_parameter(1, height)?;
+        find.raw_bind_parameter(2, signed(first))?;
+        find.raw_bind_parameter(3, signed(first + count))?;
+        let mut rows = find.raw_query();
+        let mut hashes = Vec::new();
+        while let Some(row) = rows.next()? {
+            hashes.push(row.get(0)?);
+        }
+        Ok(hashes)
+    }
+}
