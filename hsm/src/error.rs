@@ -142,6 +142,11 @@ pub enum StartRefused {
     /// The PIN is locked, or was never set.
     #[error("the token's PIN is locked or not set; unlock it with the security officer's PIN, then restart")]
     PinLocked,
+    /// A single try is left before the lock-out. It is not ours to use up.
+    #[error(
+        "the token has a single PIN try left, which is not used; log in once with the vendor's tool to reset the count, then restart"
+    )]
+    PinLastTry,
     /// The PIN file is missing, empty, too long or readable by others.
     #[error("the PIN file {file} {fault}")]
     PinFile {

@@ -25,7 +25,7 @@ pub struct Hello {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Greeting {
     /// Opened, logged in, probed; requests may come.
-    Ready(Probe),
+    Ready(Box<Probe>),
     /// Not usable; the worker exits.
     Refused(StartRefused),
 }

@@ -107,7 +107,7 @@ fn greet(
         Ok((backend, lanes))
     });
     let greeting = match &opened {
-        Ok((backend, _)) => Greeting::Ready(backend.probe()),
+        Ok((backend, _)) => Greeting::Ready(Box::new(backend.probe())),
         Err(refused) => Greeting::Refused(refused.clone()),
     };
     let mut frame = Vec::new();

@@ -347,7 +347,7 @@ async fn raise(nursery: Nursery, limits: Arc<Limits>) -> Result<(Line, Life, Pro
         let mut line = Line::new(socket).map_err(|fault| NotRaised::Failed(fault.to_string()))?;
         let greeting = tokio::time::timeout(limits.start_max(), line.greet(nursery.hello())).await;
         match greeting {
-            Ok(Ok(Greeting::Ready(probe))) => Ok((line, probe)),
+            Ok(Ok(Greeting::Ready(probe))) => Ok((line, *probe)),
             Ok(Ok(Greeting::Refused(why))) => Err(NotRaised::Refused(why)),
             Ok(Err(broken)) => Err(NotRaised::Failed(broken.to_string())),
             Err(_) => Err(NotRaised::Failed(format!("it was not ready after {:?}", limits.start_max()))),

@@ -1,11 +1,105 @@
 //! The PKCS#11 back-end: keys in a token behind a vendor's module.
 //! Enters: a module's path, a token's serial, a PIN file.
-//! Leaves: a [`Backend`].
+//! Leaves: a [`Backend`] with one logged-in session per lane.
 
-use hsm::backend::Backend;
-use hsm::{StartRefused, TokenConfig};
+mod anchor;
+mod connect;
+mod encode;
+mod fault;
+mod keys;
+mod once;
+mod pin;
+mod probe;
+mod sign;
+mod wrap;
 
-/// Loads the module, finds the token by serial, logs in once, probes.
-pub(crate) fn connect(_config: &TokenConfig) -> Result<Box<dyn Backend>, StartRefused> {
-    Err(StartRefused::Device("this build has no PKCS#11 back-end".to_owned()))
+pub(crate) use connect::connect;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use cryptoki::context::Pkcs11;
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use hsm::backend::{Attest, Backend, Fault, Lane};
+use hsm::{Fingerprint, KeyId, Probe};
+
+use self::once::OneCall;
+
+/// A module, opened and logged in.
+struct Token {
+    module: Pkcs11,
+    /// The session that holds the login: closing the last session logs out.
+    sentinel: Session,
+    lanes: Vec<Box<dyn Lane>>,
+    probe: Probe,
 }
+
+impl Backend for Token {
+    fn probe(&self) -> Probe {
+        self.probe.clone()
+    }
+
+    fn lanes(&mut self) -> Result<Vec<Box<dyn Lane>>, Fault> {
+        Ok(std::mem::take(&mut self.lanes))
+    }
+
+    fn close(self: Box<Self>) {
+        let _ = self.sentinel.logout();
+        // Whatever it answers, the process ends next.
+        let _ = self.module.finalize();
+    }
+}
+
+/// One thread's session.
+struct Desk {
+    session: Session,
+    once: OneCall,
+    shared: Arc<Shared>,
+}
+
+/// What all sessions of one worker's life share.
+struct Shared {
+    serial: String,
+    /// Makes, finds and destroys one at a time: modules race in their object lists, and answer with general errors or crashes.
+    objects: Mutex<()>,
+    handles: RwLock<HashMap<KeyId, Handle>>,
+}
+
+/// A key looked up and checked once in this worker's life.
+#[derive(Clone, Copy)]
+struct Handle {
+    object: ObjectHandle,
+    fingerprint: Fingerprint,
+}
+
+impl Shared {
+    fn objects(&self) -> MutexGuard<'_, ()> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cached(&self, id: KeyId) -> Option<Handle> {
+        self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+    }
+
+    fn cache(&self, id: KeyId, handle: Handle) {
+        let mut handles = self.handles.write().unwrap_or_else(PoisonError::into_inner);
+        if handles.len() >= HANDLES_MAX {
+            handles.clear();
+        }
+        handles.insert(id, handle);
+    }
+
+    fn forget(&self, id: KeyId) {
+        self.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
+impl Lane for Desk {
+    fn attest(&mut self) -> Option<&mut dyn Attest> {
+        None
+    }
+}
+
+/// 64 bytes each; more keys than this are looked up again now and then.
+const HANDLES_MAX: usize = 65_536;

@@ -1,0 +1,83 @@
+//! Bytes as the token has them, and bytes as the world wants them.
+//! Enters: EC points and RSA numbers in the forms modules give them, digests to be signed.
+//! Leaves: SubjectPublicKeyInfo DER; curve parameters; DigestInfo.
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::signature::RsaPublicKeyComponents;
+use hsm::{Hash, KeyKind, PublicKey};
+
+/// CKA_EC_PARAMS by which a curve is asked for, the usual form first.
+pub(super) const fn curve_params(kind: KeyKind) -> &'static [&'static [u8]] {
+    match kind {
+        KeyKind::P256 => &[&[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]],
+        KeyKind::P384 => &[&[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22]],
+        KeyKind::Secp256k1 => &[&[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a]],
+        // PKCS#11 3.0 allows the OID and the curve's name; modules differ in which they take.
+        KeyKind::Ed25519 => &[&[0x06, 0x03, 0x2b, 0x65, 0x70], b"\x13\x0cedwards25519"],
+        KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096 => &[],
+    }
+}
+
+/// The kind of an elliptic key, by its CKA_EC_PARAMS.
+pub(super) fn curve_of(params: &[u8]) -> Option<KeyKind> {
+    KeyKind::ALL.into_iter().find(|kind| curve_params(*kind).contains(&params))
+}
+
+/// The public key behind CKA_EC_POINT. The standard wants an OCTET STRING; some modules give the bare point or a BIT STRING.
+pub(super) fn ec_public(kind: KeyKind, ec_point: &[u8]) -> Option<PublicKey> {
+    let (prefix, len) = spki_prefix(kind)?;
+    let point = match ec_point {
+        bare if bare.len() == len => bare,
+        [0x04, short, point @ ..] if usize::from(*short) == len && point.len() == len => point,
+        [0x03, short, 0, point @ ..] if usize::from(*short) == len + 1 && point.len() == len => point,
+        _ => return None,
+    };
+    if kind != KeyKind::Ed25519 && point[0] != 0x04 {
+        return None;
+    }
+    Some(PublicKey { kind, spki_der: [prefix, point].concat() })
+}
+
+/// The public key behind CKA_MODULUS and CKA_PUBLIC_EXPONENT.
+pub(super) fn rsa_public(modulus: &[u8], exponent: &[u8]) -> Option<PublicKey> {
+    let bare = |number: &[u8]| number.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
+    let (n, e) = (bare(modulus), bare(exponent));
+    let kind = match n.len() * 8 {
+        2048 => KeyKind::Rsa2048,
+        3072 => KeyKind::Rsa3072,
+        4096 => KeyKind::Rsa4096,
+        _ => return None,
+    };
+    let der = RsaPublicKeyComponents { n, e }.as_der().ok()?;
+    Some(PublicKey { kind, spki_der: der.as_ref().to_vec() })
+}
+
+/// DigestInfo (RFC 8017, 9.2): what CKM_RSA_PKCS pads and signs.
+pub(super) fn digest_info(hash: Hash, digest: &[u8]) -> Vec<u8> {
+    let (algorithm, len) = match hash {
+        Hash::Sha256 => (0x01, 0x20),
+        Hash::Sha384 => (0x02, 0x30),
+        Hash::Sha512 => (0x03, 0x40),
+    };
+    let head =
+        [0x30, len + 17, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, algorithm];
+    [&head, [0x05, 0x00, 0x04, len].as_slice(), digest].concat()
+}
+
+/// Everything of a SubjectPublicKeyInfo that comes before the point, and the point's length.
+fn spki_prefix(kind: KeyKind) -> Option<(&'static [u8], usize)> {
+    match kind {
+        KeyKind::P256 => Some((
+            b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00",
+            65,
+        )),
+        KeyKind::P384 => {
+            Some((b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00", 97))
+        }
+        KeyKind::Secp256k1 => {
+            Some((b"\x30\x56\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x0a\x03\x42\x00", 65))
+        }
+        KeyKind::Ed25519 => Some((b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00", 32)),
+        KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096 => None,
+    }
+}

@@ -1,0 +1,55 @@
+//! What a module's return values mean for us.
+//! Enters: an error of the module, and whether the call may have had an effect.
+//! Leaves: a [`Fault`]: refused, missing, unsupported, or a device that is not to be trusted any further.
+
+use cryptoki::error::{Error, RvError};
+use hsm::Refusal;
+use hsm::backend::Fault;
+
+/// May the failed call have changed or signed something?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    None,
+    Possible,
+}
+
+/// Reads a module's error.
+pub(super) fn read(error: &Error, effect: Effect) -> Fault {
+    let Error::Pkcs11(value, function) = error else {
+        return lost(&error.to_string(), effect);
+    };
+    let name = format!("{function:?} gave {value:?}");
+    match value {
+        RvError::DeviceMemory => Refusal::TokenFull.into(),
+        RvError::TokenWriteProtected | RvError::SessionReadOnly => Refusal::WriteProtected.into(),
+        RvError::MechanismInvalid
+        | RvError::MechanismParamInvalid
+        | RvError::KeySizeRange
+        | RvError::CurveNotSupported
+        | RvError::DomainParamsInvalid
+        | RvError::FunctionNotSupported
+        | RvError::TemplateInconsistent
+        | RvError::AttributeTypeInvalid
+        | RvError::AttributeValueInvalid => Fault::Unsupported { what: name },
+        RvError::DataInvalid | RvError::DataLenRange | RvError::KeyTypeInconsistent => {
+            Refusal::BadInput("the token does not take it".to_owned()).into()
+        }
+        RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange | RvError::SignatureInvalid => {
+            Refusal::SealBroken.into()
+        }
+        RvError::KeyFunctionNotPermitted | RvError::ActionProhibited => {
+            Refusal::Other("the key may not be used for this".to_owned()).into()
+        }
+        // All the rest, from DEVICE_ERROR to values no standard knows: only a fresh worker may speak to the device again.
+        _ => lost(&name, effect),
+    }
+}
+
+/// True when the module does not know the handle any more: the key was destroyed behind our back, or the handle is stale.
+pub(super) const fn is_stale(error: &Error) -> bool {
+    matches!(error, Error::Pkcs11(RvError::KeyHandleInvalid | RvError::ObjectHandleInvalid, _))
+}
+
+fn lost(why: &str, effect: Effect) -> Fault {
+    Fault::Lost { why: why.to_owned(), harmless: effect == Effect::None }
+}

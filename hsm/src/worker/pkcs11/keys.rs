@@ -1,0 +1,363 @@
+//! Keys in a PKCS#11 token: made, read back, found, destroyed.
+//! Enters: a name, a kind.
+//! Leaves: public halves; handles that were checked against the pinned fingerprint.
+
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::types::Ulong;
+use hsm::backend::Fault;
+use hsm::{Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, Refusal};
+
+use super::encode::{curve_of, curve_params, ec_public, rsa_public};
+use super::fault::{self, Effect};
+use super::{Desk, Handle};
+
+impl Desk {
+    pub(super) fn make_key(&self, id: KeyId, kind: KeyKind, label: &str) -> Result<NewKey, Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        if !self.look_up(ObjectClass::PRIVATE_KEY, id)?.is_empty() {
+            return Err(Refusal::KeyExists { id }.into());
+        }
+        let (public, private) = self.generate_pair(id, kind, label, Keep::InToken)?;
+        let made = self.read_back(id, kind, public, private);
+        if made.is_err() {
+            // If we stop here, a loose key stays in the token; no record names it, so nothing ever signs with it.
+            let _ = self.session.destroy_object(private);
+            let _ = self.session.destroy_object(public);
+        }
+        made
+    }
+
+    fn read_back(
+        &self,
+        id: KeyId,
+        kind: KeyKind,
+        public: ObjectHandle,
+        private: ObjectHandle,
+    ) -> Result<NewKey, Fault> {
+        self.require(private, &SAFE_PRIVATE)?;
+        let public = self.public_of(public)?.filter(|public| public.kind == kind);
+        let public = public.ok_or_else(|| Refusal::LooseKey { attribute: "the public key".to_owned() })?;
+        let fingerprint = public.fingerprint();
+        self.shared.cache(id, Handle { object: private, fingerprint });
+        Ok(NewKey {
+            key: KeyRef { id, kind, fingerprint, blob: Vec::new() },
+            public,
+            provenance: Provenance {
+                local: true,
+                never_extractable: true,
+                always_sensitive: true,
+                token_serial: self.shared.serial.clone(),
+            },
+        })
+    }
+
+    /// Makes a pair; with [`Keep::InSession`] only to see whether the token can.
+    pub(super) fn generate_pair(
+        &self,
+        id: KeyId,
+        kind: KeyKind,
+        label: &str,
+        keep: Keep,
+    ) -> Result<(ObjectHandle, ObjectHandle), Fault> {
+        super::probe::generate_pair(&self.session, id, kind, label, keep)
+            .map_err(|error| fault::read(&error, Effect::Possible))
+    }
+
+    /// Refuses a key whose attributes are not exactly these.
+    pub(super) fn require(
+        &self,
+        object: ObjectHandle,
+        wanted: &[(AttributeType, bool)],
+    ) -> Result<(), Fault> {
+        let types: Vec<_> = wanted.iter().map(|(attribute, _)| *attribute).collect();
+        let found = self
+            .session
+            .get_attributes(object, &types)
+            .map_err(|error| fault::read(&error, Effect::Possible))?;
+        for (attribute, value) in wanted {
+            let right =
+                found.iter().any(|one| one.attribute_type() == *attribute && flag(one) == Some(*value));
+            if !right {
+                return Err(Refusal::LooseKey { attribute: attribute.to_string() }.into());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn find_public(&self, id: KeyId) -> Result<Option<PublicKey>, Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        // Both halves: a public key alone signs nothing.
+        if self.look_up(ObjectClass::PRIVATE_KEY, id)?.is_empty() {
+            return Ok(None);
+        }
+        match self.look_up(ObjectClass::PUBLIC_KEY, id)?.as_slice() {
+            [one] => self.public_of(*one),
+            _ => Ok(None),
+        }
+    }
+
+    /// The handle of a key, looked up and checked on first use in this worker's life.
+    pub(super) fn handle(&self, key: &KeyRef) -> Result<ObjectHandle, Fault> {
+        let handle = match self.shared.cached(key.id) {
+            Some(handle) => handle,
+            None => self.look_up_checked(key.id)?,
+        };
+        if handle.fingerprint == key.fingerprint {
+            return Ok(handle.object);
+        }
+        Err(Fault::WrongKey { id: key.id, expected: key.fingerprint, found: handle.fingerprint })
+    }
+
+    fn look_up_checked(&self, id: KeyId) -> Result<Handle, Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        let private = self.look_up(ObjectClass::PRIVATE_KEY, id)?;
+        let public = self.look_up(ObjectClass::PUBLIC_KEY, id)?;
+        let (private, public) = match (private.as_slice(), public.as_slice()) {
+            ([private], [public]) => (*private, *public),
+            ([], _) => return Err(Fault::KeyMissing { id }),
+            (_, []) => {
+                return Err(
+                    Refusal::Other(format!("the public half of key {id} is missing; restore it")).into()
+                );
+            }
+            _ => {
+                return Err(
+                    Refusal::Other(format!("several keys are named {id}; remove the stray ones")).into()
+                );
+            }
+        };
+        let public = self.public_of(public)?;
+        let public = public.ok_or_else(|| Refusal::Other(format!("key {id} is of a kind unknown here")))?;
+        let handle = Handle { object: private, fingerprint: public.fingerprint() };
+        self.shared.cache(id, handle);
+        Ok(handle)
+    }
+
+    pub(super) fn remove_key(&self, key: &KeyRef) -> Result<(), Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        for object in self.look_up(ObjectClass::PUBLIC_KEY, key.id)? {
+            let found = self.public_of(object)?.map(|public| public.fingerprint());
+            if let Some(found) = found.filter(|found| *found != key.fingerprint) {
+                return Err(Fault::WrongKey { id: key.id, expected: key.fingerprint, found });
+            }
+        }
+        // The private half goes first: if we stop between the two, nothing can be signed, and another call removes the rest.
+        self.shared.forget(key.id);
+        for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+            self.destroy_all(class, key.id)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn make_hmac_key(&self, id: KeyId, label: &str) -> Result<HmacKeyRef, Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        if !self.look_up(ObjectClass::SECRET_KEY, id)?.is_empty() {
+            return Err(Refusal::KeyExists { id }.into());
+        }
+        let mut template = secret_template(id.0.to_vec(), label);
+        template.extend([
+            Attribute::KeyType(KeyType::GENERIC_SECRET),
+            Attribute::Sign(true),
+            Attribute::Verify(true),
+        ]);
+        let object = self
+            .session
+            .generate_key(&Mechanism::GenericSecretKeyGen, &template)
+            .map_err(|error| fault::read(&error, Effect::Possible))?;
+        let made = self.require(object, &SAFE_SECRET).and_then(|()| self.tag(object, HmacKeyRef::CHECK_TEXT));
+        match made {
+            Ok(check) => {
+                let check = Fingerprint(check);
+                self.shared.cache(id, Handle { object, fingerprint: check });
+                Ok(HmacKeyRef { id, check, blob: Vec::new() })
+            }
+            Err(fault) => {
+                let _ = self.session.destroy_object(object);
+                Err(fault)
+            }
+        }
+    }
+
+    /// The handle of an HMAC key, checked on first use by what it makes of a fixed text.
+    pub(super) fn hmac_handle(&self, key: &HmacKeyRef) -> Result<ObjectHandle, Fault> {
+        let handle = match self.shared.cached(key.id) {
+            Some(handle) => handle,
+            None => self.look_up_hmac(key.id)?,
+        };
+        if handle.fingerprint == key.check {
+            return Ok(handle.object);
+        }
+        Err(Fault::WrongKey { id: key.id, expected: key.check, found: handle.fingerprint })
+    }
+
+    fn look_up_hmac(&self, id: KeyId) -> Result<Handle, Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        let object = match self.look_up(ObjectClass::SECRET_KEY, id)?.as_slice() {
+            [one] => *one,
+            [] => return Err(Fault::KeyMissing { id }),
+            _ => {
+                return Err(
+                    Refusal::Other(format!("several keys are named {id}; remove the stray ones")).into()
+                );
+            }
+        };
+        let handle = Handle { object, fingerprint: Fingerprint(self.tag(object, HmacKeyRef::CHECK_TEXT)?) };
+        self.shared.cache(id, handle);
+        Ok(handle)
+    }
+
+    pub(super) fn remove_hmac_key(&self, key: &HmacKeyRef) -> Result<(), Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        self.shared.forget(key.id);
+        self.destroy_all(ObjectClass::SECRET_KEY, key.id)
+    }
+
+    fn destroy_all(&self, class: ObjectClass, id: KeyId) -> Result<(), Fault> {
+        for object in self.look_up(class, id)? {
+            match self.session.destroy_object(object) {
+                Err(error) if !fault::is_stale(&error) => return Err(fault::read(&error, Effect::Possible)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every object of one class and name. The class matters: one name may serve a key pair, a certificate and data.
+    pub(super) fn look_up(&self, class: ObjectClass, id: KeyId) -> Result<Vec<ObjectHandle>, Fault> {
+        self.session
+            .find_objects(&[Attribute::Class(class), Attribute::Token(true), Attribute::Id(id.0.to_vec())])
+            .map_err(|error| fault::read(&error, Effect::None))
+    }
+
+    /// The public key an object holds; `None` when it is of no kind we know.
+    fn public_of(&self, object: ObjectHandle) -> Result<Option<PublicKey>, Fault> {
+        let read = |types: &[AttributeType]| {
+            self.session.get_attributes(object, types).map_err(|error| fault::read(&error, Effect::None))
+        };
+        let is_rsa = read(&[AttributeType::KeyType])?.contains(&Attribute::KeyType(KeyType::RSA));
+        if is_rsa {
+            let found = read(&[AttributeType::Modulus, AttributeType::PublicExponent])?;
+            return Ok(match found.as_slice() {
+                [Attribute::Modulus(n), Attribute::PublicExponent(e)] => rsa_public(n, e),
+                _ => None,
+            });
+        }
+        let found = read(&[AttributeType::EcParams, AttributeType::EcPoint])?;
+        Ok(match found.as_slice() {
+            [Attribute::EcParams(params), Attribute::EcPoint(point)] => {
+                curve_of(params).and_then(|kind| ec_public(kind, point))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Whether a generated key stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    InToken,
+    InSession,
+}
+
+/// The templates of a signing key's two halves.
+pub(super) fn pair_templates(
+    id: KeyId,
+    kind: KeyKind,
+    params: Option<&[u8]>,
+    label: &str,
+    keep: Keep,
+) -> (Vec<Attribute>, Vec<Attribute>) {
+    let token = Attribute::Token(keep == Keep::InToken);
+    let name = [Attribute::Id(id.0.to_vec()), Attribute::Label(label.as_bytes().to_vec())];
+    let mut public = vec![token.clone(), Attribute::Private(false), Attribute::Verify(true)];
+    public.extend(name.clone());
+    match params {
+        Some(params) => public.push(Attribute::EcParams(params.to_vec())),
+        None => {
+            let bits = Ulong::from(kind.signature_len() as u64 * 8);
+            public.extend([Attribute::ModulusBits(bits), Attribute::PublicExponent(vec![1, 0, 1])]);
+        }
+    }
+    let mut private = vec![
+        token,
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+    ];
+    private.extend(name);
+    (public, private)
+}
+
+/// The mechanism that makes a kind, with the ways its curve may be named.
+pub(super) const fn generator(kind: KeyKind) -> (Mechanism<'static>, &'static [&'static [u8]]) {
+    let mechanism = match kind {
+        KeyKind::P256 | KeyKind::P384 | KeyKind::Secp256k1 => Mechanism::EccKeyPairGen,
+        KeyKind::Ed25519 => Mechanism::EccEdwardsKeyPairGen,
+        KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096 => Mechanism::RsaPkcsKeyPairGen,
+    };
+    (mechanism, curve_params(kind))
+}
+
+/// What every secret key of ours has.
+pub(super) fn secret_template(id: Vec<u8>, label: &str) -> Vec<Attribute> {
+    vec![
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::ValueLen(Ulong::from(32)),
+        Attribute::Id(id),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ]
+}
+
+fn flag(attribute: &Attribute) -> Option<bool> {
+    match attribute {
+        Attribute::Token(value)
+        | Attribute::Private(value)
+        | Attribute::Sensitive(value)
+        | Attribute::Extractable(value)
+        | Attribute::AlwaysSensitive(value)
+        | Attribute::NeverExtractable(value)
+        | Attribute::Local(value)
+        | Attribute::Sign(value)
+        | Attribute::Decrypt(value)
+        | Attribute::Unwrap(value) => Some(*value),
+        _ => None,
+    }
+}
+
+const SAFE_PRIVATE: [(AttributeType, bool); 10] = [
+    (AttributeType::Token, true),
+    (AttributeType::Private, true),
+    (AttributeType::Sensitive, true),
+    (AttributeType::Extractable, false),
+    (AttributeType::AlwaysSensitive, true),
+    (AttributeType::NeverExtractable, true),
+    (AttributeType::Local, true),
+    (AttributeType::Sign, true),
+    (AttributeType::Decrypt, false),
+    (AttributeType::Unwrap, false),
+];
+
+/// What is read back of every secret key.
+pub(super) const SAFE_SECRET: [(AttributeType, bool); 6] = [
+    (AttributeType::Token, true),
+    (AttributeType::Sensitive, true),
+    (AttributeType::Extractable, false),
+    (AttributeType::AlwaysSensitive, true),
+    (AttributeType::NeverExtractable, true),
+    (AttributeType::Local, true),
+];

@@ -1,0 +1,107 @@
+//! What a PKCS#11 token is and can do: asked where it tells, tried where it does not.
+//! Enters: a logged-in session.
+//! Leaves: a [`Probe`]; curves are listed only if a throw-away key was really made on them.
+
+use cryptoki::context::Pkcs11;
+use cryptoki::error::Error;
+use cryptoki::mechanism::MechanismType;
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use cryptoki::slot::{Slot, TokenInfo};
+use hsm::{Hash, KeyId, KeyKind, Power, Probe, Scheme};
+
+use super::keys::{Keep, generator, pair_templates};
+
+/// Looks at everything once.
+pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Session, lanes: usize) -> Probe {
+    let mechanisms = module.get_mechanism_list(slot).unwrap_or_default();
+    let library = module.get_library_info().map(|library| library.library_version().to_string());
+    let has = |mechanism| mechanisms.contains(&mechanism);
+    let rsa_bits = |bits: usize| {
+        let range = module.get_mechanism_info(slot, MechanismType::RSA_PKCS_KEY_PAIR_GEN);
+        range.is_ok_and(|range| (range.min_key_size()..=range.max_key_size()).contains(&bits))
+    };
+    let kinds = KeyKind::ALL.into_iter().filter(|kind| match kind {
+        KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096 => rsa_bits(kind.signature_len() * 8),
+        elliptic => can_make(session, *elliptic),
+    });
+    let kinds: Vec<_> = kinds.collect();
+    let schemes = Scheme::ALL.into_iter().filter(|scheme| {
+        kinds.iter().any(|kind| kind.schemes().contains(scheme))
+            && needs(*scheme).iter().all(|need| has(*need))
+    });
+    let mut powers = vec![Power::Anchor];
+    if has(MechanismType::SHA256_HMAC) && has(MechanismType::GENERIC_SECRET_KEY_GEN) {
+        powers.push(Power::Hmac);
+    }
+    if has(MechanismType::AES_GCM) && has(MechanismType::AES_KEY_GEN) {
+        powers.push(Power::Wrap);
+    }
+    powers.sort_unstable();
+    Probe {
+        backend: "pkcs11".to_owned(),
+        manufacturer: info.manufacturer_id().trim().to_owned(),
+        model: info.model().trim().to_owned(),
+        serial: info.serial_number().trim().to_owned(),
+        label: info.label().trim().to_owned(),
+        library_version: library.unwrap_or_else(|_| "unknown".to_owned()),
+        place: format!("slot {}", slot.id()),
+        sessions: u32::try_from(lanes + 1).unwrap_or(u32::MAX),
+        schemes: schemes.collect(),
+        kinds,
+        powers,
+        mechanisms: mechanisms.iter().map(ToString::to_string).collect(),
+        remarks: remarks(info),
+    }
+}
+
+/// Makes a pair under a template of ours. Where a curve has two names, the second is tried when the first is not known.
+pub(super) fn generate_pair(
+    session: &Session,
+    id: KeyId,
+    kind: KeyKind,
+    label: &str,
+    keep: Keep,
+) -> Result<(ObjectHandle, ObjectHandle), Error> {
+    let (mechanism, names) = generator(kind);
+    let make = |params: Option<&[u8]>| {
+        let (public, private) = pair_templates(id, kind, params, label, keep);
+        session.generate_key_pair(&mechanism, &public, &private)
+    };
+    let Some((first, others)) = names.split_first() else { return make(None) };
+    others.iter().fold(make(Some(first)), |made, name| made.or_else(|_| make(Some(name))))
+}
+
+fn can_make(session: &Session, kind: KeyKind) -> bool {
+    let id = KeyId(*b"chancery-probe-0");
+    let made = generate_pair(session, id, kind, "chancery-probe", Keep::InSession);
+    if let Ok((public, private)) = made {
+        let _ = session.destroy_object(private);
+        let _ = session.destroy_object(public);
+    }
+    made.is_ok()
+}
+
+fn needs(scheme: Scheme) -> Vec<MechanismType> {
+    let hash = |hash| match hash {
+        Hash::Sha256 => MechanismType::SHA256,
+        Hash::Sha384 => MechanismType::SHA384,
+        Hash::Sha512 => MechanismType::SHA512,
+    };
+    match scheme {
+        Scheme::EcdsaSha256 | Scheme::EcdsaSha384 => vec![MechanismType::ECDSA],
+        Scheme::Ed25519 => vec![MechanismType::EDDSA],
+        Scheme::RsaPkcs1(_) => vec![MechanismType::RSA_PKCS],
+        Scheme::RsaPss(with) => vec![MechanismType::RSA_PKCS_PSS, hash(with)],
+    }
+}
+
+fn remarks(info: &TokenInfo) -> Vec<String> {
+    let facts = [
+        (!info.rng(), "it has no random generator of its own"),
+        (info.user_pin_count_low(), "a wrong PIN was given since the last login"),
+        (info.user_pin_to_be_changed(), "its PIN wants to be changed"),
+        (info.write_protected(), "it is write-protected"),
+    ];
+    facts.iter().filter(|(holds, _)| *holds).map(|(_, remark)| (*remark).to_owned()).collect()
+}
