@@ -8,24 +8,36 @@
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tss_esapi::constants::tss::{
-    TPM2_ALG_AES, TPM2_ALG_CFB, TPM2_ALG_NULL, TPM2_ALG_SHA256 as SHA256, TPM2_RH_NULL, TPM2_ST_HASHCHECK,
-    TPM2_SU_CLEAR as SU_CLEAR,
+    TPM2_ALG_AES, TPM2_ALG_CFB, TPM2_ALG_NULL, TPM2_CAP_ECC_CURVES, TPM2_CAP_HANDLES,
+    TPM2_CAP_TPM_PROPERTIES, TPM2_RH_NULL, TPM2_ST_HASHCHECK, TPM2_SU_CLEAR as SU_CLEAR,
 };
 use tss_esapi_sys as sys;
 use tss_esapi_sys::{
-    ESYS_TR_NONE as NONE, TPM2B_ATTEST, TPM2B_AUTH, TPM2B_DATA, TPM2B_DIGEST, TPM2B_MAX_BUFFER,
-    TPM2B_MAX_NV_BUFFER, TPM2B_NAME, TPM2B_NV_PUBLIC, TPM2B_PRIVATE, TPM2B_PUBLIC,
-    TPM2B_SENSITIVE_CREATE, TPM2B_SENSITIVE_DATA, TPML_DIGEST, TPML_PCR_SELECTION, TPMS_CAPABILITY_DATA,
-    TPMT_SIG_SCHEME, TPMT_SIGNATURE, TPMT_SYM_DEF, TPMT_TK_HASHCHECK,
+    ESYS_TR_NONE as NONE, TPM2B_DIGEST, TPML_DIGEST, TPML_PCR_SELECTION, TPMS_CAPABILITY_DATA,
+    TPMT_SIG_SCHEME, TPMT_SYM_DEF, TPMT_TK_HASHCHECK,
 };
 
 use zeroize::Zeroize;
 
 use super::rc::{Rc, patiently};
+
+/// Calls one function of the library with the context in front, waiting out what the TPM calls temporary.
+///
+/// SAFETY of every use below: the context is open while `Raw` lives; argument pointers come from references that outlive the call; result
+/// pointers come from [`Out`], which owns what the library allocates.
+macro_rules! call {
+    ($self:ident.$function:ident($($argument:expr),* $(,)?)) => {{
+        let raw = $self.raw();
+        patiently(|| unsafe { sys::$function(raw.esys, $($argument),*) })
+    }};
+}
+
+mod nv;
+mod objects;
 
 /// An open connection to one TPM. Commands go one at a time, whoever asks.
 pub(super) struct Esys {
@@ -64,12 +76,14 @@ pub(super) enum SessionKind {
     Hmac = 0,
     /// Proves a state of the machine.
     Policy = 1,
+    /// Works out what a policy session would prove.
+    Trial = 3,
 }
 
 /// Which parameter a session encrypts, by its bit in TPMA_SESSION (TPM 2.0 part 2, section 8.4).
 #[derive(Clone, Copy)]
 pub(super) enum Hides {
-    /// None.
+    /// None of them.
     Nothing = 0,
     /// What goes to the TPM.
     Command = 0x20,
@@ -87,17 +101,6 @@ struct Raw {
 // SAFETY: the library keeps no thread-local state; a context may move between threads as long as one at a time uses it,
 // and the mutex around `Raw` sees to that.
 unsafe impl Send for Raw {}
-
-/// Calls one function of the library with the context in front, waiting out what the TPM calls temporary.
-///
-/// SAFETY of every use below: the context is open while `Raw` lives; argument pointers come from references that outlive the call; result
-/// pointers come from [`Out`], which owns what the library allocates.
-macro_rules! call {
-    ($self:ident.$function:ident($($argument:expr),* $(,)?)) => {{
-        let raw = $self.raw();
-        patiently(|| unsafe { sys::$function(raw.esys, $($argument),*) })
-    }};
-}
 
 impl Esys {
     /// Opens a TPM by its TCTI string, such as `device:/dev/tpmrm0` or `swtpm:path=/run/x.sock`.
@@ -125,236 +128,43 @@ impl Esys {
         bytes.take()
     }
 
-    pub(super) fn capability(&self, capability: u32, first: u32, count: u32) -> Result<TPMS_CAPABILITY_DATA, Rc> {
-        let (mut data, mut more) = (Out::new(), 0);
+    /// The handles in use, from `first` to the end of its range.
+    pub(super) fn handles(&self, first: u32) -> Result<Vec<u32>, Rc> {
+        // SAFETY: the union holds what was asked for; the library checked the count against the array's length.
+        let list = unsafe { self.capability(TPM2_CAP_HANDLES, first)?.data.handles };
+        Ok(list.handle.into_iter().take(list.count as usize).collect())
+    }
+
+    /// Properties by number, from `first` on.
+    pub(super) fn properties(&self, first: u32) -> Result<Vec<(u32, u32)>, Rc> {
+        // SAFETY: as above.
+        let list = unsafe { self.capability(TPM2_CAP_TPM_PROPERTIES, first)?.data.tpmProperties };
+        Ok(list
+            .tpmProperty
+            .into_iter()
+            .take(list.count as usize)
+            .map(|one| (one.property, one.value))
+            .collect())
+    }
+
+    /// The elliptic curves it knows, by number.
+    pub(super) fn curves(&self) -> Result<Vec<u16>, Rc> {
+        // SAFETY: as above.
+        let list = unsafe { self.capability(TPM2_CAP_ECC_CURVES, 0)?.data.eccCurves };
+        Ok(list.eccCurves.into_iter().take(list.count as usize).collect())
+    }
+
+    /// Reads registers. The TPM may read fewer than asked for; one at a time it always reads.
+    pub(super) fn pcr_read(&self, selection: &TPML_PCR_SELECTION) -> Result<TPML_DIGEST, Rc> {
+        let (mut counter, mut read, mut values) = (0, Out::<TPML_PCR_SELECTION>::new(), Out::new());
+        call!(self.Esys_PCR_Read(NONE, NONE, NONE, selection, &mut counter, read.slot(), values.slot()))?;
+        values.take()
+    }
+
+    fn capability(&self, capability: u32, first: u32) -> Result<TPMS_CAPABILITY_DATA, Rc> {
+        let (mut data, mut more, count) = (Out::new(), 0, 128);
         call!(self.Esys_GetCapability(NONE, NONE, NONE, capability, first, count, &mut more, data.slot()))?;
         data.take()
-    }
-
-    pub(super) fn pcr_read(&self, selection: &TPML_PCR_SELECTION) -> Result<(TPML_PCR_SELECTION, TPML_DIGEST), Rc> {
-        let (mut counter, mut read, mut values) = (0, Out::new(), Out::new());
-        call!(self.Esys_PCR_Read(NONE, NONE, NONE, selection, &mut counter, read.slot(), values.slot()))?;
-        Ok((read.take()?, values.take()?))
-    }
-
-    /// Reaches an object or index that stays in the TPM, by its TPM handle.
-    pub(super) fn persistent(self: &Arc<Self>, tpm_handle: u32) -> Result<Handle, Rc> {
-        let mut tr = NONE;
-        call!(self.Esys_TR_FromTPMPublic(tpm_handle, NONE, NONE, NONE, &mut tr))?;
-        Ok(self.handle(tr, false))
-    }
-
-    /// Reaches a transient object that someone left behind, in order to flush it.
-    pub(super) fn leftover(self: &Arc<Self>, tpm_handle: u32) -> Result<Handle, Rc> {
-        let mut handle = self.persistent(tpm_handle)?;
-        handle.flush = true;
-        Ok(handle)
-    }
-
-    pub(super) fn create_primary(
-        self: &Arc<Self>,
-        hierarchy: Hierarchy,
-        template: &TPM2B_PUBLIC,
-    ) -> Result<Handle, Rc> {
-        let (mut tr, mut public, mut data) = (NONE, Out::<TPM2B_PUBLIC>::new(), Out::new());
-        let (mut hash, mut ticket) = (Out::new(), Out::new());
-        let (sensitive, outside, pcrs) = (TPM2B_SENSITIVE_CREATE::default(), TPM2B_DATA::default(), Default::default());
-        call!(self.Esys_CreatePrimary(
-            hierarchy.tr(), sys::ESYS_TR_PASSWORD, NONE, NONE, &sensitive, template, &outside, &pcrs,
-            &mut tr, public.slot(), data.slot(), hash.slot(), ticket.slot(),
-        ))?;
-        Ok(self.handle(tr, true))
-    }
-
-    /// Keeps an object of either hierarchy across restarts; it is the owner who allows it (TPM 2.0 part 3, section 28.5).
-    pub(super) fn keep(self: &Arc<Self>, object: &Handle, persistent: u32) -> Result<Handle, Rc> {
-        let mut tr = NONE;
-        let owner = Hierarchy::Owner.tr();
-        call!(self.Esys_EvictControl(owner, object.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, persistent, &mut tr))?;
-        Ok(self.handle(tr, false))
-    }
-
-    /// Makes an object under a parent; it comes back as two blobs and is not loaded.
-    pub(super) fn create(
-        &self,
-        parent: &Handle,
-        auth: Auth<'_>,
-        sensitive: &TPM2B_SENSITIVE_CREATE,
-        template: &TPM2B_PUBLIC,
-    ) -> Result<(TPM2B_PRIVATE, TPM2B_PUBLIC), Rc> {
-        let (mut private, mut public, mut data) = (Out::new(), Out::new(), Out::new());
-        let (mut hash, mut ticket) = (Out::new(), Out::new());
-        let (outside, pcrs) = (TPM2B_DATA::default(), TPML_PCR_SELECTION::default());
-        call!(self.Esys_Create(
-            parent.tr, auth.tr(), NONE, NONE, sensitive, template, &outside, &pcrs,
-            private.slot(), public.slot(), data.slot(), hash.slot(), ticket.slot(),
-        ))?;
-        Ok((private.take()?, public.take()?))
-    }
-
-    pub(super) fn load(
-        self: &Arc<Self>,
-        parent: &Handle,
-        private: &TPM2B_PRIVATE,
-        public: &TPM2B_PUBLIC,
-    ) -> Result<Handle, Rc> {
-        let mut tr = NONE;
-        call!(self.Esys_Load(parent.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, private, public, &mut tr))?;
-        Ok(self.handle(tr, true))
-    }
-
-    pub(super) fn read_public(&self, object: &Handle) -> Result<TPM2B_PUBLIC, Rc> {
-        let (mut public, mut name, mut qualified) = (Out::new(), Out::new(), Out::new());
-        call!(self.Esys_ReadPublic(object.tr, NONE, NONE, NONE, public.slot(), name.slot(), qualified.slot()))?;
-        public.take()
-    }
-
-    pub(super) fn sign(
-        &self,
-        key: &Handle,
-        digest: &TPM2B_DIGEST,
-        scheme: &TPMT_SIG_SCHEME,
-    ) -> Result<TPMT_SIGNATURE, Rc> {
-        let mut signature = Out::new();
-        let ticket = null_ticket();
-        call!(self.Esys_Sign(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, digest, scheme, &ticket, signature.slot()))?;
-        signature.take()
-    }
-
-    pub(super) fn hmac(&self, key: &Handle, text: &TPM2B_MAX_BUFFER) -> Result<TPM2B_DIGEST, Rc> {
-        let mut tag = Out::new();
-        call!(self.Esys_HMAC(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, text, SHA256, tag.slot()))?;
-        tag.take()
-    }
-
-    /// Begins an HMAC over more than one buffer. The sequence takes a slot until [`Esys::hmac_finish`].
-    pub(super) fn hmac_begin(self: &Arc<Self>, key: &Handle) -> Result<Handle, Rc> {
-        let (mut tr, auth) = (NONE, TPM2B_AUTH::default());
-        call!(self.Esys_HMAC_Start(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, &auth, SHA256, &mut tr))?;
-        Ok(self.handle(tr, true))
-    }
-
-    pub(super) fn hmac_more(&self, sequence: &Handle, text: &TPM2B_MAX_BUFFER) -> Result<(), Rc> {
-        call!(self.Esys_SequenceUpdate(sequence.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, text))
-    }
-
-    pub(super) fn hmac_finish(&self, mut sequence: Handle) -> Result<TPM2B_DIGEST, Rc> {
-        let (mut tag, mut ticket) = (Out::new(), Out::<TPMT_TK_HASHCHECK>::new());
-        let (nothing, null) = (TPM2B_MAX_BUFFER::default(), TPM2_RH_NULL);
-        call!(self.Esys_SequenceComplete(
-            sequence.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, &nothing, null, tag.slot(), ticket.slot(),
-        ))?;
-        // The TPM flushed the sequence itself and the library forgot its handle.
-        sequence.tr = NONE;
-        tag.take()
-    }
-
-    pub(super) fn unseal(&self, object: &Handle, auth: Auth<'_>) -> Result<TPM2B_SENSITIVE_DATA, Rc> {
-        let mut data = Out::new();
-        call!(self.Esys_Unseal(object.tr, auth.tr(), NONE, NONE, data.slot()))?;
-        data.take()
-    }
-
-    /// Opens a session whose secret is agreed with `salt_key`, so that who listens on the bus learns nothing. It encrypts the first
-    /// parameter in the direction given, of every command it is used in.
-    pub(super) fn session(
-        self: &Arc<Self>,
-        salt_key: &Handle,
-        kind: SessionKind,
-        hides: Hides,
-    ) -> Result<Handle, Rc> {
-        let mut tr = NONE;
-        let symmetric = aes_128_cfb();
-        call!(self.Esys_StartAuthSession(
-            salt_key.tr, NONE, NONE, NONE, NONE, null(), kind as u8, &symmetric, SHA256, &mut tr,
-        ))?;
-        let session = self.handle(tr, true);
-        call!(self.Esys_TRSess_SetAttributes(tr, CONTINUE_SESSION | hides as u8, 0xff))?;
-        Ok(session)
-    }
-
-    pub(super) fn policy_pcr(&self, session: &Handle, pcrs: &TPML_PCR_SELECTION) -> Result<(), Rc> {
-        let current = TPM2B_DIGEST::default();
-        call!(self.Esys_PolicyPCR(session.tr, NONE, NONE, NONE, &current, pcrs))
-    }
-
-    pub(super) fn policy_digest(&self, session: &Handle) -> Result<TPM2B_DIGEST, Rc> {
-        let mut digest = Out::new();
-        call!(self.Esys_PolicyGetDigest(session.tr, NONE, NONE, NONE, digest.slot()))?;
-        digest.take()
-    }
-}
-
-// The continuation: NV indices and attestation.
-impl Esys {
-    /// Sets the value that authorises uses of an index from now on; it stays on this side of the bus.
-    pub(super) fn set_index_auth(&self, index: &Handle, value: &TPM2B_AUTH) -> Result<(), Rc> {
-        call!(self.Esys_TR_SetAuth(index.tr, value))
-    }
-
-    /// Sets the value that authorises the owner's deeds: making things persistent, defining indices.
-    pub(super) fn set_owner_auth(&self, value: &TPM2B_AUTH) -> Result<(), Rc> {
-        call!(self.Esys_TR_SetAuth(Hierarchy::Owner.tr(), value))
-    }
-
-    pub(super) fn nv_define(&self, auth: &TPM2B_AUTH, public: &TPM2B_NV_PUBLIC) -> Result<(), Rc> {
-        let mut tr = NONE;
-        let owner = Hierarchy::Owner.tr();
-        call!(self.Esys_NV_DefineSpace(owner, sys::ESYS_TR_PASSWORD, NONE, NONE, auth, public, &mut tr))?;
-        // The library made a handle that nobody wants: it is forgotten here, the index stays.
-        call!(self.Esys_TR_Close(&mut tr))
-    }
-
-    pub(super) fn nv_public(&self, index: &Handle) -> Result<(TPM2B_NV_PUBLIC, TPM2B_NAME), Rc> {
-        let (mut public, mut name) = (Out::new(), Out::new());
-        call!(self.Esys_NV_ReadPublic(index.tr, NONE, NONE, NONE, public.slot(), name.slot()))?;
-        Ok((public.take()?, name.take()?))
-    }
-
-    pub(super) fn nv_extend(&self, index: &Handle, auth: Auth<'_>, data: &TPM2B_MAX_NV_BUFFER) -> Result<(), Rc> {
-        call!(self.Esys_NV_Extend(index.tr, index.tr, auth.tr(), NONE, NONE, data))
-    }
-
-    pub(super) fn nv_increment(&self, index: &Handle, auth: Auth<'_>) -> Result<(), Rc> {
-        call!(self.Esys_NV_Increment(index.tr, index.tr, auth.tr(), NONE, NONE))
-    }
-
-    pub(super) fn nv_read(&self, index: &Handle, auth: Auth<'_>, size: u16) -> Result<TPM2B_MAX_NV_BUFFER, Rc> {
-        let mut data = Out::new();
-        call!(self.Esys_NV_Read(index.tr, index.tr, auth.tr(), NONE, NONE, size, 0, data.slot()))?;
-        data.take()
-    }
-
-    /// Has the attestation key sign the whole content of an index. The key has no value of its own; the index has.
-    pub(super) fn nv_certify(
-        &self,
-        key: &Handle,
-        index: &Handle,
-        auth: Auth<'_>,
-        qualifying: &TPM2B_DATA,
-        size: u16,
-    ) -> Result<(TPM2B_ATTEST, TPMT_SIGNATURE), Rc> {
-        let (mut attest, mut signature) = (Out::new(), Out::new());
-        let scheme = null_scheme();
-        call!(self.Esys_NV_Certify(
-            key.tr, index.tr, index.tr, sys::ESYS_TR_PASSWORD, auth.tr(), NONE,
-            qualifying, &scheme, size, 0, attest.slot(), signature.slot(),
-        ))?;
-        Ok((attest.take()?, signature.take()?))
-    }
-
-    pub(super) fn quote(
-        &self,
-        key: &Handle,
-        qualifying: &TPM2B_DATA,
-        pcrs: &TPML_PCR_SELECTION,
-    ) -> Result<(TPM2B_ATTEST, TPMT_SIGNATURE), Rc> {
-        let (mut attest, mut signature) = (Out::new(), Out::new());
-        let scheme = null_scheme();
-        call!(self.Esys_Quote(
-            key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, qualifying, &scheme, pcrs, attest.slot(), signature.slot(),
-        ))?;
-        Ok((attest.take()?, signature.take()?))
     }
 
     fn handle(self: &Arc<Self>, tr: u32, flush: bool) -> Handle {

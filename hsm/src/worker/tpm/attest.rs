@@ -1,0 +1,60 @@
+//! What the TPM says over its own signature: what the anchor holds, and how the machine was started.
+//! In come challenges.
+//! Out go attestations, with the key that checks them.
+
+use std::sync::Arc;
+
+use hsm::backend::{Attest, Fault};
+use hsm::{AnchorAttestation, Quote, Refusal};
+use tss_esapi_sys::{TPM2B_ATTEST, TPM2B_DATA};
+
+use super::anchor::Index;
+use super::encode;
+use super::esys::Handle;
+use super::lane::TpmLane;
+use super::pcr;
+use super::templates::parsed;
+
+impl Attest for TpmLane {
+    fn certify_anchor(&mut self, qualifying: [u8; 32]) -> Result<AnchorAttestation, Fault> {
+        let head = self.index(Index::Head)?.ok_or(Refusal::AnchorElsewhere)?;
+        let key = self.attestation_key()?;
+        let ak_spki_der = self.spki(&key)?;
+        let challenge = data(&qualifying);
+        let size = Index::Head.size();
+        let (attest, signature) =
+            self.in_session(|lane, auth| lane.esys.nv_certify(&key, &head, auth, &challenge, size))?;
+        Ok(AnchorAttestation { attest: bytes(&attest), signature_der: encode::der(signature)?, ak_spki_der })
+    }
+
+    fn count(&mut self) -> Result<u64, Fault> {
+        self.count_up()
+    }
+
+    fn quote(&mut self, nonce: [u8; 32]) -> Result<Quote, Fault> {
+        let key = self.attestation_key()?;
+        let ak_spki_der = self.spki(&key)?;
+        let registers = pcr::read(&self.esys, &self.setup.pcrs)?;
+        let selection = pcr::selection(registers.numbers());
+        let (attest, signature) = self.esys.quote(&key, &data(&nonce), &selection)?;
+        let (attest, signature_der) = (bytes(&attest), encode::der(signature)?);
+        Ok(Quote { attest, signature_der, ak_spki_der, pcrs: registers.into_values() })
+    }
+}
+
+impl TpmLane {
+    fn spki(&self, key: &Handle) -> Result<Vec<u8>, Fault> {
+        let esys = Arc::clone(&self.esys);
+        Ok(encode::public_key(&parsed(esys.read_public(key)?)?)?.spki_der)
+    }
+}
+
+fn data(bytes: &[u8; 32]) -> TPM2B_DATA {
+    let mut data = TPM2B_DATA { size: 32, ..Default::default() };
+    data.buffer[..32].copy_from_slice(bytes);
+    data
+}
+
+fn bytes(attest: &TPM2B_ATTEST) -> Vec<u8> {
+    attest.attestationData.get(..usize::from(attest.size)).map(<[u8]>::to_vec).unwrap_or_default()
+}

@@ -1,0 +1,246 @@
+//! Commands on objects and sessions: create, load, use, seal, prove.
+//! In come structures by reference and handles of other objects.
+//! Out go structures by value and new handles, which flush themselves.
+
+use std::ptr::null;
+use std::sync::Arc;
+
+use tss_esapi::constants::tss::{TPM2_ALG_SHA256 as SHA256, TPM2_RH_NULL};
+use tss_esapi_sys as sys;
+use tss_esapi_sys::{
+    ESYS_TR_NONE as NONE, TPM2B_AUTH, TPM2B_DATA, TPM2B_DIGEST, TPM2B_MAX_BUFFER, TPM2B_PRIVATE,
+    TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE, TPM2B_SENSITIVE_DATA, TPML_PCR_SELECTION, TPMT_SIG_SCHEME,
+    TPMT_SIGNATURE, TPMT_TK_HASHCHECK,
+};
+
+use super::super::rc::{Rc, patiently};
+use super::{
+    Auth, CONTINUE_SESSION, Esys, Handle, Hides, Hierarchy, Out, SessionKind, aes_128_cfb, null_ticket,
+};
+
+impl Esys {
+    /// Reaches an object or index that stays in the TPM, by its TPM handle.
+    pub(in super::super) fn persistent(self: &Arc<Self>, tpm_handle: u32) -> Result<Handle, Rc> {
+        let mut tr = NONE;
+        call!(self.Esys_TR_FromTPMPublic(tpm_handle, NONE, NONE, NONE, &mut tr))?;
+        Ok(self.handle(tr, false))
+    }
+
+    /// Reaches a transient object that someone left behind, in order to flush it.
+    pub(in super::super) fn leftover(self: &Arc<Self>, tpm_handle: u32) -> Result<Handle, Rc> {
+        let mut handle = self.persistent(tpm_handle)?;
+        handle.flush = true;
+        Ok(handle)
+    }
+
+    pub(in super::super) fn create_primary(
+        self: &Arc<Self>,
+        hierarchy: Hierarchy,
+        template: &TPM2B_PUBLIC,
+    ) -> Result<Handle, Rc> {
+        let (mut tr, mut public, mut data) = (NONE, Out::<TPM2B_PUBLIC>::new(), Out::new());
+        let (mut hash, mut ticket) = (Out::new(), Out::new());
+        let (sensitive, outside, pcrs) =
+            (TPM2B_SENSITIVE_CREATE::default(), TPM2B_DATA::default(), Default::default());
+        call!(self.Esys_CreatePrimary(
+            hierarchy.tr(),
+            sys::ESYS_TR_PASSWORD,
+            NONE,
+            NONE,
+            &sensitive,
+            template,
+            &outside,
+            &pcrs,
+            &mut tr,
+            public.slot(),
+            data.slot(),
+            hash.slot(),
+            ticket.slot(),
+        ))?;
+        Ok(self.handle(tr, true))
+    }
+
+    /// Keeps an object of either hierarchy across restarts; it is the owner who allows it (TPM 2.0 part 3, section 28.5).
+    pub(in super::super) fn keep(self: &Arc<Self>, object: &Handle, persistent: u32) -> Result<Handle, Rc> {
+        let mut tr = NONE;
+        let owner = Hierarchy::Owner.tr();
+        call!(self.Esys_EvictControl(
+            owner,
+            object.tr,
+            sys::ESYS_TR_PASSWORD,
+            NONE,
+            NONE,
+            persistent,
+            &mut tr
+        ))?;
+        Ok(self.handle(tr, false))
+    }
+
+    /// Makes an object under a parent; it comes back as two blobs and is not loaded.
+    pub(in super::super) fn create(
+        &self,
+        parent: &Handle,
+        auth: Auth<'_>,
+        sensitive: &TPM2B_SENSITIVE_CREATE,
+        template: &TPM2B_PUBLIC,
+    ) -> Result<(TPM2B_PRIVATE, TPM2B_PUBLIC), Rc> {
+        let (mut private, mut public, mut data) = (Out::new(), Out::new(), Out::new());
+        let (mut hash, mut ticket) = (Out::new(), Out::new());
+        let (outside, pcrs) = (TPM2B_DATA::default(), TPML_PCR_SELECTION::default());
+        call!(self.Esys_Create(
+            parent.tr,
+            auth.tr(),
+            NONE,
+            NONE,
+            sensitive,
+            template,
+            &outside,
+            &pcrs,
+            private.slot(),
+            public.slot(),
+            data.slot(),
+            hash.slot(),
+            ticket.slot(),
+        ))?;
+        Ok((private.take()?, public.take()?))
+    }
+
+    pub(in super::super) fn load(
+        self: &Arc<Self>,
+        parent: &Handle,
+        private: &TPM2B_PRIVATE,
+        public: &TPM2B_PUBLIC,
+    ) -> Result<Handle, Rc> {
+        let mut tr = NONE;
+        call!(self.Esys_Load(parent.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, private, public, &mut tr))?;
+        Ok(self.handle(tr, true))
+    }
+
+    pub(in super::super) fn read_public(&self, object: &Handle) -> Result<TPM2B_PUBLIC, Rc> {
+        let (mut public, mut name, mut qualified) = (Out::new(), Out::new(), Out::new());
+        call!(self.Esys_ReadPublic(
+            object.tr,
+            NONE,
+            NONE,
+            NONE,
+            public.slot(),
+            name.slot(),
+            qualified.slot()
+        ))?;
+        public.take()
+    }
+
+    pub(in super::super) fn sign(
+        &self,
+        key: &Handle,
+        digest: &TPM2B_DIGEST,
+        scheme: &TPMT_SIG_SCHEME,
+    ) -> Result<TPMT_SIGNATURE, Rc> {
+        let mut signature = Out::new();
+        let ticket = null_ticket();
+        call!(self.Esys_Sign(
+            key.tr,
+            sys::ESYS_TR_PASSWORD,
+            NONE,
+            NONE,
+            digest,
+            scheme,
+            &ticket,
+            signature.slot()
+        ))?;
+        signature.take()
+    }
+
+    pub(in super::super) fn hmac(&self, key: &Handle, text: &TPM2B_MAX_BUFFER) -> Result<TPM2B_DIGEST, Rc> {
+        let mut tag = Out::new();
+        call!(self.Esys_HMAC(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, text, SHA256, tag.slot()))?;
+        tag.take()
+    }
+
+    /// Begins an HMAC over more than one buffer. The sequence takes a slot until [`Esys::hmac_finish`].
+    pub(in super::super) fn hmac_begin(self: &Arc<Self>, key: &Handle) -> Result<Handle, Rc> {
+        let (mut tr, auth) = (NONE, TPM2B_AUTH::default());
+        call!(self.Esys_HMAC_Start(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, &auth, SHA256, &mut tr))?;
+        Ok(self.handle(tr, true))
+    }
+
+    pub(in super::super) fn hmac_more(&self, sequence: &Handle, text: &TPM2B_MAX_BUFFER) -> Result<(), Rc> {
+        call!(self.Esys_SequenceUpdate(sequence.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, text))
+    }
+
+    pub(in super::super) fn hmac_finish(&self, mut sequence: Handle) -> Result<TPM2B_DIGEST, Rc> {
+        let (mut tag, mut ticket) = (Out::new(), Out::<TPMT_TK_HASHCHECK>::new());
+        let (nothing, null) = (TPM2B_MAX_BUFFER::default(), TPM2_RH_NULL);
+        call!(self.Esys_SequenceComplete(
+            sequence.tr,
+            sys::ESYS_TR_PASSWORD,
+            NONE,
+            NONE,
+            &nothing,
+            null,
+            tag.slot(),
+            ticket.slot(),
+        ))?;
+        // The TPM flushed the sequence itself and the library forgot its handle.
+        sequence.tr = NONE;
+        tag.take()
+    }
+
+    pub(in super::super) fn unseal(
+        &self,
+        object: &Handle,
+        auth: Auth<'_>,
+    ) -> Result<TPM2B_SENSITIVE_DATA, Rc> {
+        let mut data = Out::new();
+        call!(self.Esys_Unseal(object.tr, auth.tr(), NONE, NONE, data.slot()))?;
+        data.take()
+    }
+
+    /// Opens a session whose secret is agreed with `salt_key`, so that who listens on the bus learns nothing. It encrypts the first
+    /// parameter in the direction given, of every command it is used in.
+    pub(in super::super) fn session(
+        self: &Arc<Self>,
+        salt_key: &Handle,
+        kind: SessionKind,
+        hides: Hides,
+    ) -> Result<Handle, Rc> {
+        let mut tr = NONE;
+        let symmetric = aes_128_cfb();
+        call!(self.Esys_StartAuthSession(
+            salt_key.tr,
+            NONE,
+            NONE,
+            NONE,
+            NONE,
+            null(),
+            kind as u8,
+            &symmetric,
+            SHA256,
+            &mut tr,
+        ))?;
+        let session = self.handle(tr, true);
+        call!(self.Esys_TRSess_SetAttributes(tr, CONTINUE_SESSION | hides as u8, 0xff))?;
+        Ok(session)
+    }
+
+    /// Adds registers to a policy, at their present values or, in a trial session, at the values that `expected` hashes.
+    pub(in super::super) fn policy_pcr(
+        &self,
+        session: &Handle,
+        expected: &TPM2B_DIGEST,
+        pcrs: &TPML_PCR_SELECTION,
+    ) -> Result<(), Rc> {
+        call!(self.Esys_PolicyPCR(session.tr, NONE, NONE, NONE, expected, pcrs))
+    }
+
+    pub(in super::super) fn policy_digest(&self, session: &Handle) -> Result<TPM2B_DIGEST, Rc> {
+        let mut digest = Out::new();
+        call!(self.Esys_PolicyGetDigest(session.tr, NONE, NONE, NONE, digest.slot()))?;
+        digest.take()
+    }
+
+    /// Sets the value that authorises the owner's deeds: making things persistent, defining indices.
+    pub(in super::super) fn set_owner_auth(&self, value: &TPM2B_AUTH) -> Result<(), Rc> {
+        call!(self.Esys_TR_SetAuth(Hierarchy::Owner.tr(), value))
+    }
+}

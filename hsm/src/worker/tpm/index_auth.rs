@@ -1,0 +1,68 @@
+//! The value that authorises the anchor's indices: 32 random bytes, kept in a file as a secret sealed to this TPM and this state.
+//! In comes the configured file; without one the indices have no authorisation, which the probe tells.
+//! Out goes the value, in memory that is wiped.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use hsm::Refusal;
+use hsm::backend::{Fault, Keys, Seal};
+use tss_esapi_sys::TPM2B_AUTH;
+use zeroize::Zeroizing;
+
+use super::lane::TpmLane;
+
+const AUTH_LEN: usize = 32;
+const AAD: &[u8] = b"anchor index authorisation";
+
+impl TpmLane {
+    /// The value, from memory or from its file.
+    pub(super) fn index_auth(&mut self) -> Result<Option<TPM2B_AUTH>, Fault> {
+        let Some(file) = self.setup.index_auth_file.clone() else { return Ok(None) };
+        if self.index_auth.is_none() {
+            let sealed = fs::read(&file).map_err(|reason| unusable(&file, "be read", &reason))?;
+            self.index_auth = Some(self.unwrap(&sealed, AAD)?);
+        }
+        Ok(self.index_auth.as_deref().map(|value| as_auth(value)))
+    }
+
+    /// The same, drawn and kept if there is no file yet.
+    pub(super) fn index_auth_or_new(&mut self) -> Result<Option<TPM2B_AUTH>, Fault> {
+        let Some(file) = self.setup.index_auth_file.clone() else { return Ok(None) };
+        if self.index_auth.is_none() && !file.exists() {
+            let value = Zeroizing::new(self.random(AUTH_LEN)?);
+            let sealed = self.wrap(&value, AAD)?;
+            keep(&file, &sealed).map_err(|reason| unusable(&file, "be written", &reason))?;
+        }
+        self.index_auth()
+    }
+}
+
+/// Durable before it is used: write beside, fsync, rename, fsync the directory.
+fn keep(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = file.with_extension("new");
+    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    out.write_all(bytes)?;
+    out.sync_all()?;
+    fs::rename(&beside, file)?;
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
+fn as_auth(value: &[u8]) -> TPM2B_AUTH {
+    let mut auth = TPM2B_AUTH::default();
+    let length = value.len().min(AUTH_LEN);
+    auth.size = length as u16;
+    auth.buffer[..length].copy_from_slice(&value[..length]);
+    auth
+}
+
+fn unusable(file: &Path, deed: &str, reason: &io::Error) -> Fault {
+    let what = format!("the anchor's authorisation file {} cannot {deed}: {reason}", file.display());
+    Refusal::Other(format!(
+        "{what}; restore it from a backup of this machine, or make its directory writable"
+    ))
+    .into()
+}

@@ -1,0 +1,214 @@
+//! The one lane of a TPM: its connection, the storage root in hand, and the few objects that are loaded.
+//! In come the other files of this folder, each with one part of a lane's duties.
+//! Out go handles, ready to use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hsm::backend::{Attest, Fault, Lane};
+use hsm::{KeyId, Refusal, TokenConfig};
+use tss_esapi::structures::Public;
+use zeroize::Zeroizing;
+
+use super::blob::{self, Wrapped};
+use super::esys::{Esys, Handle, Hides, Hierarchy, SessionKind};
+use super::rc::{Code, Rc};
+use super::templates::{self, loose, parsed, plain};
+
+/// One TPM, owned by one thread: a TPM does one thing at a time anyway.
+pub(super) struct TpmLane {
+    pub(super) esys: Arc<Esys>,
+    pub(super) setup: Setup,
+    /// Which chip this is, whatever is erased in it.
+    pub(super) serial: String,
+    pub(super) index_auth: Option<Zeroizing<Vec<u8>>>,
+    root: Option<Handle>,
+    loaded: Vec<Loaded>,
+}
+
+/// The part of the configuration that the lane needs.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub(super) anchor_index: u32,
+    pub(super) storage_root: u32,
+    pub(super) attestation_key: u32,
+    pub(super) pcrs: Vec<u8>,
+    pub(super) index_auth_file: Option<PathBuf>,
+}
+
+/// A key in one of the TPM's slots.
+pub(super) struct Loaded {
+    pub(super) handle: Handle,
+    pub(super) public: Public,
+    blob: Vec<u8>,
+}
+
+/// A TPM without a resource manager has three slots for objects. Making or loading one takes two, for the parent stands in a slot as
+/// well while it is used; so beside the key that is wanted now, the one used before it may stay.
+const LOADED_BESIDE: usize = 1;
+
+impl TpmLane {
+    pub(super) fn new(esys: Arc<Esys>, setup: Setup, serial: String) -> Self {
+        Self { esys, setup, serial, index_auth: None, root: None, loaded: Vec::new() }
+    }
+
+    /// The storage root, if it is there.
+    pub(super) fn root(&mut self) -> Result<&Handle, Fault> {
+        if self.root.is_none() {
+            let Some(root) = self.standing(self.setup.storage_root)? else {
+                return Err(Refusal::RootMissing.into());
+            };
+            self.check(&root, &templates::storage_root(), "storage root", self.setup.storage_root)?;
+            self.root = Some(root);
+        }
+        self.root.as_ref().ok_or_else(|| Refusal::RootMissing.into())
+    }
+
+    /// The storage root, made if it is not there. Says whether this call made it.
+    pub(super) fn root_or_new(&mut self) -> Result<bool, Fault> {
+        if self.root.is_some() || self.standing(self.setup.storage_root)?.is_some() {
+            self.root()?;
+            return Ok(false);
+        }
+        let template = plain(templates::storage_root())?;
+        let fresh = self.esys.create_primary(Hierarchy::Owner, &template).map_err(owner_says_no)?;
+        self.root = Some(self.esys.keep(&fresh, self.setup.storage_root).map_err(owner_says_no)?);
+        Ok(true)
+    }
+
+    /// The attestation key, made if it is not there. It is derived from the endorsement seed, so the same chip makes the same key again.
+    pub(super) fn attestation_key(&mut self) -> Result<Handle, Fault> {
+        if let Some(key) = self.standing(self.setup.attestation_key)? {
+            self.check(&key, &templates::attestation_key(), "attestation key", self.setup.attestation_key)?;
+            return Ok(key);
+        }
+        self.make_room(0);
+        let template = plain(templates::attestation_key())?;
+        let fresh =
+            self.esys.create_primary(Hierarchy::Endorsement, &template).map_err(endorsement_says_no)?;
+        Ok(self.esys.keep(&fresh, self.setup.attestation_key).map_err(owner_says_no)?)
+    }
+
+    /// A session whose secret is agreed with the storage root.
+    pub(super) fn session(&mut self, kind: SessionKind, hides: Hides) -> Result<Handle, Fault> {
+        let esys = Arc::clone(&self.esys);
+        Ok(esys.session(self.root()?, kind, hides)?)
+    }
+
+    /// The object behind a blob, from its slot or loaded into one. `None`: not an object of this TPM.
+    pub(super) fn load(&mut self, blob: &[u8]) -> Result<Option<&Loaded>, Fault> {
+        if let Some(place) = self.loaded.iter().position(|one| one.blob == blob) {
+            let recent = self.loaded.remove(place);
+            self.loaded.push(recent);
+            return Ok(self.loaded.last());
+        }
+        let Some(wrapped) = blob::read::<Wrapped>(blob) else { return Ok(None) };
+        let Some(handle) = self.load_once(&wrapped)? else { return Ok(None) };
+        let public = parsed(self.esys.read_public(&handle)?)?;
+        self.loaded.push(Loaded { handle, public, blob: blob.to_vec() });
+        Ok(self.loaded.last())
+    }
+
+    /// Loads an object for one use; its slot is free again when the handle is dropped.
+    pub(super) fn load_once(&mut self, wrapped: &Wrapped) -> Result<Option<Handle>, Fault> {
+        let Some((private, public)) = wrapped.halves() else { return Ok(None) };
+        self.make_room_for_one();
+        let esys = Arc::clone(&self.esys);
+        let outcome = match esys.load(self.root()?, &private, &public) {
+            Err(rc) if rc.code() == Code::NoSpace => {
+                self.make_room(0);
+                esys.load(self.root()?, &private, &public)
+            }
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(handle) => Ok(Some(handle)),
+            Err(rc) if matches!(rc.code(), Code::Integrity | Code::Unknown) => Ok(None),
+            Err(rc) => Err(rc.fault()),
+        }
+    }
+
+    /// Gives up the slot of one key.
+    pub(super) fn unload(&mut self, blob: &[u8]) {
+        self.loaded.retain(|one| one.blob != blob);
+    }
+
+    /// A persistent object, if something stands at this handle.
+    pub(super) fn standing(&self, handle: u32) -> Result<Option<Handle>, Fault> {
+        let there = self.esys.handles(handle)?.contains(&handle);
+        Ok(if there { Some(self.esys.persistent(handle)?) } else { None })
+    }
+
+    /// Frees the slots that it takes to make or load an object.
+    pub(super) fn make_room_for_one(&mut self) {
+        self.make_room(LOADED_BESIDE);
+    }
+
+    /// Keeps at most this many keys loaded, the ones used last.
+    fn make_room(&mut self, keep: usize) {
+        let surplus = self.loaded.len().saturating_sub(keep);
+        self.loaded.drain(..surplus);
+    }
+
+    /// Refuses an object that someone else put where ours belongs.
+    fn check(&self, object: &Handle, template: &Public, what: &str, place: u32) -> Result<(), Fault> {
+        let found = parsed(self.esys.read_public(object)?)?;
+        match loose(&found, template) {
+            None => Ok(()),
+            Some(attribute) => {
+                let found = format!("the object at 0x{place:08x} is no {what}: {attribute} is wrong");
+                Err(Refusal::Other(format!("{found}; configure another handle or remove it")).into())
+            }
+        }
+    }
+}
+
+impl Lane for TpmLane {
+    fn attest(&mut self) -> Option<&mut dyn Attest> {
+        Some(self)
+    }
+}
+
+/// A key that does not load is, to its owner, a key that is not here.
+pub(super) fn key_missing(id: KeyId) -> Fault {
+    Fault::KeyMissing { id }
+}
+
+/// The owner hierarchy wants an authorisation that we were not given.
+pub(super) fn owner_says_no(rc: Rc) -> Fault {
+    says_no(rc, "owner", "name a file with its authorisation as `owner_auth_file` while enrolling")
+}
+
+pub(super) fn endorsement_says_no(rc: Rc) -> Fault {
+    says_no(rc, "endorsement", "enrol before an authorisation is set on it")
+}
+
+fn says_no(rc: Rc, hierarchy: &str, advice: &str) -> Fault {
+    match rc.code() {
+        Code::WrongAuth => {
+            Refusal::Other(format!("the TPM's {hierarchy} hierarchy asks for its authorisation; {advice}"))
+                .into()
+        }
+        _ => rc.fault(),
+    }
+}
+
+impl From<Rc> for Fault {
+    fn from(rc: Rc) -> Self {
+        rc.fault()
+    }
+}
+
+impl Setup {
+    /// `None`: the configuration is not about a TPM.
+    pub(super) fn of(config: &TokenConfig) -> Option<Self> {
+        let TokenConfig::Tpm { anchor_index, storage_root, attestation_key, pcrs, index_auth_file, .. } =
+            config
+        else {
+            return None;
+        };
+        let (anchor_index, storage_root, attestation_key) = (*anchor_index, *storage_root, *attestation_key);
+        let (pcrs, index_auth_file) = (pcrs.clone(), index_auth_file.clone());
+        Some(Self { anchor_index, storage_root, attestation_key, pcrs, index_auth_file })
+    }
+}

@@ -1,0 +1,160 @@
+//! Secrets sealed to this TPM and to the machine's measured state.
+//! In come secrets and what they are bound to.
+//! Out go blobs that open on this TPM, in this state, for the same associated data, and nowhere else.
+//!
+//! The TPM seals a fresh 32-byte key; AES-256-GCM under that key carries the secret, whatever its length, and its associated data.
+
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use hsm::backend::{Fault, Seal};
+use hsm::{Refusal, RootKey};
+use serde::{Deserialize, Serialize};
+use tss_esapi::structures::Digest;
+use tss_esapi_sys::TPM2B_SENSITIVE_CREATE;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::blob::{self, Wrapped};
+use super::encode;
+use super::esys::{Auth, Hides, SessionKind};
+use super::lane::TpmLane;
+use super::pcr::{self, Registers};
+use super::rc::Code;
+use super::templates::{self, parsed, plain, unreadable};
+
+/// A sealed secret. Nothing in it is secret; the registers' values are there to say what changed.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    registers: Registers,
+    key: Wrapped,
+    nonce: [u8; 12],
+    ciphertext: Vec<u8>,
+}
+
+const KEY_LEN: usize = 32;
+const DOMAIN: &[u8] = b"chancery.tpm.seal.v1\n";
+
+impl Seal for TpmLane {
+    /// Also makes the attestation key, while the owner's authorisation is at hand.
+    fn ensure_root(&mut self) -> Result<RootKey, Fault> {
+        let created = self.root_or_new()?;
+        self.attestation_key()?;
+        Ok(RootKey { id: self.root_id()?, created })
+    }
+
+    fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
+        let registers = pcr::read(&self.esys, &self.setup.pcrs)?;
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        key.copy_from_slice(&Zeroizing::new(hsm::backend::Keys::random(self, KEY_LEN)?));
+        let nonce = hsm::backend::Keys::random(self, 12)?.try_into().unwrap_or([0; 12]);
+        let wrapped = self.seal_key(&key, &registers)?;
+        let ciphertext = close(key.as_slice(), nonce, secret, aad)?;
+        blob::write(&Sealed { registers, key: wrapped, nonce, ciphertext })
+    }
+
+    fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        let sealed: Sealed = blob::read(wrapped).ok_or(Refusal::SealBroken)?;
+        let key = self.unseal_key(&sealed)?;
+        open(&key, sealed.nonce, sealed.ciphertext, aad).ok_or_else(|| Refusal::SealBroken.into())
+    }
+}
+
+impl TpmLane {
+    /// The hash of the storage root's public key: cleared and replaced TPMs have another one.
+    pub(super) fn root_id(&mut self) -> Result<Vec<u8>, Fault> {
+        let esys = Arc::clone(&self.esys);
+        let public = parsed(esys.read_public(self.root()?)?)?;
+        Ok(encode::public_key(&public)?.fingerprint().0.to_vec())
+    }
+
+    /// The key travels to the TPM encrypted, in a session that also proves the parent's (empty) authorisation.
+    fn seal_key(&mut self, key: &[u8; KEY_LEN], registers: &Registers) -> Result<Wrapped, Fault> {
+        let policy = self.policy(registers)?;
+        let template = plain(templates::sealed(policy))?;
+        let mut sensitive = TPM2B_SENSITIVE_CREATE::default();
+        sensitive.sensitive.data.size = KEY_LEN as u16;
+        sensitive.sensitive.data.buffer[..KEY_LEN].copy_from_slice(key);
+        self.make_room_for_one();
+        let session = self.session(SessionKind::Hmac, Hides::Command)?;
+        let esys = Arc::clone(&self.esys);
+        let made = esys.create(self.root()?, Auth::Session(&session), &sensitive, &template);
+        sensitive.sensitive.data.buffer.zeroize();
+        let (private, public) = made?;
+        Wrapped::of(private, public)
+    }
+
+    /// The key comes back encrypted, under a secret agreed with the storage root.
+    fn unseal_key(&mut self, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        let esys = Arc::clone(&self.esys);
+        let object = self.load_once(&sealed.key)?.ok_or(Refusal::SealBroken)?;
+        let kind = if sealed.registers.is_empty() { SessionKind::Hmac } else { SessionKind::Policy };
+        let session = self.session(kind, Hides::Response)?;
+        if !sealed.registers.is_empty() {
+            esys.policy_pcr(&session, &Default::default(), &pcr::selection(sealed.registers.numbers()))?;
+        }
+        let mut data = esys.unseal(&object, Auth::Session(&session)).map_err(|rc| match rc.code() {
+            Code::PolicyFails => self.policy_fails(&sealed.registers),
+            Code::WrongAuth => Refusal::SealBroken.into(),
+            _ => rc.fault(),
+        })?;
+        let key = data.buffer.get(..usize::from(data.size)).map(<[u8]>::to_vec).unwrap_or_default();
+        data.buffer.zeroize();
+        Ok(Zeroizing::new(key))
+    }
+
+    /// What must hold for these register values; `None` when there are none to hold.
+    fn policy(&mut self, registers: &Registers) -> Result<Option<Digest>, Fault> {
+        if registers.is_empty() {
+            return Ok(None);
+        }
+        let esys = Arc::clone(&self.esys);
+        let trial = self.session(SessionKind::Trial, Hides::Nothing)?;
+        esys.policy_pcr(&trial, &registers.digest(), &pcr::selection(registers.numbers()))?;
+        Ok(Some(Digest::try_from(esys.policy_digest(&trial)?).map_err(unreadable)?))
+    }
+
+    /// Says which registers changed; none did, then it is the blob that lies.
+    fn policy_fails(&self, recorded: &Registers) -> Fault {
+        match pcr::read_again(&self.esys, recorded) {
+            Err(fault) => fault,
+            Ok(now) => match recorded.differences(&now) {
+                None => Refusal::SealBroken.into(),
+                Some(pcrs) => Refusal::StateChanged { pcrs }.into(),
+            },
+        }
+    }
+}
+
+fn close(key: &[u8], nonce: [u8; 12], secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
+    let mut text = secret.to_vec();
+    let sealed = cipher(key).and_then(|cipher| {
+        cipher.seal_in_place_append_tag(nonce_of(nonce), Aad::from(bound(aad)), &mut text).ok()
+    });
+    match sealed {
+        Some(()) => Ok(text),
+        None => {
+            text.zeroize();
+            Err(Refusal::BadInput("the secret cannot be encrypted".to_owned()).into())
+        }
+    }
+}
+
+fn open(key: &[u8], nonce: [u8; 12], mut text: Vec<u8>, aad: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let length = cipher(key)?.open_in_place(nonce_of(nonce), Aad::from(bound(aad)), &mut text).ok()?.len();
+    let mut secret = Zeroizing::new(text);
+    secret.truncate(length);
+    Some(secret)
+}
+
+fn cipher(key: &[u8]) -> Option<LessSafeKey> {
+    UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new)
+}
+
+/// Each key encrypts once, so the nonce could even be constant.
+fn nonce_of(bytes: [u8; 12]) -> Nonce {
+    Nonce::assume_unique_for_key(bytes)
+}
+
+fn bound(aad: &[u8]) -> Vec<u8> {
+    [DOMAIN, aad].concat()
+}
