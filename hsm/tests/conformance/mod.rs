@@ -1,0 +1,119 @@
+//! One set of promises for every kind of token: PKCS#11, TPM and double are judged by the same cases.
+//! Enters: a way to start a token, and the list of cases it is known not to support.
+//! Leaves: a test per case. A case on the list must end as "unsupported": once it works, the list has to shrink.
+#![allow(dead_code, reason = "each back-end's test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+pub mod cases;
+pub mod verify;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use hsm::{KeyId, Token, TokenError};
+
+/// Declares one test per case for one kind of token.
+#[macro_export]
+macro_rules! conformance {
+    ($subject:path, unsupported: $unsupported:expr) => {
+        $crate::conformance_cases!($subject, $unsupported;
+            p256_signs_what_others_verify,
+            p384_signs_what_others_verify,
+            secp256k1_signs_what_others_verify,
+            ed25519_signs_what_others_verify,
+            rsa_2048_signs_what_others_verify,
+            rsa_3072_signs_what_others_verify,
+            rsa_4096_signs_what_others_verify,
+            a_made_key_was_never_outside,
+            a_made_key_is_found_by_its_name,
+            a_name_in_use_is_refused_and_the_old_key_stays,
+            a_destroyed_key_signs_no_more_and_is_destroyed_twice_in_peace,
+            a_key_that_is_not_there_is_missing_not_wrong,
+            another_key_behind_the_name_is_refused,
+            another_key_behind_the_name_is_not_destroyed,
+            a_digest_of_wrong_length_is_refused,
+            a_scheme_of_another_kind_is_refused,
+            a_message_and_its_digest_are_signed_alike,
+            random_bytes_do_not_repeat,
+            a_deadline_in_the_past_sends_nothing,
+            many_at_once_all_get_their_own_signature,
+            hmac_agrees_with_software,
+            hmac_under_another_key_is_refused,
+            a_wrapped_secret_opens_again,
+            a_wrapped_secret_opens_under_its_own_binding_only,
+            an_altered_wrapped_secret_does_not_open,
+            wrapping_twice_gives_different_bytes,
+            the_root_key_is_made_once,
+            the_anchor_is_missing_at_first_and_then_follows_each_step,
+            the_anchor_takes_a_step_twice_in_peace,
+            the_anchor_refuses_a_step_from_elsewhere,
+            statements_are_made_or_absent_but_never_an_error,
+        );
+    };
+}
+
+/// The tests themselves; called by [`conformance!`] only.
+#[macro_export]
+macro_rules! conformance_cases {
+    ($subject:path, $unsupported:expr; $($case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let (token, _hold) = $subject().await;
+                let outcome = $crate::conformance::cases::$case(token.clone()).await;
+                $crate::conformance::judge(stringify!($case), &$unsupported, outcome);
+                token.close().await;
+            }
+        )*
+
+        #[test]
+        fn the_list_of_unsupported_cases_names_real_cases_only() {
+            let all = [$(stringify!($case)),*];
+            for listed in $unsupported {
+                assert!(all.contains(&listed), "{listed} is no case; correct the list");
+            }
+        }
+    };
+}
+
+/// Compares what happened with what is known.
+pub fn judge(case: &str, unsupported: &[&str], outcome: Result<(), TokenError>) {
+    match (outcome, unsupported.contains(&case)) {
+        (Ok(()), false) | (Err(TokenError::Unsupported { .. }), true) => {}
+        (Ok(()), true) => panic!("{case} works now; take it off the list of unsupported cases"),
+        (Err(fault), _) => panic!("{case}: {fault} ({fault:?})"),
+    }
+}
+
+/// Time enough for an RSA-4096 key on a slow machine.
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// A name nobody used before.
+pub fn fresh_id() -> KeyId {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    KeyId(bytes)
+}
+
+/// Waits until a condition holds; fails after `within`, saying what it waited for.
+pub async fn until<F: Future<Output = bool>>(what: &str, within: Duration, mut holds: impl FnMut() -> F) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < within, "waited {within:?} in vain until {what}");
+        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A token that is ready, whatever it did before.
+pub async fn until_ready(token: &Token, within: Duration) {
+    let mut state = token.watch();
+    let ready = state.wait_for(|state| matches!(state, hsm::TokenState::Ready { .. }));
+    assert!(
+        tokio::time::timeout(within, ready).await.is_ok(),
+        "not ready within {within:?}: {:?}",
+        token.state()
+    );
+}

@@ -1,0 +1,29 @@
+//! The promises of every token, kept by a PKCS#11 module: SoftHSM, through the real worker.
+//! Enters: a fresh SoftHSM token per test.
+//! Leaves: proof, or the name of the promise that was broken.
+
+mod conformance;
+
+use hsm::{Token, TokenConfig};
+use simulators::SoftHsm;
+
+conformance!(subject, unsupported: UNSUPPORTED);
+
+/// SoftHSM does all of it.
+const UNSUPPORTED: [&str; 0] = [];
+
+async fn subject() -> (Token, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let soft = SoftHsm::create(dir.path(), "conformance").unwrap();
+    let config = TokenConfig::Pkcs11 {
+        module: soft.module().to_path_buf(),
+        serial: soft.serial().to_owned(),
+        pin_file: soft.pin_file().to_path_buf(),
+        threads: Some(2),
+        network: false,
+        worker: env!("CARGO_BIN_EXE_chancery-hsm").into(),
+        environment: soft.env().into_iter().collect(),
+        limits: hsm::Limits::default(),
+    };
+    (Token::start(config).await.unwrap(), dir)
+}
