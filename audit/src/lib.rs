@@ -5,6 +5,8 @@
 //! exported files. What leaves: [`Recorded`] values, receipts, exports, and verdicts about them.
 
 mod append;
+mod attest;
+mod check;
 mod checkpoint;
 mod entry;
 mod fault;
@@ -21,13 +23,17 @@ mod query;
 mod readers;
 mod receipt;
 mod registry;
+mod rows;
 mod schema;
+mod sealing;
 mod shared;
 mod statement;
 mod told;
 mod tx;
 mod writer;
 
+pub use attest::{AttestationRefused, NvStatement, check_attestation};
+pub use check::Finding;
 pub use checkpoint::{Checkpoint, CheckpointRefused, NotACheckpoint, Proof, ProofRefused};
 pub use entry::{Detail, Entry, NotAWorkspace, Outcome, Workspace};
 pub use fault::SqlFault;
@@ -41,6 +47,8 @@ pub use outside::{Clock, MachineClock, MachineRandom, NoRandomness, Random};
 pub use query::{EntryFilter, EntryOrder, EntryScope, NoProof, StoredCheckpoint, StoredEntry};
 pub use receipt::{Receipt, ReceiptRefused};
 pub use registry::SchemaRefused;
+pub use sealing::verdict::{Mark, Memory, UNWRITTEN, Verdict, extend, judge, step_digest};
+pub use sealing::{RecoverRefused, Recovered, SealRefused, Sealing};
 pub use statement::{Reach, Row, Schema, Statement, Table, Value, WORKSPACE_COLUMN};
 pub use told::{Each, Recorded, Told};
 pub use tx::{Tx, View, Within, WithinTx};

@@ -1,0 +1,54 @@
+//! The stair from table rows to the walk: reads entries in order and hands each on without copying it.
+//! Who enters: recovery, the background check and the offline verifier, each over its own connection.
+//! What leaves: rows as borrowed bytes.
+
+use crate::append::signed;
+use crate::check::RowBytes;
+use crate::fault::SqlFault;
+
+/// Every column of an entry, in the order `row_bytes` expects.
+pub(crate) const ROWS: &str = "SELECT seq, time_us, workspace, actor, action, object, outcome, request_id, leaf, \
+    salt, payload, chain FROM entry WHERE seq >= ?1 ORDER BY seq";
+
+/// Why a walk ended early.
+pub(crate) enum Stopped<E> {
+    /// The database did not answer.
+    Fault(SqlFault),
+    /// The visitor had a reason.
+    By(E),
+}
+
+/// Hands every row from `first` on to `visit`.
+pub(crate) fn each<E>(
+    rows: &mut rusqlite::Statement<'_>,
+    first: u64,
+    mut visit: impl FnMut(&RowBytes<'_>) -> Result<(), E>,
+) -> Result<(), Stopped<E>> {
+    let fault = |error: rusqlite::Error| Stopped::Fault(error.into());
+    rows.raw_bind_parameter(1, signed(first)).map_err(fault)?;
+    let mut rows = rows.raw_query();
+    while let Some(row) = rows.next().map_err(fault)? {
+        let bytes = row_bytes(row).map_err(fault)?;
+        visit(&bytes).map_err(Stopped::By)?;
+    }
+    Ok(())
+}
+
+fn row_bytes<'r>(row: &'r rusqlite::Row<'_>) -> rusqlite::Result<RowBytes<'r>> {
+    let text = |column| row.get_ref(column).and_then(|it| Ok(it.as_str()?));
+    let blob = |column| row.get_ref(column).and_then(|it| Ok(it.as_blob()?));
+    Ok(RowBytes {
+        seq: row.get::<_, i64>(0)?.cast_unsigned(),
+        time_us: row.get::<_, i64>(1)?.cast_unsigned(),
+        workspace: text(2)?,
+        actor: text(3)?,
+        action: text(4)?,
+        object: text(5)?,
+        outcome: text(6)?,
+        request_id: text(7)?,
+        leaf: blob(8)?,
+        salt: blob(9)?,
+        payload: blob(10)?,
+        chain: blob(11)?,
+    })
+}

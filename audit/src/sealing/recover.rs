@@ -1,0 +1,156 @@
+//! The start: look at the ledger, ask the hardware, judge, finish what was begun, count the start, open.
+//! Who enters: the gateway, once, before anything may write.
+//! What leaves: an open ledger with its first entry of this life, or a frozen one and the reason in words.
+
+use crate::entry::{Detail, Entry};
+use crate::fault::SqlFault;
+use crate::hardware::{HardwareFault, Reading};
+use crate::job::Pass;
+use crate::ledger::{Freeze, ReadRefused, WriteRefused};
+use crate::told::Told;
+
+use super::examine::{Tail, Unwell, examine};
+use super::verdict::{Memory, Verdict, judge};
+use super::{SealRefused, Sealing};
+
+/// The ledger is open, and this is how it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// What the two memories said; `None` without an anchor.
+    pub verdict: Option<Verdict>,
+    /// Entries that no checkpoint covered when the process ended. Nobody can say whether there were more.
+    pub tail_rows: u64,
+    /// The start counter, where there is one.
+    pub counter: Option<u64>,
+}
+
+/// Why the ledger did not open for writing.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverRefused {
+    /// It does not agree with itself or its hardware; it is frozen and still reads.
+    #[error("{0}")]
+    Frozen(Freeze),
+    /// The hardware did not answer; call again.
+    #[error("the hardware did not answer")]
+    Hardware(#[from] HardwareFault),
+    /// A step that was begun could not be finished; call again.
+    #[error("a seal that was begun could not be finished")]
+    Seal(#[from] SealRefused),
+    /// The ledger could not be read.
+    #[error("the ledger cannot be read")]
+    Read(#[from] ReadRefused<SqlFault>),
+    /// The ledger did not take the row.
+    #[error("the ledger did not take the row")]
+    Write(#[from] WriteRefused<SqlFault>),
+}
+
+impl Sealing {
+    /// Vouches for the ledger and opens it for writing, or freezes it. Called once at start; again after
+    /// the hardware did not answer.
+    pub async fn recover(&self) -> Result<Recovered, RecoverRefused> {
+        let _turn = self.turn.lock().await;
+        let tail = self.examine(false).await?;
+        let (verdict, reading) = self.judged().await?;
+        if let Some(freeze) = verdict.as_ref().and_then(Verdict::freeze) {
+            return Err(self.frozen(freeze));
+        }
+        self.finish_pending().await?;
+        let counter = self.count_start(&reading, &verdict, tail).await?;
+        let sealed = self.read(|view| Ok(view.last_anchor()?.map_or(0, |row| row.size))).await?;
+        self.ledger.shared.anchored(sealed, false);
+        self.ledger.shared.open_for_writes();
+        Ok(Recovered { verdict, tail_rows: tail.rows, counter })
+    }
+
+    /// Looks at every entry, not only the newest; freezes the ledger on the first that does not agree. Meant to
+    /// run in the background after the start; takes about a second per million entries.
+    pub async fn examine_everything(&self) -> Result<(), RecoverRefused> {
+        self.examine(true).await.map(drop)
+    }
+
+    async fn examine(&self, whole: bool) -> Result<Tail, RecoverRefused> {
+        let (origin, keys) = (self.ledger.origin().to_owned(), self.sealer.keys().to_vec());
+        let looked = self.ledger.shared.read(move |view| examine(view, &origin, &keys, whole)).await;
+        match looked {
+            Ok(tail) => Ok(tail),
+            Err(ReadRefused::Rejected(Unwell::Freeze(freeze))) => Err(self.frozen(freeze)),
+            Err(ReadRefused::Rejected(Unwell::Fault(fault))) => Err(ReadRefused::Rejected(fault).into()),
+            Err(ReadRefused::Failed(fault)) => Err(ReadRefused::Failed(fault).into()),
+            Err(ReadRefused::Overloaded) => Err(ReadRefused::Overloaded.into()),
+            Err(ReadRefused::Panicked) => Err(ReadRefused::Panicked.into()),
+            Err(ReadRefused::Closed) => Err(ReadRefused::Closed.into()),
+        }
+    }
+
+    async fn judged(&self) -> Result<(Option<Verdict>, Reading), RecoverRefused> {
+        let Some(anchor) = &self.anchor else {
+            return match self.read(|view| view.last_step()).await? {
+                None => Ok((None, Reading::default())),
+                // A ledger that once had an anchor does not quietly go on without one.
+                Some(step) => Err(self.frozen(anchor_taken_away(&step.tier))),
+            };
+        };
+        let reading = anchor.read().await?;
+        let asked = reading.clone();
+        let memory: Memory = self.read(move |view| view.memory(&asked)).await?;
+        Ok((Some(judge(&memory, &reading)), reading))
+    }
+
+    /// Intent, increment, confirmation: the same order as a seal, so that a crash between any two is understood.
+    async fn count_start(
+        &self,
+        reading: &Reading,
+        verdict: &Option<Verdict>,
+        tail: Tail,
+    ) -> Result<Option<u64>, RecoverRefused> {
+        let (number, counted) = self.begin_start(reading).await?;
+        let counter = match (&self.anchor, counted) {
+            (Some(anchor), false) => anchor.count_start().await?,
+            _ => reading.counter,
+        };
+        // If we stop here, start-up finds a pending start and a counter one ahead, and counts on from there.
+        let mut detail = Detail::new()
+            .with("tail_rows", tail.rows)
+            .with("verdict", verdict.as_ref().map_or("no anchor", Verdict::as_str));
+        if let Some(counter) = counter {
+            detail = detail.with("counter", counter);
+        }
+        let entry = Entry::new("audit.start")
+            .actor("system:sealing")
+            .object(format!("start/{number}"))
+            .detail(detail);
+        let work = move |tx: &mut crate::Tx<'_>| {
+            tx.confirm_start(number, counter)?;
+            Ok(Told::new((), entry.clone()))
+        };
+        self.ledger.shared.write_with(Pass::Sealing, work).await?;
+        Ok(counter)
+    }
+
+    /// The number of this start, and whether the hardware has counted it already: a start that was interrupted
+    /// after its increment is this one.
+    async fn begin_start(&self, reading: &Reading) -> Result<(u64, bool), RecoverRefused> {
+        let (recorded, pending) = self.read(|view| view.starts()).await?;
+        if let Some(number) = pending {
+            let counted = matches!((recorded, reading.counter), (Some(old), Some(now)) if now > old);
+            return Ok((number, counted));
+        }
+        let counter = reading.counter;
+        let work = move |tx: &mut crate::Tx<'_>| tx.begin_start(counter);
+        Ok(self.ledger.shared.write_unaudited_with(Pass::Sealing, work).await?).map(|number| (number, false))
+    }
+
+    fn frozen(&self, freeze: Freeze) -> RecoverRefused {
+        self.ledger.shared.freeze(freeze.clone());
+        RecoverRefused::Frozen(freeze)
+    }
+}
+
+fn anchor_taken_away(tier: &str) -> Freeze {
+    Freeze {
+        what: "this ledger is sealed to an anchor".to_owned(),
+        expected: format!("the anchor of kind {tier}"),
+        found: "a configuration without an anchor".to_owned(),
+        advice: "configure the anchor again, or open a new log in a restore ceremony".to_owned(),
+    }
+}
