@@ -9,8 +9,8 @@ use tss_esapi::constants::tss::{TPM2_ALG_SHA256, TPM2_NT_COUNTER, TPM2_NT_EXTEND
 use tss_esapi_sys::{TPM2B_MAX_NV_BUFFER, TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC};
 
 use super::esys::{Auth, Handle, Hides, SessionKind};
+use super::fault::{Code, Rc};
 use super::lane::{TpmLane, owner_says_no};
-use super::rc::{Code, Rc};
 
 /// One of the two indices.
 #[derive(Clone, Copy)]
@@ -41,7 +41,6 @@ impl Anchor for TpmLane {
     }
 
     fn advance(&mut self, step: &AnchorStep) -> Result<(), Fault> {
-        check_arithmetic(step)?;
         let stands = match self.index(Index::Head)? {
             Some(head) => self.content(&head, Index::Head)?,
             None => None,
@@ -53,6 +52,7 @@ impl Anchor for TpmLane {
         if stands != step.before {
             return Err(Refusal::AnchorElsewhere.into());
         }
+        check_arithmetic(step)?;
         let head = self.index_or_new(Index::Head)?;
         self.extend(&head, &step.digest)?;
         // A head that is not what was computed means that someone else extends it too: the ledger must hear of it.

@@ -23,7 +23,7 @@ use tss_esapi_sys::{
 
 use zeroize::Zeroize;
 
-use super::rc::{Rc, patiently};
+use super::fault::{Rc, patiently};
 
 /// Calls one function of the library with the context in front, waiting out what the TPM calls temporary.
 ///
@@ -93,6 +93,9 @@ pub(super) enum Hides {
 
 const CONTINUE_SESSION: u8 = 0x01;
 
+/// The daemon kills a worker whose call outlives its deadline, so no time-out is needed here.
+const WAIT_FOR_EVER: i32 = -1;
+
 struct Raw {
     esys: *mut sys::ESYS_CONTEXT,
     tcti: *mut sys::TSS2_TCTI_CONTEXT,
@@ -126,6 +129,25 @@ impl Esys {
         let mut bytes = Out::new();
         call!(self.Esys_GetRandom(NONE, NONE, NONE, count, bytes.slot()))?;
         bytes.take()
+    }
+
+    /// Flushes an object or session that someone left behind. ESYS only flushes what it made itself, so this one command is put
+    /// together here, byte for byte, and handed to the connection below it (TPM 2.0 part 3, section 28.4).
+    pub(super) fn flush_leftover(&self, tpm_handle: u32) -> Result<(), Rc> {
+        let mut command = [0x80, 0x01, 0, 0, 0, 14, 0, 0, 0x01, 0x65, 0, 0, 0, 0];
+        command[10..].copy_from_slice(&tpm_handle.to_be_bytes());
+        let (mut answer, mut length) = ([0u8; 64], 64);
+        let raw = self.raw();
+        // SAFETY: every TCTI context begins with this structure; both calls stay within the lengths they are given.
+        unsafe {
+            let common = &*raw.tcti.cast::<sys::TSS2_TCTI_CONTEXT_COMMON_V1>();
+            let (Some(transmit), Some(receive)) = (common.transmit, common.receive) else {
+                return Err(Rc::NO_ANSWER);
+            };
+            Rc::check(transmit(raw.tcti, command.len() as _, command.as_ptr()))?;
+            Rc::check(receive(raw.tcti, &mut length, answer.as_mut_ptr(), WAIT_FOR_EVER))?;
+        }
+        answer[6..].first_chunk().map_or(Err(Rc::NO_ANSWER), |code| Rc::check(u32::from_be_bytes(*code)))
     }
 
     /// The handles in use, from `first` to the end of its range.

@@ -1,23 +1,19 @@
 //! Keys of a TPM: made under the storage root, kept outside as wrapped blobs, loaded for use.
-//! In come ids, kinds, digests and the blobs that the caller kept.
-//! Out go blobs, public keys, signatures and authentication codes.
+//! In come ids, kinds and the blobs that the caller kept.
+//! Out go blobs, public keys, random bytes and authentication codes.
 
 use std::sync::Arc;
 
-use aws_lc_rs::signature::{ParsedPublicKey, RsaParameters};
-use aws_lc_rs::signature::{RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512};
 use hsm::backend::{Fault, Keys};
-use hsm::{
-    Fingerprint, Hash, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, Refusal, Scheme,
-};
+use hsm::{Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, Refusal, Scheme};
 use tss_esapi::structures::Public;
-use tss_esapi_sys::{TPM2B_DIGEST, TPM2B_MAX_BUFFER, TPM2B_SENSITIVE_CREATE};
+use tss_esapi_sys::{TPM2B_MAX_BUFFER, TPM2B_SENSITIVE_CREATE};
 
 use super::blob::{self, Wrapped};
 use super::encode;
-use super::esys::{Auth, Handle};
+use super::esys::{Auth, Esys, Handle};
+use super::fault::Code;
 use super::lane::{TpmLane, key_missing};
-use super::rc::Code;
 use super::templates::{self, loose, parsed, plain};
 
 /// What every TPM 2.0 takes in one buffer (TPM2_MAX_DIGEST_BUFFER).
@@ -42,26 +38,7 @@ impl Keys for TpmLane {
     }
 
     fn sign(&mut self, key: &KeyRef, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault> {
-        let unfit = || Fault::Unsupported { what: format!("{scheme} with {} keys", key.kind) };
-        let tpm_scheme = templates::scheme(scheme).filter(|_| key.kind.schemes().contains(&scheme));
-        let tpm_scheme = tpm_scheme.ok_or_else(unfit)?;
-        let digest = buffer(input)?;
-        let esys = Arc::clone(&self.esys);
-        let loaded = self.load(&key.blob)?.ok_or_else(|| key_missing(key.id))?;
-        let public = encode::public_key(&loaded.public)?;
-        recognise(key, &public)?;
-        let signature = esys.sign(&loaded.handle, &digest, &tpm_scheme).map_err(|rc| match rc.code() {
-            Code::NoSuchHandle => {
-                Fault::Lost { why: "the TPM forgot a loaded key".to_owned(), harmless: true }
-            }
-            Code::Unknown => unfit(),
-            _ => rc.fault(),
-        })?;
-        let signature = encode::fixed_length(signature, key.kind.signature_len())?;
-        if let Scheme::RsaPss(hash) = scheme {
-            check_salt(&public, hash, input, &signature)?;
-        }
-        Ok(signature)
+        self.sign_digest(key, scheme, input)
     }
 
     /// A TPM keeps no keys, so there is nothing to destroy but the loaded copy; the blob is destroyed with the caller's record.
@@ -77,8 +54,14 @@ impl Keys for TpmLane {
         Ok(HmacKeyRef { id, check, blob })
     }
 
-    /// The blob is authenticated by the storage root, so a key that loads is the key that was made; its check is not asked again.
     fn hmac_sha256(&mut self, key: &HmacKeyRef, data: &[u8]) -> Result<[u8; 32], Fault> {
+        if !self.recognised(&key.blob, key.check) {
+            let found = Fingerprint(self.authenticate(&key.blob, key.id, HmacKeyRef::CHECK_TEXT)?);
+            if found != key.check {
+                return Err(Fault::WrongKey { id: key.id, expected: key.check, found });
+            }
+            self.recognise(&key.blob, found);
+        }
         self.authenticate(&key.blob, key.id, data)
     }
 
@@ -149,55 +132,11 @@ impl TpmLane {
     }
 }
 
-fn feed(esys: &super::esys::Esys, sequence: &Handle, data: &[u8]) -> Result<(), Fault> {
+fn feed(esys: &Esys, sequence: &Handle, data: &[u8]) -> Result<(), Fault> {
     for piece in data.chunks(BUFFER_MAX) {
         esys.hmac_more(sequence, &max_buffer(piece))?;
     }
     Ok(())
-}
-
-/// Behind the right name may stand another key: a record that was swapped, or a blob of another record.
-fn recognise(key: &KeyRef, found: &PublicKey) -> Result<(), Fault> {
-    let found = found.fingerprint();
-    if found == key.fingerprint {
-        return Ok(());
-    }
-    Err(Fault::WrongKey { id: key.id, expected: key.fingerprint, found })
-}
-
-/// TPMs differ in the length of the PSS salt: as long as the digest, or as long as fits. Ours is the former; the latter is
-/// noticed here, where the scheme can still be named, and not by a customer whose verifier is strict.
-fn check_salt(public: &PublicKey, hash: Hash, digest: &[u8], signature: &[u8]) -> Result<(), Fault> {
-    let parameters: &'static RsaParameters = match hash {
-        Hash::Sha256 => &RSA_PSS_2048_8192_SHA256,
-        Hash::Sha384 => &RSA_PSS_2048_8192_SHA384,
-        Hash::Sha512 => &RSA_PSS_2048_8192_SHA512,
-    };
-    let verified = ParsedPublicKey::new(parameters, &public.spki_der)
-        .ok()
-        .and_then(|key| key.verify_digest_sig(&imported(hash, digest)?, signature).ok());
-    verified
-        .ok_or_else(|| Fault::Unsupported { what: "RSA-PSS with a salt as long as the digest".to_owned() })
-}
-
-fn imported(hash: Hash, digest: &[u8]) -> Option<aws_lc_rs::digest::Digest> {
-    let algorithm = match hash {
-        Hash::Sha256 => &aws_lc_rs::digest::SHA256,
-        Hash::Sha384 => &aws_lc_rs::digest::SHA384,
-        Hash::Sha512 => &aws_lc_rs::digest::SHA512,
-    };
-    aws_lc_rs::digest::Digest::import_less_safe(digest, algorithm).ok()
-}
-
-fn buffer(digest: &[u8]) -> Result<TPM2B_DIGEST, Fault> {
-    let mut out = TPM2B_DIGEST { size: digest.len() as u16, ..Default::default() };
-    let too_long = || Refusal::BadInput(format!("a digest has at most {} bytes", out_len()));
-    out.buffer.get_mut(..digest.len()).ok_or_else(too_long)?.copy_from_slice(digest);
-    Ok(out)
-}
-
-fn out_len() -> usize {
-    TPM2B_DIGEST::default().buffer.len()
 }
 
 /// Callers cut to [`BUFFER_MAX`], which the structure's own array exceeds.

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hsm::backend::{Attest, Fault, Lane};
-use hsm::{KeyId, Refusal, TokenConfig};
+use hsm::{Fingerprint, KeyId, Refusal, TokenConfig};
 use tss_esapi::structures::Public;
 use zeroize::Zeroizing;
 
 use super::blob::{self, Wrapped};
 use super::esys::{Esys, Handle, Hides, Hierarchy, SessionKind};
-use super::rc::{Code, Rc};
+use super::fault::{Code, Rc};
 use super::templates::{self, loose, parsed, plain};
 
 /// One TPM, owned by one thread: a TPM does one thing at a time anyway.
@@ -41,6 +41,8 @@ pub(super) struct Loaded {
     pub(super) handle: Handle,
     pub(super) public: Public,
     blob: Vec<u8>,
+    /// What an HMAC key was recognised by; it has no public half that would tell.
+    check: Option<Fingerprint>,
 }
 
 /// A TPM without a resource manager has three slots for objects. Making or loading one takes two, for the parent stands in a slot as
@@ -86,7 +88,7 @@ impl TpmLane {
         let template = plain(templates::attestation_key())?;
         let fresh =
             self.esys.create_primary(Hierarchy::Endorsement, &template).map_err(endorsement_says_no)?;
-        Ok(self.esys.keep(&fresh, self.setup.attestation_key).map_err(owner_says_no)?)
+        self.esys.keep(&fresh, self.setup.attestation_key).map_err(owner_says_no)
     }
 
     /// A session whose secret is agreed with the storage root.
@@ -105,7 +107,7 @@ impl TpmLane {
         let Some(wrapped) = blob::read::<Wrapped>(blob) else { return Ok(None) };
         let Some(handle) = self.load_once(&wrapped)? else { return Ok(None) };
         let public = parsed(self.esys.read_public(&handle)?)?;
-        self.loaded.push(Loaded { handle, public, blob: blob.to_vec() });
+        self.loaded.push(Loaded { handle, public, blob: blob.to_vec(), check: None });
         Ok(self.loaded.last())
     }
 
@@ -123,8 +125,20 @@ impl TpmLane {
         };
         match outcome {
             Ok(handle) => Ok(Some(handle)),
-            Err(rc) if matches!(rc.code(), Code::Integrity | Code::Unknown) => Ok(None),
+            Err(rc) if rc.about_input() => Ok(None),
             Err(rc) => Err(rc.fault()),
+        }
+    }
+
+    /// True when the HMAC key in this blob's slot has been recognised by this check.
+    pub(super) fn recognised(&self, blob: &[u8], check: Fingerprint) -> bool {
+        self.loaded.iter().any(|one| one.blob == blob && one.check == Some(check))
+    }
+
+    /// Notes what an HMAC key was recognised by.
+    pub(super) fn recognise(&mut self, blob: &[u8], check: Fingerprint) {
+        for one in self.loaded.iter_mut().filter(|one| one.blob == blob) {
+            one.check = Some(check);
         }
     }
 

@@ -400,6 +400,22 @@ fn an_absent_tpm_is_said_to_be_absent() {
 }
 
 #[test]
+fn slots_and_sessions_left_by_a_killed_worker_are_swept() {
+    let machine = Machine::new();
+    let hash_sequence = hex::decode("80010000000e000001860000000b").unwrap();
+    let session = format!("80010000002b0000017640000007400000070010{}000000001000{}", "00".repeat(16), "0b");
+    for _ in 0..3 {
+        assert_eq!(machine.tpm.command(&hash_sequence).unwrap()[6..10], [0; 4]);
+        assert_eq!(machine.tpm.command(&hex::decode(&session).unwrap()).unwrap()[6..10], [0; 4]);
+    }
+    let mut lane = machine.lane();
+    lane.ensure_root().unwrap();
+    assert_eq!(lane.wrap(b"secret", b"").map(|wrapped| lane.unwrap(&wrapped, b"").is_ok()), Ok(true));
+    drop(lane);
+    assert_eq!((machine.handles(0x8000_0000), machine.handles(0x0200_0000)), (0, 0));
+}
+
+#[test]
 fn an_owner_with_an_authorisation_is_asked_for_it_by_name() {
     let machine = Machine::new();
     tool(&machine.tpm, "tpm2_changeauth -Q -c owner sesame", machine.dir.path());

@@ -8,7 +8,7 @@ use tss_esapi_sys::{
     TPM2B_NV_PUBLIC, TPML_PCR_SELECTION, TPMT_SIGNATURE,
 };
 
-use super::super::rc::{Rc, patiently};
+use super::super::fault::{Rc, patiently};
 use super::{Auth, Esys, Handle, Hierarchy, Out, null_scheme};
 
 impl Esys {

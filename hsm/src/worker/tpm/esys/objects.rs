@@ -13,7 +13,7 @@ use tss_esapi_sys::{
     TPMT_SIGNATURE, TPMT_TK_HASHCHECK,
 };
 
-use super::super::rc::{Rc, patiently};
+use super::super::fault::{Rc, patiently};
 use super::{
     Auth, CONTINUE_SESSION, Esys, Handle, Hides, Hierarchy, Out, SessionKind, aes_128_cfb, null_ticket,
 };
@@ -24,13 +24,6 @@ impl Esys {
         let mut tr = NONE;
         call!(self.Esys_TR_FromTPMPublic(tpm_handle, NONE, NONE, NONE, &mut tr))?;
         Ok(self.handle(tr, false))
-    }
-
-    /// Reaches a transient object that someone left behind, in order to flush it.
-    pub(in super::super) fn leftover(self: &Arc<Self>, tpm_handle: u32) -> Result<Handle, Rc> {
-        let mut handle = self.persistent(tpm_handle)?;
-        handle.flush = true;
-        Ok(handle)
     }
 
     pub(in super::super) fn create_primary(

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use hsm::backend::{Fault, Seal};
+use hsm::backend::{Fault, Keys, Seal};
 use hsm::{Refusal, RootKey};
 use serde::{Deserialize, Serialize};
 use tss_esapi::structures::Digest;
@@ -17,9 +17,9 @@ use zeroize::{Zeroize, Zeroizing};
 use super::blob::{self, Wrapped};
 use super::encode;
 use super::esys::{Auth, Hides, SessionKind};
+use super::fault::Code;
 use super::lane::TpmLane;
 use super::pcr::{self, Registers};
-use super::rc::Code;
 use super::templates::{self, parsed, plain, unreadable};
 
 /// A sealed secret. Nothing in it is secret; the registers' values are there to say what changed.
@@ -27,11 +27,12 @@ use super::templates::{self, parsed, plain, unreadable};
 struct Sealed {
     registers: Registers,
     key: Wrapped,
-    nonce: [u8; 12],
+    nonce: [u8; NONCE_LEN],
     ciphertext: Vec<u8>,
 }
 
 const KEY_LEN: usize = 32;
+const NONCE_LEN: usize = 12;
 const DOMAIN: &[u8] = b"chancery.tpm.seal.v1\n";
 
 impl Seal for TpmLane {
@@ -45,17 +46,19 @@ impl Seal for TpmLane {
     fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
         let registers = pcr::read(&self.esys, &self.setup.pcrs)?;
         let mut key = Zeroizing::new([0; KEY_LEN]);
-        key.copy_from_slice(&Zeroizing::new(hsm::backend::Keys::random(self, KEY_LEN)?));
-        let nonce = hsm::backend::Keys::random(self, 12)?.try_into().unwrap_or([0; 12]);
+        key.copy_from_slice(&Zeroizing::new(self.random(KEY_LEN)?));
+        let mut nonce = [0; NONCE_LEN];
+        nonce.copy_from_slice(&self.random(NONCE_LEN)?);
         let wrapped = self.seal_key(&key, &registers)?;
-        let ciphertext = close(key.as_slice(), nonce, secret, aad)?;
+        let ciphertext = close(key.as_slice(), nonce, secret, &bound(&registers, aad)?)?;
         blob::write(&Sealed { registers, key: wrapped, nonce, ciphertext })
     }
 
     fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let sealed: Sealed = blob::read(wrapped).ok_or(Refusal::SealBroken)?;
         let key = self.unseal_key(&sealed)?;
-        open(&key, sealed.nonce, sealed.ciphertext, aad).ok_or_else(|| Refusal::SealBroken.into())
+        let bound = bound(&sealed.registers, aad)?;
+        open(&key, sealed.nonce, sealed.ciphertext, &bound).ok_or_else(|| Refusal::SealBroken.into())
     }
 }
 
@@ -125,11 +128,10 @@ impl TpmLane {
     }
 }
 
-fn close(key: &[u8], nonce: [u8; 12], secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
+fn close(key: &[u8], nonce: [u8; NONCE_LEN], secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut text = secret.to_vec();
-    let sealed = cipher(key).and_then(|cipher| {
-        cipher.seal_in_place_append_tag(nonce_of(nonce), Aad::from(bound(aad)), &mut text).ok()
-    });
+    let sealed = cipher(key)
+        .and_then(|cipher| cipher.seal_in_place_append_tag(nonce_of(nonce), Aad::from(aad), &mut text).ok());
     match sealed {
         Some(()) => Ok(text),
         None => {
@@ -139,8 +141,8 @@ fn close(key: &[u8], nonce: [u8; 12], secret: &[u8], aad: &[u8]) -> Result<Vec<u
     }
 }
 
-fn open(key: &[u8], nonce: [u8; 12], mut text: Vec<u8>, aad: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let length = cipher(key)?.open_in_place(nonce_of(nonce), Aad::from(bound(aad)), &mut text).ok()?.len();
+fn open(key: &[u8], nonce: [u8; NONCE_LEN], mut text: Vec<u8>, aad: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let length = cipher(key)?.open_in_place(nonce_of(nonce), Aad::from(aad), &mut text).ok()?.len();
     let mut secret = Zeroizing::new(text);
     secret.truncate(length);
     Some(secret)
@@ -151,10 +153,11 @@ fn cipher(key: &[u8]) -> Option<LessSafeKey> {
 }
 
 /// Each key encrypts once, so the nonce could even be constant.
-fn nonce_of(bytes: [u8; 12]) -> Nonce {
+fn nonce_of(bytes: [u8; NONCE_LEN]) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-fn bound(aad: &[u8]) -> Vec<u8> {
-    [DOMAIN, aad].concat()
+/// The registers' recorded values prove nothing to the TPM, so it is here that they are kept from being edited.
+fn bound(registers: &Registers, aad: &[u8]) -> Result<Vec<u8>, Fault> {
+    Ok([DOMAIN, &blob::write(registers)?, aad].concat())
 }

@@ -25,7 +25,7 @@ impl Rc {
     }
 
     /// The TPM is there and said something; the connection is well.
-    pub(super) fn from_tpm(self) -> bool {
+    pub(super) fn said_by_tpm(self) -> bool {
         // Layer 0 is the TPM itself, layer 11 and 12 are resource managers that answer in its stead.
         matches!((self.0 >> 16) & 0xff, 0 | 11 | 12) && self.code() != Code::Failure
     }
@@ -40,6 +40,12 @@ impl Rc {
         if code & FORMAT_ONE != 0 { format_one(code & 0x0bf) } else { format_zero(code) }
     }
 
+    /// It is the input that the TPM does not take: altered, or made by another TPM.
+    pub(super) fn about_input(self) -> bool {
+        const FORMAT_ONE_PARAMETER: u32 = 0x0c0;
+        self.said_by_tpm() && self.0 & FORMAT_ONE_PARAMETER == FORMAT_ONE_PARAMETER
+    }
+
     /// The command was not begun, and the same command will work a little later.
     fn passes(self) -> bool {
         self.code() == Code::Later
@@ -47,7 +53,7 @@ impl Rc {
 
     /// As the reader of a log or of an answer should see it, when nothing more specific is known.
     pub(super) fn fault(self) -> Fault {
-        if !self.from_tpm() {
+        if !self.said_by_tpm() {
             return Fault::Lost { why: format!("the TPM does not answer ({self})"), harmless: false };
         }
         match self.code() {

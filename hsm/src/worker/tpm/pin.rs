@@ -1,14 +1,14 @@
-//! The value that authorises the anchor's indices: 32 random bytes, kept in a file as a secret sealed to this TPM and this state.
-//! In comes the configured file; without one the indices have no authorisation, which the probe tells.
-//! Out goes the value, in memory that is wiped.
+//! A TPM's counterparts of a PIN: the owner's authorisation, from a file; the anchor's, 32 random bytes in a file sealed to TPM and state.
+//! In come the configured files; without one the indices have no authorisation, which the probe tells.
+//! Out go the values, in memory that is wiped.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use hsm::Refusal;
 use hsm::backend::{Fault, Keys, Seal};
+use hsm::{Refusal, StartRefused};
 use tss_esapi_sys::TPM2B_AUTH;
 use zeroize::Zeroizing;
 
@@ -38,6 +38,17 @@ impl TpmLane {
         }
         self.index_auth()
     }
+}
+
+/// The owner hierarchy's authorisation, without the line's end that editors add.
+pub(super) fn owner_auth(file: &Path) -> Result<TPM2B_AUTH, StartRefused> {
+    let fault = |fault: String| StartRefused::PinFile { file: file.display().to_string(), fault };
+    let bytes = Zeroizing::new(fs::read(file).map_err(|reason| fault(format!("cannot be read: {reason}")))?);
+    let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let mut auth = TPM2B_AUTH { size: text.len() as u16, ..Default::default() };
+    let room = auth.buffer.get_mut(..text.len());
+    room.ok_or_else(|| fault("is longer than the 64 bytes a TPM takes".to_owned()))?.copy_from_slice(text);
+    Ok(auth)
 }
 
 /// Durable before it is used: write beside, fsync, rename, fsync the directory.

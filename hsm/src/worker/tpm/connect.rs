@@ -1,0 +1,74 @@
+//! Opens a TPM: finds it, starts it if nobody has, sweeps what a killed worker left, learns which chip it is.
+//! In comes the configuration.
+//! Out goes a TPM with its one lane, or what a person has to change.
+
+use std::sync::Arc;
+
+use hsm::backend::{Backend, Fault};
+use hsm::{StartRefused, TokenConfig};
+use tss_esapi::constants::tss::{TPM2_LOADED_SESSION_FIRST, TPM2_TRANSIENT_FIRST};
+
+use super::esys::Esys;
+use super::fault::{Code, Rc};
+use super::lane::{Setup, TpmLane};
+use super::{Tpm, pin, probe};
+
+/// Connects and probes. Makes nothing: a machine that has lost its TPM must not look like one that was never enrolled.
+pub(crate) fn connect(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRefused> {
+    let (TokenConfig::Tpm { tcti, owner_auth_file, .. }, Some(setup)) = (config, Setup::of(config)) else {
+        return Err(StartRefused::Device(
+            "this table of the configuration does not describe a TPM".to_owned(),
+        ));
+    };
+    let esys = open(tcti).map_err(|rc| absent(tcti, rc))?;
+    let shared = has_resource_manager(tcti);
+    if let Some(file) = owner_auth_file {
+        esys.set_owner_auth(&pin::owner_auth(file)?).map_err(|rc| absent(tcti, rc))?;
+    }
+    if !shared {
+        sweep(&esys).map_err(|fault| refused(&fault))?;
+    }
+    let serial = probe::serial(&esys, &setup).map_err(|fault| refused(&fault))?;
+    let probe = probe::probe(&esys, &setup, tcti, &serial).map_err(|fault| refused(&fault))?;
+    let lane = TpmLane::new(Arc::clone(&esys), setup, serial);
+    Ok(Box::new(Tpm { esys, probe, lane: Some(lane), shared }))
+}
+
+/// The kernel's manager and tabrmd give every client its own slots and clean up after it.
+fn has_resource_manager(tcti: &str) -> bool {
+    tcti.starts_with("tabrmd") || tcti.contains("tpmrm")
+}
+
+/// Opens the connection. Firmware has usually started the TPM; a simulator may leave that to its first user.
+fn open(tcti: &str) -> Result<Arc<Esys>, Rc> {
+    let esys = Esys::open(tcti)?;
+    match esys.startup() {
+        Err(rc) if rc.code() != Code::Initialized => Err(rc),
+        _ => Ok(esys),
+    }
+}
+
+/// A worker that was killed leaves keys and sessions in the TPM's few slots. Without a resource manager the TPM is ours alone, so they go.
+fn sweep(esys: &Esys) -> Result<(), Fault> {
+    for range in [TPM2_TRANSIENT_FIRST, TPM2_LOADED_SESSION_FIRST] {
+        for handle in esys.handles(range)? {
+            esys.flush_leftover(handle)?;
+        }
+    }
+    Ok(())
+}
+
+fn absent(tcti: &str, why: Rc) -> StartRefused {
+    StartRefused::Device(format!(
+        "no TPM answers at {tcti} ({why}); check that it is there and that this user may open it"
+    ))
+}
+
+fn refused(fault: &Fault) -> StartRefused {
+    let words = match fault {
+        Fault::Refused(refusal) => refusal.to_string(),
+        Fault::Lost { why, .. } => why.clone(),
+        other => format!("{other:?}"),
+    };
+    StartRefused::Device(format!("the TPM cannot be used: {words}"))
+}
