@@ -10,14 +10,14 @@ use hsm::{Token, TokenConfig};
 use simulators::Swtpm;
 
 /// A TPM, and where its owner keeps the files that belong to it.
-pub struct Machine {
-    pub tpm: Swtpm,
-    pub config: TokenConfig,
+pub(crate) struct Machine {
+    pub(crate) tpm: Swtpm,
+    pub(crate) config: TokenConfig,
     _dir: tempfile::TempDir,
 }
 
 impl Machine {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tpm = Swtpm::start(dir.path().join("tpm")).unwrap();
         let config = TokenConfig::Tpm {
@@ -36,12 +36,12 @@ impl Machine {
         Self { tpm, config, _dir: dir }
     }
 
-    pub async fn start(&self) -> Token {
+    pub(crate) async fn start(&self) -> Token {
         Token::start(self.config.clone()).await.unwrap()
     }
 
     /// TPM2_PT_LOCKOUT_COUNTER. Needs the TPM to itself.
-    pub fn lockout_counter(&self) -> u32 {
+    pub(crate) fn lockout_counter(&self) -> u32 {
         const GET_LOCKOUT_COUNTER: &str = "8001000000160000017a000000060000020e00000001";
         let answer = self.tpm.command(&hex::decode(GET_LOCKOUT_COUNTER).unwrap()).unwrap();
         u32::from_be_bytes(answer[23..27].try_into().unwrap())
