@@ -8,6 +8,8 @@ mod append;
 mod attest;
 mod check;
 mod checkpoint;
+#[cfg(any(test, feature = "double"))]
+pub mod double;
 mod entry;
 mod fault;
 mod hardware;

@@ -151,6 +151,11 @@ impl FromStr for NoteKey {
     }
 }
 
+/// SubjectPublicKeyInfo of an uncompressed P-256 point (0x04, x, y), as P-256 keys stand in vkeys and files.
+pub fn p256_spki(point: &[u8; 65]) -> Vec<u8> {
+    [&P256_SPKI[..], point].concat()
+}
+
 /// What a witness signs.
 pub fn cosignature_message(time_s: u64, checkpoint_text: &[u8]) -> Vec<u8> {
     let mut message = format!("cosignature/v1\ntime {time_s}\n").into_bytes();

@@ -215,10 +215,9 @@ impl Core {
         self.figures.commits.fetch_add(1, Ordering::Relaxed);
         self.figures.syncs.fetch_add(1, Ordering::Relaxed);
         if self.figures.entries.swap(entries, Ordering::Relaxed) < entries {
-            let now = u64::try_from(self.clock.monotonic().as_micros()).unwrap_or(u64::MAX - 1) + 1;
             // Only the first entry after an anchor starts the clock.
             let since = &self.figures.unanchored_since;
-            let _ = since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = since.compare_exchange(0, self.now_mark(), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -228,7 +227,13 @@ impl Core {
         let figures = &self.figures;
         let covered = if clean { figures.entries.load(Ordering::Relaxed) } else { size };
         figures.anchored.store(covered, Ordering::Relaxed);
-        figures.unanchored_since.store(0, Ordering::Relaxed);
+        // What was written while the seal was made counts from now: younger than it is by one seal at most.
+        let since = if self.unanchored_rows() > 0 { self.now_mark() } else { 0 };
+        figures.unanchored_since.store(since, Ordering::Relaxed);
+    }
+
+    fn now_mark(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_micros()).unwrap_or(u64::MAX - 1) + 1
     }
 
     pub(crate) fn open_for_writes(&self) {

@@ -97,9 +97,8 @@ impl Sealing {
     }
 
     async fn resume(&self, row: AnchorRow) -> Result<StoredCheckpoint, SealRefused> {
-        if let Some(anchor) = &self.anchor {
-            let reading = anchor.read().await?;
-            let found = reading.head.unwrap_or(UNWRITTEN);
+        if let Some(anchor) = self.anchor_of(&row) {
+            let found = anchor.read().await?.head.unwrap_or(UNWRITTEN);
             if found == row.before && found != row.after {
                 self.advance(&row).await?;
             } else if found != row.after {
@@ -143,7 +142,7 @@ impl Sealing {
     }
 
     async fn advance(&self, row: &AnchorRow) -> Result<(), SealRefused> {
-        let Some(anchor) = &self.anchor else { return Ok(()) };
+        let Some(anchor) = self.anchor_of(row) else { return Ok(()) };
         let checkpoint = parse(row)?;
         let digest = step_digest(row.k, row.size, &checkpoint.body_hash());
         let AnchorRow { k, size, before, after, .. } = *row;
@@ -168,7 +167,7 @@ impl Sealing {
 
     /// What the hardware shows after the step, and its signed word about it.
     async fn evidence(&self, row: &AnchorRow) -> Result<(Reading, Option<Attestation>), SealRefused> {
-        let Some(anchor) = &self.anchor else { return Ok((Reading::default(), None)) };
+        let Some(anchor) = self.anchor_of(row) else { return Ok((Reading::default(), None)) };
         let reading = anchor.read().await?;
         let found = reading.head.unwrap_or(UNWRITTEN);
         if found != row.after {
@@ -180,6 +179,11 @@ impl Sealing {
             check_attestation(attestation, &reading.identity, &row.after, &qualifying)?;
         }
         Ok((reading, attestation))
+    }
+
+    /// The anchor that a row was begun for; none for a checkpoint that is only signed.
+    fn anchor_of(&self, row: &AnchorRow) -> Option<&dyn Anchor> {
+        self.anchor.as_deref().filter(|_| row.tier != SIGNATURE_ONLY)
     }
 
     fn freeze(&self, verdict: Verdict) -> SealRefused {

@@ -84,7 +84,7 @@ impl Sealing {
 
     async fn judged(&self) -> Result<(Option<Verdict>, Reading), RecoverRefused> {
         let Some(anchor) = &self.anchor else {
-            return match self.read(|view| view.last_step()).await? {
+            return match self.read(|view| Ok(view.pending_step()?.or(view.last_step()?))).await? {
                 None => Ok((None, Reading::default())),
                 // A ledger that once had an anchor does not quietly go on without one.
                 Some(step) => Err(self.frozen(anchor_taken_away(&step.tier))),

@@ -55,6 +55,11 @@ impl View<'_> {
         one_anchor(self.session, anchors!("state = 'pending'"))
     }
 
+    /// A step that was begun for the hardware and not confirmed.
+    pub(crate) fn pending_step(&self) -> Result<Option<AnchorRow>, SqlFault> {
+        one_anchor(self.session, anchors!("state = 'pending' AND tier <> 'signature'"))
+    }
+
     pub(crate) fn last_anchor(&self) -> Result<Option<AnchorRow>, SqlFault> {
         one_anchor(self.session, anchors!("state = 'confirmed' ORDER BY k DESC LIMIT 1"))
     }
@@ -71,7 +76,7 @@ impl View<'_> {
         let (counter, start_pending) = self.starts()?;
         Ok(Memory {
             last: self.last_step()?.map(|row| row.mark()),
-            pending: self.pending_anchor()?.map(|row| row.mark()),
+            pending: self.pending_step()?.map(|row| row.mark()),
             older: self.step_with_value(reading)?,
             identity: self.pinned_identity()?,
             counter,
