@@ -1,6 +1,7 @@
 //! The promises of every token, kept by a PKCS#11 module: SoftHSM, through the real worker.
 //! Enters: a fresh SoftHSM token per test.
 //! Leaves: proof, or the name of the promise that was broken.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod conformance;
 

@@ -122,10 +122,12 @@ impl Double {
 
     pub(crate) fn bear(&self, socket: UnixStream, board: Board) -> io::Result<DoubleLife> {
         let stop = Arc::new(Stop::new(socket.try_clone()?));
-        let (shared, brake) = (self.shared.clone(), stop.clone());
+        let (shared, brake, ended) = (self.shared.clone(), stop.clone(), stop.clone());
         let connect = move |_: &TokenConfig| DoubleBackend::connect(shared, brake);
         let thread = std::thread::Builder::new().name("hsm-double".to_owned()).spawn(move || {
             serve(socket, board, connect);
+            // `stop` keeps the socket open; the daemon waits for its end.
+            ended.strike();
         })?;
         Ok(DoubleLife { stop, thread: Some(thread) })
     }

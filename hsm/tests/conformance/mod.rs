@@ -117,3 +117,14 @@ pub async fn until_ready(token: &Token, within: Duration) {
         token.state()
     );
 }
+
+/// A token whose worker is the one of this generation.
+pub async fn until_ready_again(token: &Token, generation: u64, within: Duration) {
+    let mut state = token.watch();
+    let ready = state.wait_for(|state| *state == hsm::TokenState::Ready { generation });
+    assert!(
+        tokio::time::timeout(within, ready).await.is_ok(),
+        "not ready within {within:?}: {:?}",
+        token.state()
+    );
+}
