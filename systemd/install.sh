@@ -1,0 +1,91 @@
+#!/bin/sh
+# Installs programs, unit, user and directories. Running it again changes nothing that is right already.
+# Enters: built programs in $BUILD (default target/release). Leaves: files under $DESTDIR$PREFIX, $DESTDIR/etc and $DESTDIR/var.
+#   DESTDIR=/tmp/root PREFIX=/usr systemd/install.sh [--token tpm|pkcs11-usb|pkcs11-network|softhsm]... [--port-443] [--encrypted-pin]
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+DESTDIR=${DESTDIR:-}
+PREFIX=${PREFIX:-/usr}
+BUILD=${BUILD:-$here/../target/release}
+units=$DESTDIR$PREFIX/lib/systemd/system
+extra=$DESTDIR/etc/systemd/system/chancery.service.d
+
+main() {
+    wanted=$(drop_ins_wanted "$@")
+    install_programs
+    install_unit
+    for name in $wanted; do install_drop_in "$name"; done
+    if [ -z "$DESTDIR" ]; then apply; else echo "installed under $DESTDIR; nothing was applied to this machine"; fi
+}
+
+drop_ins_wanted() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --token)
+            case ${2:-} in
+            tpm | pkcs11-usb | pkcs11-network | softhsm) echo "$2" ;;
+            *) die "--token takes one of tpm, pkcs11-usb, pkcs11-network, softhsm" ;;
+            esac
+            shift
+            ;;
+        --port-443) echo port-443 ;;
+        --encrypted-pin) echo encrypted-pin ;;
+        *) die "unknown option $1; known are --token, --port-443, --encrypted-pin" ;;
+        esac
+        shift
+    done
+}
+
+install_programs() {
+    for program in chancery chancery-hsm chancery-audit; do
+        [ -x "$BUILD/$program" ] || die "$BUILD/$program is not built; run: cargo build --release --workspace"
+    done
+    install -D -m 0755 "$BUILD/chancery" "$DESTDIR$PREFIX/bin/chancery"
+    install -D -m 0755 "$BUILD/chancery-audit" "$DESTDIR$PREFIX/bin/chancery-audit"
+    # Not in anyone's search path: only the daemon starts it.
+    install -D -m 0755 "$BUILD/chancery-hsm" "$DESTDIR$PREFIX/libexec/chancery/chancery-hsm"
+}
+
+install_unit() {
+    install -d -m 0755 "$units"
+    sed "s|^ExecStart=/usr/bin/|ExecStart=$PREFIX/bin/|" "$here/chancery.service" >"$units/chancery.service.new"
+    chmod 0644 "$units/chancery.service.new"
+    mv "$units/chancery.service.new" "$units/chancery.service"
+    install -D -m 0644 "$here/sysusers.conf" "$DESTDIR$PREFIX/lib/sysusers.d/chancery.conf"
+    install -D -m 0644 "$here/tmpfiles.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/chancery.conf"
+    for file in "$here"/drop-ins/*.conf; do
+        install -D -m 0644 "$file" "$DESTDIR$PREFIX/share/chancery/drop-ins/$(basename "$file")"
+    done
+}
+
+# A drop-in that the operator has edited is his; ours lies beside it for comparison.
+install_drop_in() {
+    source=$here/drop-ins/$1.conf
+    target=$extra/$1.conf
+    if [ -e "$target" ] && ! cmp -s "$source" "$target"; then
+        echo "kept the edited $target; the shipped one is in $PREFIX/share/chancery/drop-ins"
+        return
+    fi
+    install -D -m 0644 "$source" "$target"
+}
+
+apply() {
+    systemd-sysusers chancery.conf
+    systemd-tmpfiles --create chancery.conf
+    # In a container or an image that is being built no service manager runs; the next boot reads the unit by itself.
+    if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+    cat <<'TEXT'
+installed. Next:
+  1. chancery init                        writes /etc/chancery/chancery.toml
+  2. /etc/credstore/chancery.pin          the token's PIN, mode 0600 (a TPM needs none)
+  3. systemctl enable --now chancery
+TEXT
+}
+
+die() {
+    echo "install.sh: $1" >&2
+    exit 1
+}
+
+main "$@"
