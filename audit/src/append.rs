@@ -229,7 +229,17 @@ pub(crate) fn save_tip(session: &Session, tip: &Tip) -> Result<(), SqlFault> {
 }
 
 pub(crate) fn load_tip(session: &Session) -> Result<Option<Tip>, SqlFault> {
-    let mut load = session.own("SELECT size, chain, peaks FROM tree_state WHERE one = 1")?;
+    tip_of(&mut *session.own(LOAD_TIP)?)
+}
+
+/// The same from a bare connection, for the verifier.
+pub(crate) fn load_tip_of(conn: &rusqlite::Connection) -> Result<Option<Tip>, SqlFault> {
+    tip_of(&mut conn.prepare(LOAD_TIP)?)
+}
+
+const LOAD_TIP: &str = "SELECT size, chain, peaks FROM tree_state WHERE one = 1";
+
+fn tip_of(load: &mut rusqlite::Statement<'_>) -> Result<Option<Tip>, SqlFault> {
     let mut rows = load.raw_query();
     let Some(row) = rows.next()? else { return Ok(None) };
     let (size, chain, peaks): (i64, [u8; 32], Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);

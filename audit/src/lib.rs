@@ -11,6 +11,7 @@ mod checkpoint;
 #[cfg(any(test, feature = "double"))]
 pub mod double;
 mod entry;
+pub mod export;
 mod fault;
 mod hardware;
 mod job;
@@ -32,6 +33,7 @@ mod shared;
 mod statement;
 mod told;
 mod tx;
+pub mod verify;
 mod writer;
 
 pub use attest::{AttestationRefused, NvStatement, check_attestation};

@@ -1,0 +1,245 @@
+//! The room from which the log leaves the house: a directory of plain files that public tools can check.
+//! Who enters: the audit service, for a security team.
+//! What leaves: tiles, entries, payloads, checkpoints, anchors, keys, a policy, and a page that says how to check them.
+
+mod readme;
+mod tar;
+pub(crate) mod tiles;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::append::signed;
+use crate::check::{Finding, RowBytes, Walk};
+use crate::fault::SqlFault;
+use crate::leaf::length_prefixed;
+use crate::ledger::{Ledger, ReadRefused};
+use crate::note::NoteKey;
+use crate::query::StoredCheckpoint;
+use crate::rows::{self, ROWS, Stopped};
+use crate::tx::View;
+use tiles::{HashTiles, TileWriter, write_file};
+
+pub(crate) use tar::Index;
+pub use tar::pack;
+
+/// What an export contains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// Entries: all that the newest confirmed checkpoint covers.
+    pub entries: u64,
+    /// Entries beyond it, which stay behind until the next checkpoint.
+    pub left_behind: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+}
+
+/// Why there is no export.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportRefused {
+    /// Seal first.
+    #[error("there is no confirmed checkpoint yet; seal the ledger, then export")]
+    NothingSealed,
+    /// The directory must be new, so that nothing of an older export stays in it.
+    #[error("{0} exists already; name a new directory")]
+    Exists(PathBuf),
+    /// The log does not verify. Keep the ledger file itself as evidence.
+    #[error("the log does not verify and is not exported; keep a copy of the ledger file as evidence")]
+    Finding(#[from] Finding),
+    /// A file could not be written.
+    #[error("a file of the export could not be written")]
+    File(#[from] io::Error),
+    /// The ledger could not be read.
+    #[error("the ledger cannot be read")]
+    Fault(#[from] SqlFault),
+}
+
+/// One line of `anchors.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AnchorLine {
+    pub(crate) k: u64,
+    pub(crate) size: u64,
+    pub(crate) tier: String,
+    pub(crate) before: String,
+    pub(crate) after: String,
+    pub(crate) counter: Option<u64>,
+    pub(crate) identity: Option<String>,
+    pub(crate) attested: bool,
+}
+
+/// Writes everything that the newest confirmed checkpoint covers into the new directory `to`. Reads one snapshot;
+/// writing goes on meanwhile. `keys` are those of the sealer.
+pub async fn export(
+    ledger: &Ledger,
+    keys: &[NoteKey],
+    to: &Path,
+) -> Result<Exported, ReadRefused<ExportRefused>> {
+    let (origin, keys, to) = (ledger.origin().to_owned(), keys.to_vec(), to.to_owned());
+    ledger.read(move |view| export_view(view, &origin, &keys, &to)).await
+}
+
+fn export_view(
+    view: &View<'_>,
+    origin: &str,
+    keys: &[NoteKey],
+    to: &Path,
+) -> Result<Exported, ExportRefused> {
+    let last = view.latest_checkpoint()?.ok_or(ExportRefused::NothingSealed)?;
+    fs::create_dir(to).map_err(|fault| match fault.kind() {
+        io::ErrorKind::AlreadyExists => ExportRefused::Exists(to.to_owned()),
+        _ => ExportRefused::File(fault),
+    })?;
+    write_entries(view, origin, last.size, to)?;
+    let ak = write_anchors(view, to)?;
+    write_keys(origin, keys, ak.as_deref(), to)?;
+    write_file(to, "checkpoint", last.note.as_bytes())?;
+    let StoredCheckpoint { k, size, .. } = last;
+    write_file(to, "README.md", readme::text(origin, size, k, ak.is_some()).as_bytes())?;
+    Ok(Exported { entries: size, left_behind: view.size()?.saturating_sub(size), checkpoints: k })
+}
+
+/// The places into which entries are written.
+struct Shelves {
+    walk: Walk,
+    hashes: HashTiles,
+    entries: TileWriter,
+    payloads: TileWriter,
+    size: u64,
+}
+
+enum Halt {
+    Full,
+    Refused(ExportRefused),
+}
+
+fn write_entries(view: &View<'_>, origin: &str, size: u64, to: &Path) -> Result<(), ExportRefused> {
+    let mut shelves = Shelves {
+        walk: Walk::genesis(origin),
+        hashes: HashTiles::new(to),
+        entries: TileWriter::new(to, "tile/entries"),
+        payloads: TileWriter::new(to, "payload"),
+        size,
+    };
+    let mut all = view.session.own(ROWS)?;
+    match rows::each(&mut all, 0, |row| shelves.take(row)) {
+        Ok(()) | Err(Stopped::By(Halt::Full)) => {}
+        Err(Stopped::By(Halt::Refused(refused))) => return Err(refused),
+        Err(Stopped::Fault(fault)) => return Err(fault.into()),
+    }
+    shelves.hashes.flush()?;
+    shelves.entries.flush()?;
+    Ok(shelves.payloads.flush()?)
+}
+
+impl Shelves {
+    fn take(&mut self, row: &RowBytes<'_>) -> Result<(), Halt> {
+        if self.walk.tip().size() == self.size {
+            return Err(Halt::Full);
+        }
+        self.shelve(row).map_err(Halt::Refused)
+    }
+
+    fn shelve(&mut self, row: &RowBytes<'_>) -> Result<(), ExportRefused> {
+        let mut written = Ok(());
+        self.walk.row(row, |height, _, hash| {
+            if written.is_ok() {
+                written = self.hashes.completed(height, hash);
+            }
+        })?;
+        written?;
+        let length = u16::try_from(row.leaf.len()).map_err(io::Error::other)?;
+        self.entries.push(|bytes| {
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(row.leaf);
+        })?;
+        self.payloads.push(|bytes| {
+            length_prefixed(bytes, row.salt);
+            length_prefixed(bytes, row.payload);
+        })?;
+        Ok(())
+    }
+}
+
+/// Writes checkpoints, attestations and the list of anchors; gives back the attestation key.
+fn write_anchors(view: &View<'_>, to: &Path) -> Result<Option<Vec<u8>>, ExportRefused> {
+    let mut lines = String::new();
+    let mut ak = None;
+    let mut k = 0;
+    while let Some(anchor) = view.anchor_after(k)? {
+        k = anchor.line.k;
+        write_file(to, &format!("checkpoints/{k:08}.note"), anchor.note.as_bytes())?;
+        if let (Some(statement), Some(signature)) = (&anchor.statement, &anchor.signature) {
+            write_file(to, &format!("anchors/{k:08}.att"), statement)?;
+            write_file(to, &format!("anchors/{k:08}.sig"), signature)?;
+        }
+        lines += &serde_json::to_string(&anchor.line).map_err(io::Error::from)?;
+        lines.push('\n');
+        ak = ak.or(anchor.ak);
+    }
+    write_file(to, "anchors.jsonl", lines.as_bytes())?;
+    Ok(ak)
+}
+
+fn write_keys(origin: &str, keys: &[NoteKey], ak: Option<&[u8]>, to: &Path) -> io::Result<()> {
+    let mut policy = String::new();
+    for (at, key) in keys.iter().enumerate() {
+        write_file(to, &format!("keys/{at}.vkey"), format!("{key}\n").as_bytes())?;
+        // Public policies know one name per log; the hardware line has its own rule in chancery-audit.
+        if key.name() == origin {
+            policy += &format!("log {key}\n");
+        }
+    }
+    write_file(to, "policy", format!("{policy}quorum none\n").as_bytes())?;
+    match ak {
+        Some(ak) => write_file(to, "keys/ak.pem", readme::pem(ak).as_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// An anchor with all that proves it.
+pub(crate) struct AnchorFacts {
+    pub(crate) line: AnchorLine,
+    pub(crate) note: String,
+    pub(crate) statement: Option<Vec<u8>>,
+    pub(crate) signature: Option<Vec<u8>>,
+    pub(crate) ak: Option<Vec<u8>>,
+}
+
+/// The next confirmed anchor; shared with the verifier of database files.
+pub(crate) const ANCHOR_AFTER: &str = "SELECT k, size, tier, before, after, counter, identity, note, statement, \
+    signature, ak FROM anchor WHERE state = 'confirmed' AND k > ?1 ORDER BY k LIMIT 1";
+
+pub(crate) fn anchor_facts(row: &rusqlite::Row<'_>) -> Result<AnchorFacts, SqlFault> {
+    let (k, size): (i64, i64) = (row.get(0)?, row.get(1)?);
+    let (before, after): (Vec<u8>, Vec<u8>) = (row.get(3)?, row.get(4)?);
+    let statement: Option<Vec<u8>> = row.get(8)?;
+    Ok(AnchorFacts {
+        line: AnchorLine {
+            k: k.cast_unsigned(),
+            size: size.cast_unsigned(),
+            tier: row.get(2)?,
+            before: hex::encode(before),
+            after: hex::encode(after),
+            counter: row.get::<_, Option<i64>>(5)?.map(i64::cast_unsigned),
+            identity: row.get::<_, Option<Vec<u8>>>(6)?.map(hex::encode),
+            attested: statement.is_some(),
+        },
+        note: row.get(7)?,
+        statement,
+        signature: row.get(9)?,
+        ak: row.get(10)?,
+    })
+}
+
+impl View<'_> {
+    fn anchor_after(&self, k: u64) -> Result<Option<AnchorFacts>, SqlFault> {
+        let mut find = self.session.own(ANCHOR_AFTER)?;
+        find.raw_bind_parameter(1, signed(k))?;
+        let mut rows = find.raw_query();
+        rows.next()?.map(anchor_facts).transpose()
+    }
+}

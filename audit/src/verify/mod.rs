@@ -1,0 +1,232 @@
+//! The verifier: everything is computed anew from the rows, and whatever is stored must agree with it.
+//! Who enters: `chancery-audit`, and tests, with evidence and the keys they trust.
+//! What leaves: a report that says what holds, by whose word, and what is not shown.
+
+mod compare;
+mod report;
+mod seals;
+mod source;
+
+use crate::append::STORED_HEIGHTS;
+use crate::check::{Finding, RowBytes, Walk, check_payload};
+use crate::checkpoint::Checkpoint;
+use crate::fault::SqlFault;
+use crate::leaf::Hash;
+use crate::note::NoteKey;
+use seals::Seals;
+
+pub use compare::{Relation, compare};
+pub use report::Report;
+pub(crate) use source::Evidence;
+pub use source::{Database, Export, Source, Unreadable, spki_of_pem};
+
+/// By whose word the checkpoints are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Keys that the auditor brought.
+    Pinned,
+    /// Keys that came with the evidence.
+    Bundled,
+    /// None: only the log's agreement with itself.
+    ChainOnly,
+}
+
+impl Trust {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned keys",
+            Self::Bundled => "bundled keys",
+            Self::ChainOnly => "chain only",
+        }
+    }
+}
+
+/// What the auditor brings along.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// Verifier keys written down at enrolment.
+    pub keys: Vec<NoteKey>,
+    /// The attestation key, SPKI DER.
+    pub ak: Option<Vec<u8>>,
+    /// A checkpoint kept from an earlier visit: the log must contain it.
+    pub known: Option<Checkpoint>,
+}
+
+/// Why a walk ended.
+pub(crate) enum Stop {
+    Finding(Finding),
+    Unreadable(Unreadable),
+}
+
+impl From<Finding> for Stop {
+    fn from(finding: Finding) -> Self {
+        Self::Finding(finding)
+    }
+}
+
+impl From<Unreadable> for Stop {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::Unreadable(unreadable)
+    }
+}
+
+/// Verifies the whole of `source`. `progress` is told the number of entries done, every few thousand.
+pub fn verify(source: &Source, terms: &Terms, progress: impl FnMut(u64)) -> Result<Report, Unreadable> {
+    let bundled = source.bundled_keys()?;
+    let (keys, trust) = match (terms.keys.is_empty(), bundled.is_empty()) {
+        (false, _) => (&terms.keys, Trust::Pinned),
+        (true, false) => (&bundled, Trust::Bundled),
+        (true, true) => (&bundled, Trust::ChainOnly),
+    };
+    let seals = Seals::new(source, keys, trust, terms.ak.clone())?;
+    let nodes = StoredNodes::new(source)?;
+    let mut visit = Visit {
+        walk: Walk::genesis(source.origin()),
+        seals,
+        nodes,
+        known: terms.known.as_ref(),
+        withheld: 0,
+        completed: Vec::new(),
+        progress,
+    };
+    let finding = match visit.whole(source) {
+        Ok(()) => None,
+        Err(Stop::Finding(finding)) => Some(finding),
+        Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
+    };
+    Ok(Report::new(source, trust, &visit.walk, visit.seals.seen, visit.withheld, terms, finding))
+}
+
+struct Visit<'s, P> {
+    walk: Walk,
+    seals: Seals<'s>,
+    nodes: StoredNodes<'s>,
+    known: Option<&'s Checkpoint>,
+    withheld: u64,
+    completed: Vec<(u32, u64, Hash)>,
+    progress: P,
+}
+
+impl<P: FnMut(u64)> Visit<'_, P> {
+    fn whole(&mut self, source: &Source) -> Result<(), Stop> {
+        self.known_size(0)?;
+        source.each(0, |evidence| self.one(&evidence))??;
+        let size = self.walk.tip().size();
+        (self.progress)(size);
+        self.seals.end(size)?;
+        self.stored_end(source)?;
+        match self.known {
+            Some(known) if known.size > size => Err(Finding::Seal(format!(
+                "the log has {size} entries, but the checkpoint you hold covers {}: entries were cut off, or this is an older copy",
+                known.size
+            ))
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn one(&mut self, evidence: &Evidence<'_>) -> Result<(), Stop> {
+        let Self { walk, completed, .. } = self;
+        completed.clear();
+        let keep = |height: u32, place: u64, hash: &Hash| {
+            if height > 0 && height % STORED_HEIGHTS == 0 {
+                completed.push((height, place, *hash));
+            }
+        };
+        let leaf = match evidence {
+            Evidence::Row(row) => {
+                walk.row(row, keep)?;
+                leaf_of(row)?
+            }
+            Evidence::Leaf(bytes, sealed) => {
+                let leaf = walk.leaf(bytes, keep)?;
+                match sealed {
+                    Some((salt, payload)) => check_payload(leaf.seq, &leaf, salt, payload)?,
+                    None => self.withheld += 1,
+                }
+                leaf
+            }
+        };
+        for (height, place, hash) in &self.completed {
+            self.nodes.check(*height, *place, hash)?;
+        }
+        self.seals.entry(&leaf, &self.walk.tip().frontier)?;
+        let size = self.walk.tip().size();
+        if size & 0xfff == 0 {
+            (self.progress)(size);
+        }
+        self.known_size(size)
+    }
+
+    /// At the size of the checkpoint that the auditor holds, the root must be the one it shows.
+    fn known_size(&self, size: u64) -> Result<(), Stop> {
+        let Some(known) = self.known.filter(|known| known.size == size) else { return Ok(()) };
+        let root = self.walk.tip().frontier.root();
+        if known.root == root {
+            return Ok(());
+        }
+        Err(Finding::Seal(format!(
+            "the checkpoint you hold over {size} entries has the root {}, these entries give {}: two histories",
+            hex::encode(known.root),
+            hex::encode(root)
+        ))
+        .into())
+    }
+
+    fn stored_end(&self, source: &Source) -> Result<(), Stop> {
+        let Source::Database(database) = source else { return Ok(()) };
+        let (walked, stored) = (self.walk.tip(), database.stored_tip()?);
+        if stored.as_ref() == Some(walked) {
+            return Ok(());
+        }
+        let found = stored.map_or("missing".to_owned(), |tip| tip_in_words(&tip));
+        Err(Finding::Stored {
+            what: "the stored end of the log".into(),
+            expected: tip_in_words(walked),
+            found,
+        }
+        .into())
+    }
+}
+
+fn leaf_of<'a>(row: &RowBytes<'a>) -> Result<crate::leaf::Leaf<'a>, Finding> {
+    crate::leaf::Leaf::decode(row.leaf)
+        .map_err(|why| Finding::NotALeaf { seq: row.seq, why: why.to_string() })
+}
+
+fn tip_in_words(tip: &crate::append::Tip) -> String {
+    format!("{} entries with root {}", tip.size(), hex::encode(tip.frontier.root()))
+}
+
+/// The tree nodes kept beside the entries: in a ledger file's table. An export's tiles are checked by its reader
+/// against the signed root, and are made anew from the leaves here.
+struct StoredNodes<'s> {
+    database: Option<(&'s Database, rusqlite::Statement<'s>)>,
+}
+
+impl<'s> StoredNodes<'s> {
+    fn new(source: &'s Source) -> Result<Self, Unreadable> {
+        let Source::Database(database) = source else { return Ok(Self { database: None }) };
+        let find = database.conn.prepare("SELECT hash FROM tree_node WHERE height = ?1 AND place = ?2");
+        let find = find.map_err(|fault| database.fault(fault.into()))?;
+        Ok(Self { database: Some((database, find)) })
+    }
+
+    fn check(&mut self, height: u32, place: u64, hash: &Hash) -> Result<(), Stop> {
+        let Some((database, find)) = &mut self.database else { return Ok(()) };
+        let mut stored = || -> Result<Option<Vec<u8>>, SqlFault> {
+            find.raw_bind_parameter(1, height)?;
+            find.raw_bind_parameter(2, crate::append::signed(place))?;
+            let mut rows = find.raw_query();
+            Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
+        };
+        let stored = stored().map_err(|fault| database.fault(fault))?;
+        if stored.as_deref() == Some(&hash[..]) {
+            return Ok(());
+        }
+        let what = format!("the tree node at height {height}, place {place}");
+        let found = stored.map_or("missing".to_owned(), hex::encode);
+        Err(Finding::Stored { what, expected: hex::encode(hash), found }.into())
+    }
+}
