@@ -133,6 +133,8 @@ fn bear_process(config: &TokenConfig) -> Result<(UnixStream, Life), StartRefused
     let share = board.share().map_err(|fault| not_started(&name, &fault))?;
     let child = Command::new(config.worker())
         .env_clear()
+        // The TPM's library prints every refusal to standard error; our own faults say it once and in words.
+        .env("TSS2_LOG", "all+NONE")
         .envs(config.environment())
         .current_dir("/")
         .process_group(0)

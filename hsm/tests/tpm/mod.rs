@@ -30,7 +30,7 @@ impl Machine {
             index_auth_file: Some(dir.path().join("index.auth")),
             network: false,
             worker: env!("CARGO_BIN_EXE_chancery-hsm").into(),
-            environment: BTreeMap::from([("TSS2_LOG".to_owned(), "all+NONE".to_owned())]),
+            environment: BTreeMap::new(),
             limits: hsm::Limits::default(),
         };
         Self { tpm, config, _dir: dir }

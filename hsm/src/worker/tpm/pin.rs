@@ -23,7 +23,7 @@ impl TpmLane {
         let Some(file) = self.setup.index_auth_file.clone() else { return Ok(None) };
         if self.index_auth.is_none() {
             let sealed = fs::read(&file).map_err(|reason| unusable(&file, "be read", &reason))?;
-            self.index_auth = Some(self.unwrap(&sealed, AAD)?);
+            self.index_auth = Some(self.unwrap(&sealed, AAD).map_err(|fault| of_another_tpm(&file, fault))?);
         }
         Ok(self.index_auth.as_deref().map(|value| as_auth(value)))
     }
@@ -68,6 +68,18 @@ fn as_auth(value: &[u8]) -> TPM2B_AUTH {
     auth.size = length as u16;
     auth.buffer[..length].copy_from_slice(&value[..length]);
     auth
+}
+
+/// Says which file it is that does not open; a changed state of the machine speaks for itself.
+fn of_another_tpm(file: &Path, fault: Fault) -> Fault {
+    match fault {
+        Fault::Refused(Refusal::SealBroken | Refusal::RootMissing) => {
+            let what = format!("the anchor's authorisation file {} belongs to another TPM", file.display());
+            Refusal::Other(format!("{what}; restore the TPM, or move the file away and begin a new anchor"))
+                .into()
+        }
+        fault => fault,
+    }
 }
 
 fn unusable(file: &Path, deed: &str, reason: &io::Error) -> Fault {
