@@ -178,8 +178,8 @@ fn feed(mut socket: &UnixStream, inbox: &mut Inbox, line: &Line) -> Ended {
 /// One thread, one session: takes the next call in line until there is none and will be none.
 fn run_lane(mut lane: Box<dyn Lane>, place: usize, board: &Board, line: &Line, outbox: &Outbox<'_>) {
     let mut last = Duration::ZERO;
-    while let Some((request, more)) = line.next(|| outbox.flush()) {
-        outbox.flush_if_late(last, more);
+    while let Some((request, behind)) = line.next(|| outbox.flush()) {
+        outbox.flush_if_due(last, behind);
         // If we stop before this mark, the daemon finds the call not begun and hands it to the next worker.
         if board.mark(place, request.number).is_err() {
             break;
@@ -288,8 +288,8 @@ impl Line {
         (0..wake).for_each(|_| self.arrived.notify_one());
     }
 
-    /// The next call, and whether more stand behind it. Runs `before_rest` before the thread goes to sleep.
-    fn next(&self, before_rest: impl Fn()) -> Option<(Request, bool)> {
+    /// The next call, and how many stand behind it. Runs `before_rest` before the thread goes to sleep.
+    fn next(&self, before_rest: impl Fn()) -> Option<(Request, usize)> {
         let mut waiting = lock(&self.waiting);
         if waiting.requests.is_empty() && !waiting.closed {
             drop(waiting);
@@ -298,7 +298,7 @@ impl Line {
         }
         loop {
             if let Some(request) = waiting.requests.pop_front() {
-                return Some((request, !waiting.requests.is_empty()));
+                return Some((request, waiting.requests.len()));
             }
             if waiting.closed {
                 return None;
@@ -324,6 +324,7 @@ struct Outbox<'a> {
 #[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
+    answers: usize,
     since: Option<Instant>,
 }
 
@@ -340,14 +341,16 @@ impl<'a> Outbox<'a> {
             let fault = Err(Fault::Lost { why, harmless: false });
             let _ = push_frame(&mut batch.bytes, &Answer { number: answer.number, result: fault });
         }
+        batch.answers += 1;
         batch.since.get_or_insert_with(Instant::now);
     }
 
-    /// Writes now unless the next call is expected to end soon, with the answers in hand still fresh.
-    fn flush_if_late(&self, next_call: Duration, more: bool) {
+    /// Writes now, unless so many calls stand in line that a few answers may share a write: then answers wait for at most a quarter of
+    /// what the last call in line waits anyway, and never long.
+    fn flush_if_due(&self, next_call: Duration, behind: usize) {
         let batch = lock(&self.batch);
         let Some(since) = batch.since else { return };
-        if !more || since.elapsed() + next_call > ANSWER_AGE_MAX || batch.bytes.len() > ANSWER_BYTES {
+        if batch.answers > behind / 4 || since.elapsed() + next_call > ANSWER_AGE_MAX {
             drop(batch);
             self.flush();
         }
@@ -358,6 +361,7 @@ impl<'a> Outbox<'a> {
         let mut bytes = {
             let mut batch = lock(&self.batch);
             batch.since = None;
+            batch.answers = 0;
             std::mem::take(&mut batch.bytes)
         };
         // A daemon that is gone is noticed by the reader; what cannot be delivered is its to resolve.
@@ -378,11 +382,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// More sessions than any token serves at once; bounds the board.
 pub const LANES_MAX: usize = 64;
 
-/// A batch is written when it is this old: a sixth of the time an RSA-2048 signature takes.
-const ANSWER_AGE_MAX: Duration = Duration::from_micros(200);
-
-/// Or when it is this long.
-const ANSWER_BYTES: usize = 16 << 10;
+/// No answer waits longer for company; a busy token keeps its callers waiting longer than this by itself.
+const ANSWER_AGE_MAX: Duration = Duration::from_millis(2);
 
 /// One read takes what a full window of usual requests needs.
 const READ_BYTES: usize = 64 << 10;

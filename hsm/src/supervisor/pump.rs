@@ -69,6 +69,7 @@ impl Supervisor {
                 ready = line.ready() => line.exchange(ready?, &mut self.queue)?,
                 count = self.orders.recv_many(&mut orders, ORDERS_AT_ONCE), if open => {
                     open = count > 0;
+                    self.gather(&mut orders).await;
                     for order in orders.drain(..) {
                         self.sort(order, &mut timer, &mut open);
                     }
@@ -82,6 +83,19 @@ impl Supervisor {
                     timer.as_mut().reset(self.queue.next_deadline().into());
                 }
             }
+        }
+    }
+
+    /// While the worker has enough to do, lets other tasks add their calls to the batch: one write then carries them all.
+    async fn gather(&mut self, orders: &mut Vec<Order>) {
+        if self.queue.in_hand() < BUSY {
+            return;
+        }
+        tokio::task::yield_now().await;
+        while orders.len() < ORDERS_AT_ONCE
+            && let Ok(order) = self.orders.try_recv()
+        {
+            orders.push(order);
         }
     }
 
@@ -255,6 +269,9 @@ fn is_hang_up(fault: &io::Error) -> bool {
 
 /// Orders taken from the handles in one go.
 const ORDERS_AT_ONCE: usize = 64;
+
+/// With this many calls in hand, a worker does not run dry while a batch is gathered.
+const BUSY: usize = 8;
 
 /// One read takes a usual batch of answers.
 const READ_BYTES: usize = 16 << 10;
