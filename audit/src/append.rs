@@ -140,7 +140,7 @@ impl Appender {
         insert_entry(session, &leaf, &self.leaf, salt, payload, &self.next.chain)?;
         let mut stored = Ok(());
         self.next.frontier.push(hash, |height, place, hash| {
-            if height > 0 && height % STORED_HEIGHTS == 0 && stored.is_ok() {
+            if height > 0 && height.is_multiple_of(STORED_HEIGHTS) && stored.is_ok() {
                 stored = insert_node(session, height, place, hash);
             }
         });

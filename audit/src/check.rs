@@ -23,6 +23,7 @@ pub(crate) struct RowBytes<'a> {
 }
 
 /// The columns of `entry` that the walk binds to the leaf, in the order of the table.
+#[cfg(test)]
 pub(crate) const BOUND_COLUMNS: [&str; 12] = [
     "seq",
     "time_us",

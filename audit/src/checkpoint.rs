@@ -167,7 +167,7 @@ impl Proof {
 
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PROOF_HEADER}index {}\n", self.index)?;
+        writeln!(f, "{PROOF_HEADER}index {}", self.index)?;
         for hash in &self.path {
             writeln!(f, "{}", STANDARD.encode(hash))?;
         }

@@ -22,6 +22,10 @@ pub(crate) enum Pass {
 }
 
 /// How one attempt of a job went; its effects are still in the open transaction.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment on the writer's stack; a box would be an allocation a write"
+)]
 pub(crate) enum Attempt {
     /// It changed something and tells of it.
     Told(Entry, Vec<Entry>),

@@ -31,6 +31,8 @@ mod schema;
 mod sealing;
 mod shared;
 mod statement;
+#[cfg(any(test, feature = "double"))]
+pub mod testing;
 mod told;
 mod tx;
 pub mod verify;

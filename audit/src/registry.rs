@@ -118,6 +118,7 @@ impl Registry {
         self.statements.values().copied()
     }
 
+    #[cfg(any(test, feature = "double"))]
     pub(crate) fn table(&self, name: &str) -> Option<Table> {
         self.tables.get(name).map(|(_, table)| *table)
     }

@@ -1,5 +1,7 @@
 //! Promises about the seal: what is detected at start, and that no crash between two steps is mistaken for an attack.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
+
 mod common;
 
 use std::path::Path;

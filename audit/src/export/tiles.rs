@@ -79,7 +79,7 @@ impl HashTiles {
 
     /// A subtree was completed; every eighth height has tiles.
     pub(crate) fn completed(&mut self, height: u32, hash: &Hash) -> io::Result<()> {
-        if height % 8 != 0 {
+        if !height.is_multiple_of(8) {
             return Ok(());
         }
         let level = (height / 8) as usize;

@@ -3,6 +3,7 @@
 //! What leaves: a report that says what holds, by whose word, and what is not shown.
 
 mod compare;
+mod prove;
 mod report;
 mod seals;
 mod source;
@@ -16,6 +17,7 @@ use crate::note::NoteKey;
 use seals::Seals;
 
 pub use compare::{Relation, compare};
+pub use prove::{Kept, NotProvable, entry, prove};
 pub use report::Report;
 pub(crate) use source::Evidence;
 pub use source::{Database, Export, Source, Unreadable, spki_of_pem};
@@ -130,7 +132,7 @@ impl<P: FnMut(u64)> Visit<'_, P> {
         let Self { walk, completed, .. } = self;
         completed.clear();
         let keep = |height: u32, place: u64, hash: &Hash| {
-            if height > 0 && height % STORED_HEIGHTS == 0 {
+            if height > 0 && height.is_multiple_of(STORED_HEIGHTS) {
                 completed.push((height, place, *hash));
             }
         };

@@ -332,7 +332,7 @@ impl Files {
         let (path, result) = match self {
             Self::Directory(root) => {
                 let path = root.join(name);
-                let result = File::open(&path).and_then(|file| bounded(file));
+                let result = File::open(&path).and_then(bounded);
                 (path, result)
             }
             Self::Archive { path, file, index } => {

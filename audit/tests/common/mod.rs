@@ -1,5 +1,6 @@
 //! A small house around a ledger: one directory, one clock that can be set, one service that keeps notes.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of the house")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
