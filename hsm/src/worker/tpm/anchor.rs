@@ -9,8 +9,8 @@ use tss_esapi::constants::tss::{TPM2_ALG_SHA256, TPM2_NT_COUNTER, TPM2_NT_EXTEND
 use tss_esapi_sys::{TPM2B_MAX_NV_BUFFER, TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC};
 
 use super::esys::{Auth, Handle, Hides, SessionKind};
-use super::fault::{Code, Rc};
-use super::lane::{TpmLane, owner_says_no};
+use super::fault::{Code, Rc, owner_says_no};
+use super::lane::TpmLane;
 
 /// One of the two indices.
 #[derive(Clone, Copy)]

@@ -1,10 +1,11 @@
 //! The one room with foreign-function code: a safe face for the TPM software stack's ESYS library.
 //! In come the other files of this folder, with commands as plain structures and handles that clean up after themselves.
-//! Out go answers by value, or the TPM's own response code. No pointer leaves this file.
+//! Out go answers by value, or the TPM's own response code. No pointer leaves this room.
 //!
 //! Why not the `Context` of `tss-esapi`: version 7 cannot extend or certify an NV index, cannot be given a TCTI string such as
-//! `swtpm:path=...`, and lends its inner context to nobody; a second context would block on a TPM that takes one connection. Its types are used throughout.
-#![allow(unsafe_code, reason = "libtss2-esys is a C library; every call into it stands in this file")]
+//! `swtpm:path=...`, and lends its inner context to nobody; a second context would block on a TPM that takes one connection.
+//! Its types are used throughout.
+#![allow(unsafe_code, reason = "libtss2-esys is a C library; every call into it stands in this room")]
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
@@ -20,7 +21,6 @@ use tss_esapi_sys::{
     ESYS_TR_NONE as NONE, TPM2B_DIGEST, TPML_DIGEST, TPML_PCR_SELECTION, TPMS_CAPABILITY_DATA,
     TPMT_SIG_SCHEME, TPMT_SYM_DEF, TPMT_TK_HASHCHECK,
 };
-
 use zeroize::Zeroize;
 
 use super::fault::{Rc, patiently};

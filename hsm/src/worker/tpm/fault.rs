@@ -6,8 +6,8 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hsm::Refusal;
 use hsm::backend::Fault;
+use hsm::{KeyId, Refusal};
 
 /// A response code other than success (TPM 2.0 part 2, section 6.6).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,6 +108,7 @@ fn format_zero(code: u32) -> Code {
         0x143 => Code::Unknown,
         0x14a => Code::Unwritten,
         0x14b | 0x902..=0x904 => Code::NoSpace,
+        0x910..=0x91e => Code::NoSuchHandle,
         0x14c => Code::Defined,
         _ => Code::Other,
     }
@@ -141,6 +142,36 @@ pub(super) fn patiently(mut command: impl FnMut() -> u32) -> Result<(), Rc> {
             outcome => return outcome,
         }
         pause = (pause * 2).min(PATIENCE / 8);
+    }
+}
+
+/// A key that does not load is, to its owner, a key that is not here.
+pub(super) fn key_missing(id: KeyId) -> Fault {
+    Fault::KeyMissing { id }
+}
+
+/// The owner hierarchy wants an authorisation that we were not given.
+pub(super) fn owner_says_no(rc: Rc) -> Fault {
+    says_no(rc, "owner", "name a file with its authorisation as `owner_auth_file` while enrolling")
+}
+
+pub(super) fn endorsement_says_no(rc: Rc) -> Fault {
+    says_no(rc, "endorsement", "enrol before an authorisation is set on it")
+}
+
+fn says_no(rc: Rc, hierarchy: &str, advice: &str) -> Fault {
+    match rc.code() {
+        Code::WrongAuth => {
+            Refusal::Other(format!("the TPM's {hierarchy} hierarchy asks for its authorisation; {advice}"))
+                .into()
+        }
+        _ => rc.fault(),
+    }
+}
+
+impl From<Rc> for Fault {
+    fn from(rc: Rc) -> Self {
+        rc.fault()
     }
 }
 

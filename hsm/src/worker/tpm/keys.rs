@@ -12,8 +12,8 @@ use tss_esapi_sys::{TPM2B_MAX_BUFFER, TPM2B_SENSITIVE_CREATE};
 use super::blob::{self, Wrapped};
 use super::encode;
 use super::esys::{Auth, Esys, Handle};
-use super::fault::Code;
-use super::lane::{TpmLane, key_missing};
+use super::fault::{Code, key_missing};
+use super::lane::TpmLane;
 use super::templates::{self, loose, parsed, plain};
 
 /// What every TPM 2.0 takes in one buffer (TPM2_MAX_DIGEST_BUFFER).

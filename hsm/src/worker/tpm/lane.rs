@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hsm::backend::{Attest, Fault, Lane};
-use hsm::{Fingerprint, KeyId, Refusal, TokenConfig};
+use hsm::{Fingerprint, Refusal, TokenConfig};
 use tss_esapi::structures::Public;
 use zeroize::Zeroizing;
 
 use super::blob::{self, Wrapped};
 use super::esys::{Esys, Handle, Hides, Hierarchy, SessionKind};
-use super::fault::{Code, Rc};
+use super::fault::{Code, endorsement_says_no, owner_says_no};
 use super::templates::{self, loose, parsed, plain};
 
 /// One TPM, owned by one thread: a TPM does one thing at a time anyway.
@@ -180,36 +180,6 @@ impl TpmLane {
 impl Lane for TpmLane {
     fn attest(&mut self) -> Option<&mut dyn Attest> {
         Some(self)
-    }
-}
-
-/// A key that does not load is, to its owner, a key that is not here.
-pub(super) fn key_missing(id: KeyId) -> Fault {
-    Fault::KeyMissing { id }
-}
-
-/// The owner hierarchy wants an authorisation that we were not given.
-pub(super) fn owner_says_no(rc: Rc) -> Fault {
-    says_no(rc, "owner", "name a file with its authorisation as `owner_auth_file` while enrolling")
-}
-
-pub(super) fn endorsement_says_no(rc: Rc) -> Fault {
-    says_no(rc, "endorsement", "enrol before an authorisation is set on it")
-}
-
-fn says_no(rc: Rc, hierarchy: &str, advice: &str) -> Fault {
-    match rc.code() {
-        Code::WrongAuth => {
-            Refusal::Other(format!("the TPM's {hierarchy} hierarchy asks for its authorisation; {advice}"))
-                .into()
-        }
-        _ => rc.fault(),
-    }
-}
-
-impl From<Rc> for Fault {
-    fn from(rc: Rc) -> Self {
-        rc.fault()
     }
 }
 

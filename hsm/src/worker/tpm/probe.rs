@@ -10,11 +10,13 @@ use tss_esapi::constants::tss::{
     TPM2_ECC_NIST_P256, TPM2_ECC_NIST_P384, TPM2_PT_FIRMWARE_VERSION_1, TPM2_PT_FIRMWARE_VERSION_2,
     TPM2_PT_MANUFACTURER, TPM2_PT_VENDOR_STRING_1, TPM2_PT_VENDOR_STRING_4,
 };
+use tss_esapi::structures::Public;
 
 use super::encode;
 use super::esys::{Esys, Hierarchy};
-use super::lane::{Setup, endorsement_says_no};
-use super::templates::{self, parsed, plain};
+use super::fault::endorsement_says_no;
+use super::lane::Setup;
+use super::templates::{self, loose, parsed, plain};
 
 /// Fills in the table.
 pub(super) fn probe(esys: &Esys, setup: &Setup, tcti: &str, serial: &str) -> Result<Probe, Fault> {
@@ -45,15 +47,24 @@ pub(super) fn probe(esys: &Esys, setup: &Setup, tcti: &str, serial: &str) -> Res
 
 /// A TPM has no serial number; it has an endorsement seed that outlives every clearing, and the attestation key is derived from it.
 pub(super) fn serial(esys: &Arc<Esys>, setup: &Setup) -> Result<String, Fault> {
-    let place = setup.attestation_key;
-    let key = if esys.handles(place)?.contains(&place) {
-        esys.persistent(place)?
-    } else {
-        let template = plain(templates::attestation_key())?;
-        esys.create_primary(Hierarchy::Endorsement, &template).map_err(endorsement_says_no)?
+    let public = match standing(esys, setup.attestation_key)? {
+        Some(public) => public,
+        None => {
+            let template = plain(templates::attestation_key())?;
+            let key = esys.create_primary(Hierarchy::Endorsement, &template).map_err(endorsement_says_no)?;
+            parsed(esys.read_public(&key)?)?
+        }
     };
-    let public = encode::public_key(&parsed(esys.read_public(&key)?)?)?;
-    Ok(hex::encode(&public.fingerprint().0[..8]))
+    Ok(hex::encode(&encode::public_key(&public)?.fingerprint().0[..8]))
+}
+
+/// The attestation key's public half, if it stands where it should; what others put there tells nothing about the chip.
+fn standing(esys: &Arc<Esys>, place: u32) -> Result<Option<Public>, Fault> {
+    if !esys.handles(place)?.contains(&place) {
+        return Ok(None);
+    }
+    let found = parsed(esys.read_public(&esys.persistent(place)?)?)?;
+    Ok(loose(&found, &templates::attestation_key()).is_none().then_some(found))
 }
 
 fn kinds(curves: &[u16]) -> Vec<KeyKind> {

@@ -12,8 +12,8 @@ use hsm::{Hash, KeyRef, PublicKey, Refusal, Scheme};
 use tss_esapi_sys::TPM2B_DIGEST;
 
 use super::encode;
-use super::fault::Code;
-use super::lane::{TpmLane, key_missing};
+use super::fault::{Code, key_missing};
+use super::lane::TpmLane;
 use super::templates;
 
 impl TpmLane {
