@@ -41,7 +41,7 @@ fn has_resource_manager(tcti: &str) -> bool {
 
 /// Opens the connection. Firmware has usually started the TPM; a simulator may leave that to its first user.
 fn open(tcti: &str) -> Result<Arc<Esys>, Rc> {
-    let esys = Esys::open(tcti)?;
+    let esys = Esys::connect(tcti)?;
     match esys.startup() {
         Err(rc) if rc.code() != Code::Initialized => Err(rc),
         _ => Ok(esys),

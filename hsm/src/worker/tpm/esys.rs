@@ -42,6 +42,9 @@ mod objects;
 /// An open connection to one TPM. Commands go one at a time, whoever asks.
 pub(super) struct Esys {
     raw: Mutex<Raw>,
+    /// One entry for each [`Handle`]. The library knows a persistent object or index once, however often it is reached, and forgets
+    /// it at the first close; so only the last handle closes.
+    open: Mutex<Vec<u32>>,
 }
 
 /// A TPM resource in use. Dropping it gives the slot back: transient objects and sessions are flushed, others forgotten.
@@ -49,6 +52,8 @@ pub(super) struct Handle {
     esys: Arc<Esys>,
     tr: u32,
     flush: bool,
+    /// The TPM has flushed it already.
+    spent: bool,
 }
 
 /// Who authorises a command.
@@ -107,13 +112,13 @@ unsafe impl Send for Raw {}
 
 impl Esys {
     /// Opens a TPM by its TCTI string, such as `device:/dev/tpmrm0` or `swtpm:path=/run/x.sock`.
-    pub(super) fn open(tcti: &str) -> Result<Arc<Self>, Rc> {
+    pub(super) fn connect(tcti: &str) -> Result<Arc<Self>, Rc> {
         let name = CString::new(tcti).map_err(|_| Rc::BAD_TCTI)?;
         let mut raw = Raw { esys: null_mut(), tcti: null_mut() };
         // SAFETY: both calls fill the pointer they are given or leave it null; `Raw` closes what was opened, in its drop.
         Rc::check(unsafe { sys::Tss2_TctiLdr_Initialize(name.as_ptr(), &mut raw.tcti) })?;
         Rc::check(unsafe { sys::Esys_Initialize(&mut raw.esys, raw.tcti, null_mut()) })?;
-        Ok(Arc::new(Self { raw: Mutex::new(raw) }))
+        Ok(Arc::new(Self { raw: Mutex::new(raw), open: Mutex::default() }))
     }
 
     pub(super) fn startup(&self) -> Result<(), Rc> {
@@ -190,12 +195,26 @@ impl Esys {
     }
 
     fn handle(self: &Arc<Self>, tr: u32, flush: bool) -> Handle {
-        Handle { esys: Arc::clone(self), tr, flush }
+        self.open().push(tr);
+        Handle { esys: Arc::clone(self), tr, flush, spent: false }
     }
 
     /// A thread that panicked between two commands leaves the context usable, so poison is not passed on.
     fn raw(&self) -> MutexGuard<'_, Raw> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Strikes one handle off the list and says whether it was the last one to its object.
+    fn was_last(&self, tr: u32) -> bool {
+        let mut open = self.open();
+        if let Some(place) = open.iter().position(|one| *one == tr) {
+            open.swap_remove(place);
+        }
+        !open.contains(&tr)
     }
 
     fn release(&self, tr: &mut u32, flush: bool) -> Result<(), Rc> {
@@ -205,17 +224,16 @@ impl Esys {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.tr == NONE {
-            return;
+        if self.esys.was_last(self.tr) && !self.spent {
+            // A TPM that is gone has forgotten the slot already, so there is nothing to do about a failure.
+            let _ = self.esys.release(&mut self.tr, self.flush);
         }
-        // A TPM that is gone has forgotten the slot already, so there is nothing to do about a failure.
-        let _ = self.esys.release(&mut self.tr, self.flush);
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // SAFETY: both functions accept what `open` filled in, null included in the first case by the check; nothing uses it afterwards.
+        // SAFETY: both functions accept what `connect` filled in, null included in the first case by the check; nothing uses it afterwards.
         unsafe {
             if !self.esys.is_null() {
                 sys::Esys_Finalize(&mut self.esys);

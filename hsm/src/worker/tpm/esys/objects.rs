@@ -174,8 +174,8 @@ impl Esys {
             tag.slot(),
             ticket.slot(),
         ))?;
-        // The TPM flushed the sequence itself and the library forgot its handle.
-        sequence.tr = NONE;
+        // The TPM flushes a sequence that it completes, and the library forgets its handle.
+        sequence.spent = true;
         tag.take()
     }
 

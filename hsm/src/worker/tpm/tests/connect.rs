@@ -6,6 +6,7 @@ use hsm::backend::Fault;
 use hsm::{KeyKind, Refusal, Scheme, TokenConfig};
 
 use super::super::connect;
+use super::super::esys::Esys;
 use super::{ID, Machine, step, tool};
 
 #[test]
@@ -54,6 +55,17 @@ fn a_tpm_left_in_order_remembers_an_orderly_shutdown() {
     drop(machine.lane().generate(ID, KeyKind::P256, ""));
     machine.tpm.restart().unwrap();
     assert!(!machine.last_shutdown_was_orderly());
+}
+
+#[test]
+fn two_handles_to_one_object_do_not_close_each_other() {
+    let machine = Machine::new();
+    machine.lane().ensure_root().unwrap();
+    let TokenConfig::Tpm { tcti, storage_root, .. } = &machine.config else { panic!("not a TPM") };
+    let esys = Esys::connect(tcti).unwrap();
+    let (one, two) = (esys.persistent(*storage_root).unwrap(), esys.persistent(*storage_root).unwrap());
+    drop(one);
+    assert!(esys.read_public(&two).is_ok());
 }
 
 #[test]
