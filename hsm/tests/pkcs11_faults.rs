@@ -141,6 +141,45 @@ async fn an_unplugged_token_costs_clear_errors_and_heals_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_token_pulled_out_under_a_running_worker_gives_no_wrong_answer_and_heals() {
+    let host = Host::new();
+    let token = Token::start(host.config()).await.unwrap();
+    let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
+    host.soft.unplug().unwrap();
+    let brief = || Instant::now() + Duration::from_secs(2);
+    for _ in 0..20 {
+        match sign(&token, &made.key, brief()).await {
+            Ok(signature) => assert!(aws_lc_accepts(&made.public, Scheme::EcdsaSha256, MESSAGE, &signature)),
+            Err(TokenError::Gone { .. }) => {}
+            Err(other) => panic!("{other:?}: a token that is away must not be taken for one without the key"),
+        }
+    }
+    host.soft.plug_in().unwrap();
+    heals(&token, &made.key).await;
+    token.close().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_away_is_never_taken_for_an_empty_one() {
+    let host = Host::new();
+    let token = Token::start(host.config()).await.unwrap();
+    let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
+    host.soft.unplug().unwrap();
+    let brief = || Instant::now() + Duration::from_secs(2);
+    let found = token.find(made.key.id, brief()).await;
+    assert!(found.is_err(), "{found:?}");
+    let reading = token.anchor_read(brief()).await;
+    assert!(reading.is_err(), "{reading:?}");
+    let root = token.ensure_root(brief()).await;
+    assert!(root.is_err(), "{root:?}");
+    let destroyed = token.destroy(&made.key, brief()).await;
+    assert!(destroyed.is_err(), "{destroyed:?}");
+    host.soft.plug_in().unwrap();
+    heals(&token, &made.key).await;
+    token.close().await;
+}
+
+#[tokio::test]
 async fn a_wrong_pin_is_tried_exactly_once() {
     let host = Host::new();
     host.write_pin(b"not-the-pin");
@@ -325,7 +364,7 @@ async fn the_worker_runs_in_its_sandbox() {
     is("Seccomp:\t2");
     assert_eq!(host::worker().limit("Max core file size"), "0");
     // A process that is not dumpable gives its /proc files to root, and cannot be traced by its own user.
-    assert_eq!(host::worker().environment(), ["SOFTHSM2_CONF"], "nothing else is passed on");
+    assert_eq!(host::worker().environment(), ["SOFTHSM2_CONF", "TSS2_LOG"], "nothing else is passed on");
     assert_eq!(
         host::worker().inherited(),
         Vec::<PathBuf>::new(),

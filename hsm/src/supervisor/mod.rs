@@ -9,7 +9,7 @@ mod queue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
 use crate::config::{Limits, TokenConfig};
 use crate::double::Double;
@@ -88,7 +88,7 @@ impl Supervised {
     fn refusing(why: StartRefused, limits: Limits) -> Self {
         Self {
             orders: mpsc::unbounded_channel().0,
-            places: Arc::new(Semaphore::new(limits.queue_max)),
+            places: places(&limits),
             state: watch::channel(TokenState::Refused { why }).1,
             probe: watch::channel(Arc::default()).1,
             limits: Arc::new(limits),
@@ -120,18 +120,29 @@ impl Supervised {
         if deadline <= asked {
             return Err(TokenError::Expired);
         }
-        let place = self.places.clone().acquire_owned();
-        let place = match tokio::time::timeout_at(deadline.into(), place).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) => return Err(self.gone()),
-            Err(_) => return Err(TokenError::Busy { waited: asked.elapsed() }),
-        };
+        let place = self.stand_in_line(asked, deadline).await?;
         let (reply, answer) = oneshot::channel();
         let queued = Queued { call, deadline, reply, _place: place };
         if self.orders.send(Order::Call(queued)).is_err() {
             return Err(self.gone());
         }
         answer.await.unwrap_or(Err(TokenError::OutcomeUnknown))
+    }
+
+    async fn stand_in_line(
+        &self,
+        asked: Instant,
+        deadline: Instant,
+    ) -> Result<OwnedSemaphorePermit, TokenError> {
+        match self.places.clone().try_acquire_owned() {
+            Ok(place) => return Ok(place),
+            Err(TryAcquireError::Closed) => return Err(self.gone()),
+            Err(TryAcquireError::NoPermits) => {}
+        }
+        match tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned()).await {
+            Ok(place) => place.map_err(|_| self.gone()),
+            Err(_) => Err(TokenError::Busy { waited: asked.elapsed() }),
+        }
     }
 
     /// Refuses at once what has no hope; a token only just lost is given the time in which most come back.
@@ -147,6 +158,11 @@ impl Supervised {
     fn gone(&self) -> TokenError {
         TokenError::Gone { retry_after: retry_after(&self.limits) }
     }
+}
+
+/// As many places as the queue has; none at all would mean a token that cannot be asked.
+fn places(limits: &Limits) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(limits.queue_max.clamp(1, Semaphore::MAX_PERMITS)))
 }
 
 /// When a caller should come back: after the next try to raise a worker, in whole seconds for `Retry-After`.
@@ -201,7 +217,7 @@ impl Supervisor {
     fn hand_out(&mut self) -> Supervised {
         Supervised {
             orders: self.handles.take().unwrap_or_else(|| mpsc::unbounded_channel().0),
-            places: Arc::new(Semaphore::new(self.limits.queue_max)),
+            places: places(&self.limits),
             state: self.state.subscribe(),
             probe: self.probe.subscribe(),
             limits: self.limits.clone(),

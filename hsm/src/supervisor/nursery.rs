@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -29,6 +29,8 @@ pub(super) enum Source {
 pub(super) struct Nursery {
     errands: mpsc::Sender<Errand>,
     source: Arc<Source>,
+    /// Killed, but held in the kernel by their device.
+    undead: Arc<Mutex<Vec<Child>>>,
 }
 
 type Errand = Box<dyn FnOnce() + Send>;
@@ -42,6 +44,7 @@ pub(super) struct Life {
 enum Body {
     Process(Child),
     Double(DoubleLife),
+    Buried,
 }
 
 impl Nursery {
@@ -51,7 +54,7 @@ impl Nursery {
             .name("hsm-nursery".to_owned())
             .spawn(move || work.iter().for_each(|errand| errand()))
             .map_err(|fault| not_started("its keeper thread", &fault))?;
-        Ok(Self { errands, source: Arc::new(source) })
+        Ok(Self { errands, source: Arc::new(source), undead: Arc::default() })
     }
 
     /// The first frame for a worker of this source.
@@ -64,9 +67,12 @@ impl Nursery {
     }
 
     pub(super) async fn bear(&self) -> Result<(UnixStream, Life), StartRefused> {
-        let source = self.source.clone();
+        let (source, undead) = (self.source.clone(), self.undead.clone());
         let born = self.run(move || match &*source {
-            Source::Process(config) => bear_process(config),
+            Source::Process(config) => {
+                count_undead(&undead)?;
+                bear_process(config)
+            }
             Source::Double(double) => bear_double(double),
         });
         born.await.unwrap_or_else(|| {
@@ -74,17 +80,18 @@ impl Nursery {
         })
     }
 
-    /// Ends a worker and waits until it is dead.
-    pub(super) async fn bury(&self, mut life: Life) {
-        self.run(move || match &mut life.body {
-            Body::Process(child) => {
-                // Fails only when it is dead already.
-                let _ = child.kill();
-                let _ = child.wait();
+    /// Kills a worker and waits for its death. False when the kernel does not let go of it: then it may still act.
+    pub(super) async fn bury(&self, mut life: Life) -> bool {
+        let undead = self.undead.clone();
+        let dead = self.run(move || match std::mem::replace(&mut life.body, Body::Buried) {
+            Body::Process(child) => bury_process(child, &undead),
+            Body::Double(mut double) => {
+                double.kill();
+                true
             }
-            Body::Double(double) => double.kill(),
-        })
-        .await;
+            Body::Buried => true,
+        });
+        dead.await.unwrap_or(false)
     }
 
     async fn run<T: Send + 'static>(&self, errand: impl FnOnce() -> T + Send + 'static) -> Option<T> {
@@ -107,7 +114,7 @@ impl Life {
     pub(super) fn name(&self) -> String {
         match &self.body {
             Body::Process(child) => format!("pid {}", child.id()),
-            Body::Double(_) => "double".to_owned(),
+            Body::Double(_) | Body::Buried => "double".to_owned(),
         }
     }
 }
@@ -117,14 +124,42 @@ impl Drop for Life {
     fn drop(&mut self) {
         match &mut self.body {
             Body::Process(child) => {
-                if !matches!(child.try_wait(), Ok(Some(_))) {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                }
+                // Its parent is ending; the next one to wait for it is init.
+                let _ = child.kill();
+                let _ = child.try_wait();
             }
             Body::Double(double) => double.kill(),
+            Body::Buried => {}
         }
     }
+}
+
+fn bury_process(mut child: Child, undead: &Mutex<Vec<Child>>) -> bool {
+    // Fails only when it is dead already.
+    let _ = child.kill();
+    let begun = Instant::now();
+    while begun.elapsed() < BURIAL_MAX {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return true;
+        }
+        std::thread::sleep(BURIAL_STEP);
+    }
+    tracing::error!(pid = child.id(), "a killed worker is held in the kernel by its device");
+    undead.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+    false
+}
+
+/// Reaps those who died at last. Too many who did not: the device is stuck, and another worker would be as well.
+fn count_undead(undead: &Mutex<Vec<Child>>) -> Result<(), StartRefused> {
+    let mut undead = undead.lock().unwrap_or_else(PoisonError::into_inner);
+    undead.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    if undead.len() < UNDEAD_MAX {
+        return Ok(());
+    }
+    let count = undead.len();
+    Err(StartRefused::Device(format!(
+        "{count} killed workers are held in the kernel; reset the device or its driver"
+    )))
 }
 
 fn bear_process(config: &TokenConfig) -> Result<(UnixStream, Life), StartRefused> {
@@ -169,3 +204,10 @@ fn not_started(worker: &str, fault: &io::Error) -> StartRefused {
     };
     StartRefused::Worker { worker: worker.to_owned(), fault: advice }
 }
+
+/// A killed process is gone within a millisecond, unless a driver holds it; callers wait for the verdict.
+const BURIAL_MAX: Duration = Duration::from_millis(200);
+const BURIAL_STEP: Duration = Duration::from_micros(200);
+
+/// Each holds its memory and the device.
+const UNDEAD_MAX: usize = 3;

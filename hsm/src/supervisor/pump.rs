@@ -48,9 +48,9 @@ impl Supervisor {
             Err(broken) => broken,
         };
         let board = life.board();
-        self.nursery.bury(life).await;
-        // Only after its death: a worker still alive could begin another call after we looked.
-        self.queue.worker_died(board.highest(), retry_after(&self.limits));
+        // The board is read only after the worker's death: alive, it could begin another call after we looked.
+        let begun = if self.nursery.bury(life).await { board.highest() } else { u64::MAX };
+        self.queue.worker_died(begun, retry_after(&self.limits));
         broken
     }
 
@@ -60,7 +60,7 @@ impl Supervisor {
         let mut timer = Box::pin(tokio::time::sleep_until(self.queue.next_deadline().into()));
         let mut open = true;
         loop {
-            line.hand_over(&mut self.queue, self.limits.in_flight_max)?;
+            line.hand_over(&mut self.queue, self.limits.in_flight_max.max(1))?;
             if !open && self.queue.is_idle() {
                 return Ok(());
             }

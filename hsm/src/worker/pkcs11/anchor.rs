@@ -71,6 +71,9 @@ impl Desk {
                 _ => continue,
             }
         }
+        if anchors.is_empty() {
+            self.confirm_presence()?;
+        }
         Ok(anchors)
     }
 

@@ -15,7 +15,7 @@ use hsm::serve::LANES_MAX;
 use hsm::{StartRefused, TokenConfig};
 
 use super::once::OneCall;
-use super::{Desk, Shared, Token, pin, probe};
+use super::{Desk, Shared, Token, fault, pin, probe};
 
 /// Loads the module, finds the token, logs in, probes.
 ///
@@ -30,6 +30,8 @@ pub(crate) fn connect(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRef
     let sentinel = open(&module, slot)?;
     log_in(&sentinel, &info, pin_file)?;
     let shared = Arc::new(Shared {
+        module: module.clone(),
+        slot,
         serial: serial.clone(),
         objects: Mutex::new(()),
         handles: RwLock::new(HashMap::new()),
@@ -55,9 +57,11 @@ fn load(path: &Path) -> Result<Pkcs11, StartRefused> {
         Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(module),
         Err(Error::Pkcs11(RvError::CantLock, _)) => Err(refuse_module(
             path,
-            "it cannot serve several threads; set `threads = 1` is not enough".to_owned(),
+            "it cannot be used from several threads; ask its vendor for a version that can".to_owned(),
         )),
-        Err(fault) => Err(StartRefused::Device(format!("the module does not initialise: {fault}"))),
+        Err(fault) => {
+            Err(StartRefused::Device(format!("the module does not initialise: {}", fault::name(&fault))))
+        }
     }
 }
 
@@ -136,6 +140,6 @@ fn lanes_wanted(threads: Option<usize>, info: &TokenInfo) -> usize {
     wanted.min(given).clamp(1, LANES_MAX)
 }
 
-fn device(fault: Error) -> StartRefused {
-    StartRefused::Device(format!("the token does not open: {fault}"))
+fn device(error: Error) -> StartRefused {
+    StartRefused::Device(format!("the token does not open: {}", fault::name(&error)))
 }

@@ -15,10 +15,10 @@ pub(super) enum Effect {
 
 /// Reads a module's error.
 pub(super) fn read(error: &Error, effect: Effect) -> Fault {
-    let Error::Pkcs11(value, function) = error else {
-        return lost(&error.to_string(), effect);
+    let name = name(error);
+    let Error::Pkcs11(value, _) = error else {
+        return lost(&name, effect);
     };
-    let name = format!("{function:?} gave {value:?}");
     match value {
         RvError::DeviceMemory => Refusal::TokenFull.into(),
         RvError::TokenWriteProtected | RvError::SessionReadOnly => Refusal::WriteProtected.into(),
@@ -42,6 +42,14 @@ pub(super) fn read(error: &Error, effect: Effect) -> Fault {
         }
         // All the rest, from DEVICE_ERROR to values no standard knows: only a fresh worker may speak to the device again.
         _ => lost(&name, effect),
+    }
+}
+
+/// A module's error by the standard's name: `C_Initialize gave GeneralError`.
+pub(super) fn name(error: &Error) -> String {
+    match error {
+        Error::Pkcs11(value, function) => format!("C_{function:?} gave {value:?}"),
+        other => other.to_string(),
     }
 }
 

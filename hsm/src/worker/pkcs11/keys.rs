@@ -19,6 +19,7 @@ impl Desk {
         if !self.look_up(ObjectClass::PRIVATE_KEY, id)?.is_empty() {
             return Err(Refusal::KeyExists { id }.into());
         }
+        self.confirm_presence()?;
         let (public, private) = self.generate_pair(id, kind, label, Keep::InToken)?;
         let made = self.read_back(id, kind, public, private);
         if made.is_err() {
@@ -91,7 +92,7 @@ impl Desk {
         let _alone = shared.objects();
         // Both halves: a public key alone signs nothing.
         if self.look_up(ObjectClass::PRIVATE_KEY, id)?.is_empty() {
-            return Ok(None);
+            return self.confirm_presence().map(|()| None);
         }
         match self.look_up(ObjectClass::PUBLIC_KEY, id)?.as_slice() {
             [one] => self.public_of(*one),
@@ -118,7 +119,7 @@ impl Desk {
         let public = self.look_up(ObjectClass::PUBLIC_KEY, id)?;
         let (private, public) = match (private.as_slice(), public.as_slice()) {
             ([private], [public]) => (*private, *public),
-            ([], _) => return Err(Fault::KeyMissing { id }),
+            ([], _) => return Err(self.missing(id)),
             (_, []) => {
                 return Err(
                     Refusal::Other(format!("the public half of key {id} is missing; restore it")).into()
@@ -160,6 +161,7 @@ impl Desk {
         if !self.look_up(ObjectClass::SECRET_KEY, id)?.is_empty() {
             return Err(Refusal::KeyExists { id }.into());
         }
+        self.confirm_presence()?;
         let mut template = secret_template(id.0.to_vec(), label);
         template.extend([
             Attribute::KeyType(KeyType::GENERIC_SECRET),
@@ -201,7 +203,7 @@ impl Desk {
         let _alone = shared.objects();
         let object = match self.look_up(ObjectClass::SECRET_KEY, id)?.as_slice() {
             [one] => *one,
-            [] => return Err(Fault::KeyMissing { id }),
+            [] => return Err(self.missing(id)),
             _ => {
                 return Err(
                     Refusal::Other(format!("several keys are named {id}; remove the stray ones")).into()
@@ -221,6 +223,7 @@ impl Desk {
     }
 
     fn destroy_all(&self, class: ObjectClass, id: KeyId) -> Result<(), Fault> {
+        self.confirm_presence()?;
         for object in self.look_up(class, id)? {
             match self.session.destroy_object(object) {
                 Err(error) if !fault::is_stale(&error) => return Err(fault::read(&error, Effect::Possible)),

@@ -20,7 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::object::ObjectHandle;
-use cryptoki::session::Session;
+use cryptoki::session::{Session, SessionState};
+use cryptoki::slot::Slot;
 use hsm::backend::{Attest, Backend, Fault, Lane};
 use hsm::{Fingerprint, KeyId, Probe};
 
@@ -60,6 +61,8 @@ struct Desk {
 
 /// What all sessions of one worker's life share.
 struct Shared {
+    module: Pkcs11,
+    slot: Slot,
     serial: String,
     /// Makes, finds and destroys one at a time: modules race in their object lists, and answer with general errors or crashes.
     objects: Mutex<()>,
@@ -92,6 +95,29 @@ impl Shared {
 
     fn forget(&self, id: KeyId) {
         self.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
+impl Desk {
+    /// Asked before "there is none" is believed. A module whose token was pulled out or logged out lists no private objects either, and
+    /// some never list them again; only a fresh worker then knows.
+    fn confirm_presence(&self) -> Result<(), Fault> {
+        let lost = |why: String| Err(Fault::Lost { why, harmless: true });
+        match self.shared.module.get_token_info(self.shared.slot) {
+            Ok(info) if info.serial_number().trim() == self.shared.serial.trim() => {}
+            Ok(_) => return lost("another token stands in the slot".to_owned()),
+            Err(error) => return lost(format!("the token is gone: {}", fault::name(&error))),
+        }
+        match self.session.get_session_info() {
+            Ok(session) if session.session_state() == SessionState::RwUser => Ok(()),
+            Ok(_) => lost("the token logged us out".to_owned()),
+            Err(error) => lost(format!("the session is gone: {}", fault::name(&error))),
+        }
+    }
+
+    /// What to answer for a key that is not found.
+    fn missing(&self, id: KeyId) -> Fault {
+        self.confirm_presence().err().unwrap_or(Fault::KeyMissing { id })
     }
 }
 

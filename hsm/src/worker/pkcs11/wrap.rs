@@ -22,6 +22,7 @@ impl Seal for Desk {
         let _alone = shared.objects();
         let created = match self.look_up(ObjectClass::SECRET_KEY, ROOT)?.as_slice() {
             [] => {
+                self.confirm_presence()?;
                 self.make_root()?;
                 true
             }
@@ -103,7 +104,7 @@ impl Desk {
                 self.shared.cache(ROOT, Handle { object: *one, fingerprint: Fingerprint([0; 32]) });
                 Ok(*one)
             }
-            [] => Err(Refusal::RootMissing.into()),
+            [] => self.confirm_presence().and(Err(Refusal::RootMissing.into())),
             _ => Err(Refusal::Other("the token holds two root keys; remove the stray one".to_owned()).into()),
         }
     }
