@@ -382,3 +382,69 @@ impl StoredTree<'_> {
         Ok(hashes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::BOUND_COLUMNS;
+    use crate::schema;
+
+    fn ledger() -> rusqlite::Connection {
+        let conn = rusqlite::Connection::open_in_memory().unwrap();
+        conn.execute_batch(schema::STEPS).unwrap();
+        schema::LEDGER.migrations.iter().for_each(|script| conn.execute_batch(script).unwrap());
+        conn
+    }
+
+    #[test]
+    fn no_filter_of_a_workspace_scans_the_entries_of_others() {
+        let conn = ledger();
+        for sql in OF_ONE_WORKSPACE.concat() {
+            let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let mut rows = explain.raw_query();
+            let mut lines = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                lines.push(row.get::<_, String>(3).unwrap());
+            }
+            assert!(lines[0].starts_with("SEARCH entry USING INDEX entry_by_"), "{lines:?}");
+            assert!(lines[0].contains("(workspace=?"), "{lines:?}");
+            assert_eq!(lines.len(), 1, "no sorting either: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_column_of_an_entry_must_be_bound_by_the_verifier_first() {
+        let conn = ledger();
+        let mut find = conn.prepare("SELECT name FROM pragma_table_info('entry')").unwrap();
+        let columns: Vec<String> =
+            find.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(columns, BOUND_COLUMNS);
+    }
+
+    #[test]
+    fn the_tables_refuse_what_no_code_should_try() {
+        let conn = ledger();
+        conn.execute_batch(
+            "INSERT INTO entry VALUES (0, 1, '', '', '', '', '', '', x'', x'', x'', x'');
+             INSERT INTO tree_node VALUES (8, 0, x'');
+             INSERT INTO tree_state VALUES (1, 5, x'', x'');
+             INSERT INTO log VALUES (1, 'a');
+             INSERT INTO anchor (k, size, note, before, after, tier, state) VALUES (1, 1, '', x'', x'', '', 'pending');
+             UPDATE anchor SET state = 'confirmed';",
+        )
+        .unwrap();
+        for (sql, why) in [
+            ("UPDATE entry SET actor = 'x'", "an entry is never changed"),
+            ("DELETE FROM entry", "an entry is never deleted"),
+            ("UPDATE tree_node SET place = 1", "a tree node is never changed"),
+            ("DELETE FROM tree_node", "a tree node is never deleted"),
+            ("UPDATE tree_state SET size = 4", "a log never shrinks"),
+            ("UPDATE log SET origin = 'b'", "the origin of a log never changes"),
+            ("UPDATE anchor SET state = 'pending'", "an anchor changes once, from pending to confirmed"),
+            ("UPDATE anchor SET note = 'x'", "an anchor changes once, from pending to confirmed"),
+            ("DELETE FROM anchor", "an anchor is never deleted"),
+        ] {
+            assert_eq!(conn.execute_batch(sql).unwrap_err().to_string(), why, "{sql}");
+        }
+    }
+}

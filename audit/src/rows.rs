@@ -3,7 +3,7 @@
 //! What leaves: rows as borrowed bytes.
 
 use crate::append::signed;
-use crate::check::RowBytes;
+use crate::check::{Finding, RowBytes};
 use crate::fault::SqlFault;
 
 /// Every column of an entry, in the order `row_bytes` expects.
@@ -14,6 +14,8 @@ pub(crate) const ROWS: &str = "SELECT seq, time_us, workspace, actor, action, ob
 pub(crate) enum Stopped<E> {
     /// The database did not answer.
     Fault(SqlFault),
+    /// A row holds something else than a row can hold: nobody wrote that through the ledger.
+    Malformed(Finding),
     /// The visitor had a reason.
     By(E),
 }
@@ -25,11 +27,17 @@ pub(crate) fn each<E>(
     mut visit: impl FnMut(&RowBytes<'_>) -> Result<(), E>,
 ) -> Result<(), Stopped<E>> {
     let fault = |error: rusqlite::Error| Stopped::Fault(error.into());
-    rows.raw_bind_parameter(1, signed(first)).map_err(fault)?;
+    // From the very beginning also means from below zero, where only a forged row can be.
+    let bound = if first == 0 { i64::MIN } else { signed(first) };
+    rows.raw_bind_parameter(1, bound).map_err(fault)?;
     let mut rows = rows.raw_query();
+    let mut seq = first;
     while let Some(row) = rows.next().map_err(fault)? {
-        let bytes = row_bytes(row).map_err(fault)?;
+        let malformed =
+            |why: rusqlite::Error| Finding::NotALeaf { seq, why: format!("its row is malformed: {why}") };
+        let bytes = row_bytes(row).map_err(|why| Stopped::Malformed(malformed(why)))?;
         visit(&bytes).map_err(Stopped::By)?;
+        seq += 1;
     }
     Ok(())
 }

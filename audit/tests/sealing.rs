@@ -4,102 +4,15 @@
 
 mod common;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use audit::double::{Call, Failing, MemoryAnchor, MemorySealer};
+use audit::double::{Call, Failing, MemoryAnchor};
 use audit::{
-    Anchor, Checkpoint, HardwareFault, Ledger, NoteKey, RecoverRefused, SealRefused, Sealer, Sealing,
-    Standing, StoredCheckpoint, Tier, Verdict, WriteRefused,
+    Anchor, Checkpoint, HardwareFault, RecoverRefused, SealRefused, Sealing, Standing, StoredCheckpoint,
+    Tier, Verdict, WriteRefused,
 };
 use common::House;
-
-const ORIGIN: &str = "test.example/audit/0001";
-
-struct Sealed {
-    house: House,
-    sealer: Arc<MemorySealer>,
-    anchor: MemoryAnchor,
-}
-
-impl Sealed {
-    fn new(tier: Tier) -> Self {
-        Self {
-            house: House::new(),
-            sealer: Arc::new(MemorySealer::new(ORIGIN)),
-            anchor: MemoryAnchor::new(tier),
-        }
-    }
-
-    fn open(&self) -> (Ledger, Sealing) {
-        let ledger = self.house.try_open(|options| options.dangerous_without_recovery = false).unwrap();
-        let sealing = Sealing::new(ledger.clone(), self.sealer.clone(), Some(Arc::new(self.anchor.clone())));
-        (ledger, sealing)
-    }
-
-    async fn start(&self) -> (Ledger, Sealing) {
-        let (ledger, sealing) = self.open();
-        sealing.recover().await.unwrap();
-        (ledger, sealing)
-    }
-
-    async fn refused(&self) -> String {
-        let (ledger, sealing) = self.open();
-        let refused = sealing.recover().await.unwrap_err();
-        assert!(matches!(refused, RecoverRefused::Frozen(_)), "{refused:?}");
-        let write =
-            ledger.write(|_| Ok::<_, audit::SqlFault>(audit::Told::new((), audit::Entry::new("x")))).await;
-        assert!(matches!(write, Err(WriteRefused::Frozen(_))), "a frozen ledger took a write");
-        ledger.read(|view| view.size()).await.expect("a frozen ledger reads");
-        ledger.close().await;
-        refused.to_string()
-    }
-
-    fn keys(&self) -> &[NoteKey] {
-        self.sealer.keys()
-    }
-
-    /// A ledger with two sealed checkpoints and a tail of two entries, closed.
-    async fn with_history(tier: Tier) -> Self {
-        let sealed = Self::new(tier);
-        let (ledger, sealing) = sealed.start().await;
-        for round in 0..2 {
-            for n in 0..5 {
-                sealed.house.add(&ledger, "a", &format!("{round}-{n}")).await;
-            }
-            sealing.seal().await.unwrap();
-        }
-        sealed.house.add(&ledger, "a", "tail-1").await;
-        sealed.house.add(&ledger, "a", "tail-2").await;
-        drop(sealing);
-        ledger.close().await;
-        sealed
-    }
-
-    fn edit(&self, sql: &str) {
-        edit(&self.house.path(), sql);
-    }
-}
-
-/// Edits the file as its thief would: triggers dropped first, put back never.
-fn edit(path: &Path, sql: &str) {
-    let conn = rusqlite::Connection::open(path).unwrap();
-    let triggers: Vec<String> = {
-        let mut find = conn.prepare("SELECT name FROM sqlite_master WHERE type = 'trigger'").unwrap();
-        find.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
-    };
-    for trigger in triggers {
-        conn.execute_batch(&format!("DROP TRIGGER {trigger}")).unwrap();
-    }
-    conn.execute_batch(sql).unwrap();
-}
-
-fn copy_ledger(from: &Path, to: &Path) {
-    let conn = rusqlite::Connection::open(from).unwrap();
-    conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
-    drop(conn);
-    std::fs::copy(from, to).unwrap();
-}
+use common::sealed::{Sealed, copy_ledger};
 
 #[tokio::test]
 async fn nothing_is_written_before_recovery_has_vouched() {

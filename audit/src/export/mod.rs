@@ -128,6 +128,7 @@ fn write_entries(view: &View<'_>, origin: &str, size: u64, to: &Path) -> Result<
     match rows::each(&mut all, 0, |row| shelves.take(row)) {
         Ok(()) | Err(Stopped::By(Halt::Full)) => {}
         Err(Stopped::By(Halt::Refused(refused))) => return Err(refused),
+        Err(Stopped::Malformed(finding)) => return Err(finding.into()),
         Err(Stopped::Fault(fault)) => return Err(fault.into()),
     }
     shelves.hashes.flush()?;

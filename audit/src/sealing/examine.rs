@@ -82,7 +82,7 @@ fn walk_from(session: &Session, origin: &str, first: u64) -> Result<Tip, Unwell>
     match rows::each(&mut all, first, |row| walk.row(row, |_, _, _| {})) {
         Ok(()) => Ok(walk.tip().clone()),
         Err(Stopped::Fault(fault)) => Err(Unwell::Fault(fault)),
-        Err(Stopped::By(finding)) => Err(found(&finding)),
+        Err(Stopped::By(finding) | Stopped::Malformed(finding)) => Err(found(&finding)),
     }
 }
 

@@ -94,7 +94,7 @@ pub fn verify(source: &Source, terms: &Terms, progress: impl FnMut(u64)) -> Resu
     };
     let finding = match visit.whole(source) {
         Ok(()) => None,
-        Err(Stop::Finding(finding)) => Some(finding),
+        Err(Stop::Finding(finding) | Stop::Unreadable(Unreadable::Malformed(finding))) => Some(finding),
         Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
     };
     Ok(Report::new(source, trust, &visit.walk, visit.seals.seen, visit.withheld, terms, finding))

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::append::{Tip, load_tip_of, signed};
-use crate::check::RowBytes;
+use crate::check::{Finding, RowBytes};
 use crate::checkpoint::Checkpoint;
 use crate::export::tiles::{TILE, tile_path, tile_width};
 use crate::export::{ANCHOR_AFTER, AnchorFacts, AnchorLine, Index, anchor_facts};
@@ -49,6 +49,9 @@ pub enum Unreadable {
         #[source]
         source: SqlFault,
     },
+    /// A row or an anchor holds something no ledger ever wrote: for a verification, that is a finding.
+    #[error(transparent)]
+    Malformed(Finding),
     /// A file of the export is missing or not in its form.
     #[error("the export is incomplete: {0}")]
     Export(String),
@@ -165,6 +168,7 @@ impl Source {
                 match rows::each(&mut all, first, |row| visit(Evidence::Row(row))) {
                     Ok(()) => Ok(Ok(())),
                     Err(Stopped::By(why)) => Ok(Err(why)),
+                    Err(Stopped::Malformed(finding)) => Err(Unreadable::Malformed(finding)),
                     Err(Stopped::Fault(fault)) => Err(database.fault(fault)),
                 }
             }
@@ -175,7 +179,7 @@ impl Source {
     /// The next anchor after step `k`.
     pub(crate) fn anchor_after(&self, k: u64) -> Result<Option<AnchorFacts>, Unreadable> {
         match self {
-            Self::Database(database) => database.anchor_after(k).map_err(|fault| database.fault(fault)),
+            Self::Database(database) => database.anchor_after(k),
             Self::Export(export) => export.anchor_after(k),
         }
     }
@@ -209,11 +213,17 @@ impl Database {
         load_tip_of(&self.conn).map_err(|fault| self.fault(fault))
     }
 
-    fn anchor_after(&self, k: u64) -> Result<Option<AnchorFacts>, SqlFault> {
-        let mut find = self.conn.prepare_cached(ANCHOR_AFTER)?;
-        find.raw_bind_parameter(1, signed(k))?;
+    fn anchor_after(&self, k: u64) -> Result<Option<AnchorFacts>, Unreadable> {
+        let fault = |fault: rusqlite::Error| self.fault(fault.into());
+        let mut find = self.conn.prepare_cached(ANCHOR_AFTER).map_err(fault)?;
+        find.raw_bind_parameter(1, signed(k)).map_err(fault)?;
         let mut rows = find.raw_query();
-        rows.next()?.map(anchor_facts).transpose()
+        let Some(row) = rows.next().map_err(fault)? else { return Ok(None) };
+        anchor_facts(row).map(Some).map_err(|why| {
+            Unreadable::Malformed(Finding::Seal(format!(
+                "the row of the checkpoint after {k} is malformed: {why}"
+            )))
+        })
     }
 }
 

@@ -1,0 +1,406 @@
+//! Promises about the verifier: every row of the detection matrix that can be seen offline, and honest reports.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use audit::verify::{Report, Source, Terms, verify};
+use audit::{Checkpoint, Note, Sealer, Tier};
+use common::sealed::Sealed;
+
+fn report(path: &Path, terms: &Terms) -> Report {
+    verify(&Source::open(path).unwrap(), terms, |_| {}).unwrap()
+}
+
+fn pinned(sealed: &Sealed) -> Terms {
+    Terms { keys: sealed.sealer.keys().to_vec(), ..Terms::default() }
+}
+
+/// What the verifier says after a thief's edit of a ledger file with two checkpoints and a tail.
+async fn finding(sql: &str) -> String {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    sealed.edit(sql);
+    report(&sealed.house.path(), &pinned(&sealed)).finding.expect("the edit was not found")
+}
+
+async fn exported(sealed: &Sealed) -> PathBuf {
+    let (ledger, sealing) = sealed.start().await;
+    for n in 0..600 {
+        sealed.house.add(&ledger, "b", &format!("bulk-{n}")).await;
+    }
+    sealing.seal().await.unwrap();
+    let to = sealed.house.directory.path().join("export");
+    let exported = audit::export::export(&ledger, sealed.keys(), &to).await.unwrap();
+    assert_eq!((exported.checkpoints, exported.left_behind), (3, 1));
+    drop(sealing);
+    ledger.close().await;
+    to
+}
+
+#[tokio::test]
+async fn an_honest_ledger_verifies_and_the_report_names_what_it_does_not_show() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let report = report(&sealed.house.path(), &pinned(&sealed));
+    let expected = format!(
+        "VERIFIED  ledger file `test.example/audit/0001`
+  entries      15 (12 under a checkpoint, 3 beyond)
+  checkpoints  2 (2 attested by a TPM), newest held by: tpm-nv
+  trust        pinned keys
+               signed by test.example/audit/0001
+               signed by test.example/audit/0001/tpm
+  root         {}
+not proven:
+  - that the attestation key is the appliance's TPM: compare it, or give --ak
+  - the last 3 entries (from 12): no checkpoint covers them yet, they may still be cut off unseen
+  - that nothing was cut off since you last looked: give the checkpoint you kept (--checkpoint)
+  - that what the entries say is true, or that nobody else was shown another log (witnesses)
+",
+        report.root
+    );
+    assert_eq!(report.to_string(), expected);
+}
+
+#[tokio::test]
+async fn without_a_key_nothing_is_said_about_who_sealed_it() {
+    let sealed = Sealed::with_history(Tier::TokenObject).await;
+    let report = report(&sealed.house.path(), &Terms::default());
+    assert_eq!((report.verified, report.trust.as_str()), (true, "chain only"));
+    assert_eq!(
+        report.not_proven[..2],
+        [
+            "who sealed it: no signature was checked, because no key was given (--key)",
+            "anything against someone who held the token's PIN: the anchor is an object in the token",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn every_column_of_an_entry_is_bound_and_an_edit_of_each_is_found() {
+    for (column, value, expected) in [
+        ("time_us", "5", "entry 3: column `time_us` says `5`, the signed leaf says `1700000000000000`"),
+        ("workspace", "'b'", "entry 3: column `workspace` says `b`, the signed leaf says `a`"),
+        (
+            "actor",
+            "'user:mallory'",
+            "entry 3: column `actor` says `user:mallory`, the signed leaf says `user:alice`",
+        ),
+        ("action", "'x'", "entry 3: column `action` says `x`, the signed leaf says `note.add`"),
+        ("object", "'x'", "entry 3: column `object` says `x`, the signed leaf says `0-2`"),
+        ("outcome", "'denied'", "entry 3: column `outcome` says `denied`, the signed leaf says `done`"),
+        ("request_id", "'x'", "entry 3: column `request_id` says `x`, the signed leaf says `req-0-2`"),
+        ("leaf", "x'00'", "entry 3: not a leaf: it does not start with the leaf tag"),
+        ("salt", "zeroblob(32)", "entry 3: its payload is not the one that the signed leaf commits to"),
+        ("payload", "x'5b5d'", "entry 3: its payload is not the one that the signed leaf commits to"),
+        ("chain", "zeroblob(32)", "the chain value of entry 3 is 00000000"),
+    ] {
+        let found = finding(&format!("UPDATE entry SET {column} = {value} WHERE seq = 3")).await;
+        assert!(found.starts_with(expected), "{column}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_middle_row_is_found() {
+    assert_eq!(
+        finding("DELETE FROM entry WHERE seq = 5").await,
+        "entry 5 is missing: the next row is entry 6"
+    );
+}
+
+#[tokio::test]
+async fn forged_rows_before_after_and_of_another_type_are_found() {
+    let copy = |seq: &str| {
+        format!(
+            "INSERT INTO entry SELECT {seq}, time_us, workspace, actor, action, object, outcome, request_id, leaf, \
+             salt, payload, chain FROM entry WHERE seq = 3"
+        )
+    };
+    let before = finding(&copy("-1")).await;
+    assert_eq!(before, format!("entry 0 is missing: the next row is entry {}", u64::MAX));
+    let after = finding(&copy("15")).await;
+    assert_eq!(after, "entry 15 is missing: the next row is entry 3");
+    let typed = finding("UPDATE entry SET payload = 7 WHERE seq = 3").await;
+    assert!(typed.starts_with("entry 3: its row is malformed"), "{typed}");
+}
+
+#[tokio::test]
+async fn reordered_rows_are_found() {
+    let swap = "UPDATE entry SET seq = 1000 WHERE seq = 4; UPDATE entry SET seq = 4 WHERE seq = 5;
+        UPDATE entry SET seq = 5 WHERE seq = 1000";
+    assert_eq!(finding(swap).await, "entry 4 is missing: the next row is entry 5");
+}
+
+#[tokio::test]
+async fn a_cut_below_the_last_checkpoint_is_found() {
+    assert_eq!(
+        finding("DELETE FROM entry WHERE seq >= 9").await,
+        "the log ends after 9 entries, but checkpoint 2 covers 12: entries were cut off"
+    );
+}
+
+#[tokio::test]
+async fn removed_seals_are_found_one_or_two_at_the_end_or_in_the_middle() {
+    assert_eq!(
+        finding("DELETE FROM anchor WHERE k = 2").await,
+        "the entries tell of checkpoint 2, but the newest one kept is checkpoint 1: seals were removed"
+    );
+    assert_eq!(
+        finding("DELETE FROM anchor").await,
+        "the entries tell of checkpoint 2, but the newest one kept is checkpoint 0: seals were removed"
+    );
+    assert_eq!(
+        finding("DELETE FROM anchor WHERE k = 1").await,
+        "checkpoint 1 is missing: the next one is checkpoint 2"
+    );
+}
+
+#[tokio::test]
+async fn edited_anchors_nodes_and_ends_are_found() {
+    let cases = [
+        (
+            "UPDATE anchor SET after = zeroblob(32) WHERE k = 1",
+            "checkpoint 1: the anchor's value after the step is 0000",
+        ),
+        (
+            "UPDATE anchor SET identity = x'01' WHERE k = 2",
+            "checkpoint 2: the anchor's identity is 01, expected 000b",
+        ),
+        (
+            "UPDATE anchor SET statement = NULL WHERE k = 2",
+            "checkpoint 2: the TPM's statement about it is missing",
+        ),
+        (
+            "UPDATE anchor SET statement = zeroblob(99) WHERE k = 2",
+            "checkpoint 2: the attestation key did not sign this statement",
+        ),
+        (
+            "UPDATE anchor SET size = 11 WHERE k = 2",
+            "checkpoint 2: its note is about 12 entries of `test.example/audit/0001`, expected 11",
+        ),
+        (
+            "UPDATE anchor SET note = (SELECT note FROM anchor WHERE k = 1) WHERE k = 2",
+            "checkpoint 2: its note is about 6",
+        ),
+        (
+            "UPDATE tree_state SET size = 7, peaks = zeroblob(96)",
+            "the stored end of the log is 7 entries with root",
+        ),
+    ];
+    for (sql, expected) in cases {
+        let found = finding(sql).await;
+        assert!(found.starts_with(expected), "{sql}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_the_stored_tree_is_checked_too() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    exported(&sealed).await;
+    sealed.edit("UPDATE tree_node SET hash = zeroblob(32) WHERE height = 8 AND place = 1");
+    let found = report(&sealed.house.path(), &pinned(&sealed)).finding.unwrap();
+    assert!(found.starts_with("the tree node at height 8, place 1 is 00000000"), "{found}");
+}
+
+#[tokio::test]
+async fn a_log_signed_by_another_key_is_found() {
+    let (sealed, other) = (Sealed::with_history(Tier::TpmNv).await, Sealed::new(Tier::TpmNv));
+    let found = report(&sealed.house.path(), &pinned(&other)).finding.unwrap();
+    assert_eq!(found, "checkpoint 1: no known key has signed it");
+}
+
+#[tokio::test]
+async fn a_stolen_log_key_without_the_hardware_line_is_found() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let note: String = {
+        let conn = rusqlite::Connection::open(sealed.house.path()).unwrap();
+        conn.query_row("SELECT note FROM anchor WHERE k = 2", [], |row| row.get(0)).unwrap()
+    };
+    let without: String = note.split_inclusive('\n').filter(|line| !line.contains("/tpm ")).collect();
+    sealed.edit(&format!("UPDATE anchor SET note = '{without}' WHERE k = 2"));
+    let found = report(&sealed.house.path(), &pinned(&sealed)).finding.unwrap();
+    assert_eq!(found, "checkpoint 2: the hardware line `test.example/audit/0001/tpm` is missing");
+}
+
+#[tokio::test]
+async fn an_older_checkpoint_in_the_auditors_hand_convicts_a_cut_and_a_fork() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let newest = {
+        let conn = rusqlite::Connection::open(sealed.house.path()).unwrap();
+        let note: String =
+            conn.query_row("SELECT note FROM anchor WHERE k = 2", [], |row| row.get(0)).unwrap();
+        Checkpoint::parse(Note::parse(note.as_bytes()).unwrap().text()).unwrap()
+    };
+    let holding = |known: Checkpoint| Terms { known: Some(known), ..pinned(&sealed) };
+    assert!(report(&sealed.house.path(), &holding(newest.clone())).verified);
+    let forked = report(&sealed.house.path(), &holding(Checkpoint { root: [7; 32], ..newest.clone() }));
+    assert!(forked.finding.unwrap().ends_with("two histories"));
+    let longer = report(&sealed.house.path(), &holding(Checkpoint { size: 99, ..newest }));
+    assert_eq!(
+        longer.finding.unwrap(),
+        "the log has 15 entries, but the checkpoint you hold covers 99: entries were cut off, or this is an older copy"
+    );
+}
+
+#[tokio::test]
+async fn an_export_verifies_as_a_directory_and_as_an_archive() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let directory = exported(&sealed).await;
+    let archive = directory.with_extension("tar");
+    audit::export::pack(&directory, &archive).unwrap();
+    for path in [&directory, &archive] {
+        let with_keys = report(path, &pinned(&sealed));
+        assert_eq!(
+            (with_keys.verified, with_keys.entries, with_keys.tail),
+            (true, 616, 0),
+            "{:?}",
+            with_keys.finding
+        );
+        assert_eq!(report(path, &Terms::default()).trust, "bundled keys");
+    }
+    let listed = Command::new("tar").arg("-tf").arg(&archive).output().unwrap();
+    assert!(String::from_utf8(listed.stdout).unwrap().contains("tile/entries/002.p/104"));
+}
+
+#[tokio::test]
+async fn a_changed_file_of_an_export_is_found() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let export = exported(&sealed).await;
+    for (file, expected) in [
+        ("payload/001", "entry 256: its payload is not the one"),
+        ("tile/entries/000", "entry 0: "),
+        ("checkpoints/00000002.note", "checkpoint 2: "),
+        ("anchors/00000001.sig", "checkpoint 1: the attestation key did not sign this statement"),
+    ] {
+        let path = export.join(file);
+        let honest = std::fs::read(&path).unwrap();
+        let mut bent = honest.clone();
+        bent[6] ^= 1;
+        std::fs::write(&path, &bent).unwrap();
+        let found = report(&export, &pinned(&sealed)).finding.unwrap();
+        assert!(found.starts_with(expected), "{file}: {found}");
+        std::fs::write(&path, &honest).unwrap();
+    }
+    std::fs::remove_file(export.join("payload/000")).unwrap();
+    let withheld = report(&export, &pinned(&sealed));
+    assert!(withheld.verified);
+    assert!(
+        withheld.not_proven.contains(&"the details of 256 entries: their payloads were left out".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn openssl_alone_checks_what_the_readme_says_it_checks() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let export = exported(&sealed).await;
+    let checked = Command::new("openssl")
+        .args([
+            "dgst",
+            "-sha256",
+            "-verify",
+            "keys/ak.pem",
+            "-signature",
+            "anchors/00000001.sig",
+            "anchors/00000001.att",
+        ])
+        .current_dir(&export)
+        .output()
+        .expect("openssl is needed for this test: apt-get install openssl");
+    assert_eq!(String::from_utf8_lossy(&checked.stdout), "Verified OK\n");
+}
+
+fn tool(arguments: &[&str], directory: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_chancery-audit"))
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> (i32, String) {
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap(), text)
+}
+
+#[tokio::test]
+async fn the_tool_answers_with_documented_codes() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    exported(&sealed).await;
+    let home = sealed.house.directory.path();
+    let keys: Vec<String> = sealed.keys().iter().map(ToString::to_string).collect();
+
+    let (code, text) = said(&tool(&["verify", "export", "--key", &keys[0], "--key", &keys[1]], home));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("VERIFIED  export directory `test.example/audit/0001`\n"), "{text}");
+
+    let (code, text) = said(&tool(&["verify", "ledger.db", "--json"], home));
+    let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, object["verified"].as_bool(), object["entries"].as_u64()), (0, Some(true), Some(617)));
+
+    let (code, text) = said(&tool(&["verify", "nowhere"], home));
+    assert_eq!(
+        (code, text.as_str()),
+        (2, "chancery-audit: nowhere cannot be read: No such file or directory (os error 2)\n")
+    );
+    assert_eq!(tool(&["verify"], home).status.code(), Some(2));
+
+    let (code, receipt) = said(&tool(&["prove", "export", "300"], home));
+    assert_eq!(code, 0);
+    std::fs::write(home.join("receipt.json"), &receipt).unwrap();
+    let (code, text) = said(&tool(&["check", "receipt.json", "--key", &keys[0]], home));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("VERIFIED  recorded under the checkpoint over 616 entries\n"), "{text}");
+    std::fs::write(home.join("bent.json"), receipt.replace("\"payload\":\"e", "\"payload\":\"f")).unwrap();
+    let (code, text) = said(&tool(&["check", "bent.json", "--key", &keys[0]], home));
+    assert_eq!(
+        (code, text.as_str()),
+        (1, "DOES NOT VERIFY  the detail is not the one that entry 300 commits to\n")
+    );
+
+    sealed.edit("UPDATE entry SET object = 'x' WHERE seq = 3");
+    let (code, text) = said(&tool(&["verify", "ledger.db"], home));
+    assert_eq!(code, 1);
+    assert!(text.starts_with(
+        "DOES NOT VERIFY  ledger file `test.example/audit/0001`\n  entry 3: column `object` says"
+    ));
+}
+
+#[tokio::test]
+async fn the_tool_shows_an_entry_one_fact_a_line() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let (code, text) = said(&tool(&["show", "ledger.db", "3"], sealed.house.directory.path()));
+    let expected = "  entry        3
+  log          test.example/audit/0001
+  told at      1700000000000000 us since 1970
+  workspace    a
+  actor        user:alice
+  action       note.add
+  object       0-2
+  outcome      done
+  request      req-0-2
+  detail       {}
+";
+    assert_eq!((code, text.as_str()), (0, expected));
+}
+
+#[tokio::test]
+async fn the_tool_tells_a_continuation_from_a_cut_and_a_fork() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let home = sealed.house.directory.path();
+    exported(&sealed).await;
+    let (code, text) = said(&tool(&["diff", "export", "ledger.db"], home));
+    assert_eq!(
+        (code, text.as_str()),
+        (0, "CONTINUES  the second has all 616 entries of the first, and 1 more\n")
+    );
+    let (code, text) = said(&tool(&["diff", "ledger.db", "export"], home));
+    assert_eq!(
+        (code, text.as_str()),
+        (1, "SHORTER  the second has 616 entries of the first and lacks the last 1\n")
+    );
+    sealed.edit("UPDATE entry SET leaf = zeroblob(99) WHERE seq = 44");
+    let (code, text) = said(&tool(&["diff", "export", "ledger.db"], home));
+    assert_eq!((code, text.as_str()), (1, "FORKED  the two histories part at entry 44\n"));
+}
