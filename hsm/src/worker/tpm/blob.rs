@@ -53,3 +53,33 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (value, rest) = postcard::take_from_bytes(bytes.strip_prefix(&[LAYOUT])?).ok()?;
     rest.is_empty().then_some(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tpm::templates::{attestation_key, hmac_key};
+
+    fn sample(public: &Public) -> Vec<u8> {
+        write(&Wrapped { public: public.marshall().unwrap(), private: vec![7; 100] }).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_longer_or_shorter() {
+        let bytes = sample(&hmac_key());
+        assert!(read::<Wrapped>(&bytes).is_some_and(|wrapped| wrapped.halves().is_some()));
+        assert_eq!(read::<Wrapped>(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(read::<Wrapped>(&[bytes, vec![0]].concat()), None);
+    }
+
+    #[test]
+    fn no_altered_bit_does_more_than_be_refused() {
+        for bytes in [sample(&hmac_key()), sample(&attestation_key())] {
+            for bit in 0..bytes.len() * 8 {
+                let mut bent = bytes.clone();
+                bent[bit / 8] ^= 1 << (bit % 8);
+                // What still parses is for the TPM to judge; here it must only not panic.
+                let _ = read::<Wrapped>(&bent).map(|wrapped| (wrapped.halves(), wrapped.public()));
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@ use hsm::{KeyKind, Refusal, Scheme, TokenConfig};
 
 use super::super::connect;
 use super::super::esys::Esys;
-use super::{ID, Machine, step, tool};
+use super::{ID, Machine, step, tool, tool_says_yes};
 
 #[test]
 fn the_root_is_made_once_and_recognised_after_a_restart() {
@@ -55,6 +55,42 @@ fn a_tpm_left_in_order_remembers_an_orderly_shutdown() {
     drop(machine.lane().generate(ID, KeyKind::P256, ""));
     machine.tpm.restart().unwrap();
     assert!(!machine.last_shutdown_was_orderly());
+}
+
+#[test]
+fn a_lock_out_that_others_caused_does_not_stop_us() {
+    let machine = Machine::new();
+    let dir = machine.dir.path();
+    tool(&machine.tpm, "tpm2_dictionarylockout -Q -s -n 1 -t 600 -l 600", dir);
+    tool(&machine.tpm, "tpm2_createprimary -Q -C o -p right -c FILE/theirs", dir);
+    assert!(!tool_says_yes(&machine.tpm, "tpm2_create -Q -C FILE/theirs -P wrong -u FILE/u -r FILE/r", dir));
+    tool(&machine.tpm, "tpm2_flushcontext -t", dir);
+    assert_eq!(machine.lockout_counter(), 1);
+    let mut lane = machine.lane();
+    lane.ensure_root().unwrap();
+    let key = lane.generate(ID, KeyKind::P256, "").unwrap().key;
+    lane.sign(&key, Scheme::EcdsaSha256, &[1; 32]).unwrap();
+    let wrapped = lane.wrap(b"secret", b"").unwrap();
+    lane.unwrap(&wrapped, b"").unwrap();
+    lane.advance(&step(1, [0; 32])).unwrap();
+    drop(lane);
+    assert_eq!(machine.lockout_counter(), 1);
+}
+
+#[test]
+fn an_endorsement_hierarchy_with_an_authorisation_is_named() {
+    let machine = Machine::new();
+    tool(&machine.tpm, "tpm2_changeauth -Q -c endorsement sesame", machine.dir.path());
+    let refused = connect(&machine.config).err().unwrap().to_string();
+    assert!(refused.contains("endorsement hierarchy asks for its authorisation"), "{refused}");
+}
+
+#[test]
+fn once_enrolled_the_endorsement_hierarchy_may_be_closed() {
+    let machine = Machine::new();
+    machine.lane().ensure_root().unwrap();
+    tool(&machine.tpm, "tpm2_changeauth -Q -c endorsement sesame", machine.dir.path());
+    machine.lane().attest().unwrap().quote([0; 32]).unwrap();
 }
 
 #[test]

@@ -7,6 +7,9 @@ mod connect;
 mod keys;
 mod wrap;
 
+use std::path::Path;
+use std::process::Command;
+
 use hsm::backend::{Backend, Lane};
 use hsm::{AnchorStep, Hash, KeyId, TokenConfig};
 use simulators::Swtpm;
@@ -81,13 +84,18 @@ fn step(k: u64, before: [u8; 32]) -> AnchorStep {
     AnchorStep { k, size: k, root: [0; 32], digest: by, before, after }
 }
 
-fn tool(tpm: &Swtpm, line: &str, dir: &std::path::Path) {
+fn tool(tpm: &Swtpm, line: &str, dir: &Path) {
+    assert!(tool_says_yes(tpm, line, dir), "{line} failed");
+}
+
+fn tool_says_yes(tpm: &Swtpm, line: &str, dir: &Path) -> bool {
     let line = line.replace("FILE", &dir.display().to_string());
     let mut words = line.split(' ');
-    let output = std::process::Command::new(words.next().unwrap())
+    let output = Command::new(words.next().unwrap())
         .args(words)
         .env("TPM2TOOLS_TCTI", tpm.tcti())
         .output()
         .expect("tpm2-tools is not installed: run `apt-get install tpm2-tools`");
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    eprintln!("{line}: {}", String::from_utf8_lossy(&output.stderr));
+    output.status.success()
 }

@@ -72,3 +72,19 @@ fn a_copied_disk_does_not_open_on_another_machine() {
     stranger.ensure_root().unwrap();
     assert_eq!(stranger.unwrap(&wrapped, b"master").unwrap_err(), Refusal::SealBroken.into());
 }
+
+#[test]
+fn a_register_that_no_tpm_has_is_named() {
+    let machine = Machine::with(|config| {
+        if let TokenConfig::Tpm { pcrs, .. } = config {
+            *pcrs = vec![99];
+        }
+    });
+    let mut lane = machine.lane();
+    lane.ensure_root().unwrap();
+    let refused = lane.wrap(b"secret", b"").unwrap_err();
+    assert!(
+        matches!(&refused, Fault::Refused(Refusal::Other(why)) if why.contains("no PCR 99")),
+        "{refused:?}"
+    );
+}
