@@ -7,8 +7,9 @@ use zeroize::Zeroizing;
 
 use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::error::Refusal;
-use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, PublicKey, RootKey, Scheme};
+use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey};
 use crate::probe::Probe;
+use crate::scheme::{KeyKind, Scheme};
 
 /// A connected token: opened, logged in, probed.
 pub trait Backend: Send {

@@ -18,6 +18,7 @@ mod error;
 mod key;
 mod probe;
 pub mod protocol;
+mod scheme;
 pub mod serve;
 mod supervisor;
 mod token;
@@ -26,10 +27,8 @@ pub use anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 pub use config::{Limits, TokenConfig};
 pub use double::Double;
 pub use error::{Refusal, StartRefused, TokenError};
-pub use key::{
-    Fingerprint, Hash, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, RootKey, Scheme,
-    SignInput, UnknownName,
-};
+pub use key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Provenance, PublicKey, RootKey, SignInput};
 pub use probe::{Power, Probe};
+pub use scheme::{Hash, KeyKind, Scheme, UnknownName};
 pub use supervisor::TokenState;
 pub use token::Token;

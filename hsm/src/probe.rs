@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::key::{KeyKind, Scheme};
+use crate::scheme::{KeyKind, Scheme};
 
 /// Something beyond signing that a token may be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,8 +9,9 @@ use zeroize::Zeroize;
 use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::backend::Fault;
 use crate::error::StartRefused;
-use crate::key::{HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, PublicKey, RootKey, Scheme};
+use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey};
 use crate::probe::Probe;
+use crate::scheme::{KeyKind, Scheme};
 
 /// The first frame to the worker.
 #[derive(Debug, Serialize, Deserialize)]

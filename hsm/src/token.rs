@@ -12,9 +12,10 @@ use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::config::TokenConfig;
 use crate::double::Double;
 use crate::error::{Refusal, StartRefused, TokenError};
-use crate::key::{HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, PublicKey, RootKey, Scheme, SignInput};
+use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey, SignInput};
 use crate::probe::Probe;
 use crate::protocol::{Call, Reply, Secret};
+use crate::scheme::{KeyKind, Scheme};
 use crate::supervisor::{Supervised, TokenState};
 
 /// One token. Clones share it; the last one dropped ends its worker.

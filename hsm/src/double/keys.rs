@@ -13,7 +13,8 @@ use aws_lc_rs::signature::{
 
 use crate::backend::Fault;
 use crate::error::Refusal;
-use crate::key::{Hash, KeyKind, PublicKey, Scheme};
+use crate::key::PublicKey;
+use crate::scheme::{Hash, KeyKind, Scheme};
 
 /// A key pair in memory.
 pub(super) struct SoftKey {

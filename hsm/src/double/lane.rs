@@ -13,9 +13,8 @@ use super::{DoubleFault, Held, SERIAL, Shared, Stop};
 use crate::anchor::{AnchorReading, AnchorStep};
 use crate::backend::{Anchor, Attest, Fault, Keys, Lane, Seal};
 use crate::error::Refusal;
-use crate::key::{
-    Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, RootKey, Scheme,
-};
+use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Provenance, PublicKey, RootKey};
+use crate::scheme::{KeyKind, Scheme};
 
 pub(super) struct DoubleLane {
     shared: Arc<Shared>,

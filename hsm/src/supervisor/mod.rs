@@ -2,6 +2,7 @@
 //! Enters: calls with deadlines, from any task, as many as the queue holds.
 //! Leaves: their results, the token's state, and its probe.
 
+mod handle;
 mod nursery;
 mod pump;
 mod queue;
@@ -9,13 +10,13 @@ mod queue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{Limits, TokenConfig};
-use crate::double::Double;
+use crate::config::Limits;
 use crate::error::{Refusal, StartRefused, TokenError};
 use crate::probe::Probe;
-use crate::protocol::{Call, Greeting, Reply};
+use crate::protocol::Greeting;
+pub(crate) use handle::Supervised;
 use nursery::{Life, Nursery, Source};
 use pump::{Broken, Line};
 use queue::{Queue, Queued};
@@ -42,127 +43,10 @@ pub enum TokenState {
     },
 }
 
-/// What a handle on a supervised token holds.
-#[derive(Clone, Debug)]
-pub(crate) struct Supervised {
-    orders: mpsc::UnboundedSender<Order>,
-    places: Arc<Semaphore>,
-    state: watch::Receiver<TokenState>,
-    probe: watch::Receiver<Arc<Probe>>,
-    limits: Arc<Limits>,
-}
-
 /// What handles tell the supervisor. The line is bounded by `places`, which each call holds until it is answered.
 enum Order {
     Call(Queued),
     Close(oneshot::Sender<()>),
-}
-
-impl Supervised {
-    pub(crate) async fn start(config: TokenConfig) -> Result<Self, StartRefused> {
-        let limits = config.limits().clone();
-        let mut supervisor = Supervisor::prepare(Source::Process(Box::new(config)), limits)?;
-        let (line, life) = match supervisor.raise().await {
-            Ok(raised) => raised,
-            Err(NotRaised::Refused(why)) => return Err(why),
-            Err(NotRaised::Failed(why)) => return Err(StartRefused::Device(why)),
-        };
-        let supervised = supervisor.hand_out();
-        tokio::spawn(supervisor.run(Some((line, life))));
-        Ok(supervised)
-    }
-
-    pub(crate) fn double(double: Double) -> Self {
-        let limits = double.limits();
-        match Supervisor::prepare(Source::Double(double), limits.clone()) {
-            Ok(mut supervisor) => {
-                let supervised = supervisor.hand_out();
-                tokio::spawn(supervisor.run(None));
-                supervised
-            }
-            Err(why) => Self::refusing(why, limits),
-        }
-    }
-
-    /// A token that refuses everything, for want of a thread to keep it on.
-    fn refusing(why: StartRefused, limits: Limits) -> Self {
-        Self {
-            orders: mpsc::unbounded_channel().0,
-            places: places(&limits),
-            state: watch::channel(TokenState::Refused { why }).1,
-            probe: watch::channel(Arc::default()).1,
-            limits: Arc::new(limits),
-        }
-    }
-
-    pub(crate) fn state(&self) -> TokenState {
-        self.state.borrow().clone()
-    }
-
-    pub(crate) fn watch(&self) -> watch::Receiver<TokenState> {
-        self.state.clone()
-    }
-
-    pub(crate) fn probe(&self) -> Arc<Probe> {
-        self.probe.borrow().clone()
-    }
-
-    pub(crate) async fn close(self) {
-        let (done, closed) = oneshot::channel();
-        if self.orders.send(Order::Close(done)).is_ok() {
-            let _ = closed.await;
-        }
-    }
-
-    pub(crate) async fn ask(&self, call: Call, deadline: Instant) -> Result<Reply, TokenError> {
-        let asked = Instant::now();
-        self.expect_token(asked)?;
-        if deadline <= asked {
-            return Err(TokenError::Expired);
-        }
-        let place = self.stand_in_line(asked, deadline).await?;
-        let (reply, answer) = oneshot::channel();
-        let queued = Queued { call, deadline, reply, _place: place };
-        if self.orders.send(Order::Call(queued)).is_err() {
-            return Err(self.gone());
-        }
-        answer.await.unwrap_or(Err(TokenError::OutcomeUnknown))
-    }
-
-    async fn stand_in_line(
-        &self,
-        asked: Instant,
-        deadline: Instant,
-    ) -> Result<OwnedSemaphorePermit, TokenError> {
-        match self.places.clone().try_acquire_owned() {
-            Ok(place) => return Ok(place),
-            Err(TryAcquireError::Closed) => return Err(self.gone()),
-            Err(TryAcquireError::NoPermits) => {}
-        }
-        match tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned()).await {
-            Ok(place) => place.map_err(|_| self.gone()),
-            Err(_) => Err(TokenError::Busy { waited: asked.elapsed() }),
-        }
-    }
-
-    /// Refuses at once what has no hope; a token only just lost is given the time in which most come back.
-    fn expect_token(&self, now: Instant) -> Result<(), TokenError> {
-        match &*self.state.borrow() {
-            TokenState::Ready { .. } => Ok(()),
-            TokenState::Down { since, .. } if now.duration_since(*since) < self.limits.patience() => Ok(()),
-            TokenState::Down { .. } => Err(self.gone()),
-            TokenState::Refused { why } => Err(refused(why)),
-        }
-    }
-
-    fn gone(&self) -> TokenError {
-        TokenError::Gone { retry_after: retry_after(&self.limits) }
-    }
-}
-
-/// As many places as the queue has; none at all would mean a token that cannot be asked.
-fn places(limits: &Limits) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(limits.queue_max.clamp(1, Semaphore::MAX_PERMITS)))
 }
 
 /// When a caller should come back: after the next try to raise a worker, in whole seconds for `Retry-After`.
@@ -217,7 +101,7 @@ impl Supervisor {
     fn hand_out(&mut self) -> Supervised {
         Supervised {
             orders: self.handles.take().unwrap_or_else(|| mpsc::unbounded_channel().0),
-            places: places(&self.limits),
+            places: handle::places(&self.limits),
             state: self.state.subscribe(),
             probe: self.probe.subscribe(),
             limits: self.limits.clone(),

@@ -11,6 +11,7 @@ mod once;
 mod pin;
 mod probe;
 mod sign;
+mod templates;
 mod wrap;
 
 pub(crate) use connect::connect;

@@ -10,7 +10,7 @@ use cryptoki::session::Session;
 use cryptoki::slot::{Slot, TokenInfo};
 use hsm::{Hash, KeyId, KeyKind, Power, Probe, Scheme};
 
-use super::keys::{Keep, generator, pair_templates};
+use super::templates::{Keep, generator, pair_templates};
 
 /// Looks at everything once.
 pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Session, lanes: usize) -> Probe {

@@ -13,7 +13,7 @@ use hsm::{Fingerprint, KeyId, Refusal, RootKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::fault::{self, Effect};
-use super::keys::{SAFE_SECRET, secret_template};
+use super::templates::{SAFE_SECRET, secret_template};
 use super::{Desk, Handle};
 
 impl Seal for Desk {
