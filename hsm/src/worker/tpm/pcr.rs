@@ -17,11 +17,16 @@ pub(super) struct Registers(Vec<(u8, [u8; 32])>);
 
 /// Reads registers one by one, which every TPM allows.
 pub(super) fn read(esys: &Esys, numbers: &[u8]) -> Result<Registers, Fault> {
+    let values = ascending(numbers).into_iter().map(|number| Ok((number, read_one(esys, number)?)));
+    Ok(Registers(values.collect::<Result<_, Fault>>()?))
+}
+
+/// The numbers in the order in which policies count them, each once.
+pub(super) fn ascending(numbers: &[u8]) -> Vec<u8> {
     let mut numbers = numbers.to_vec();
     numbers.sort_unstable();
     numbers.dedup();
-    let values = numbers.into_iter().map(|number| Ok((number, read_one(esys, number)?)));
-    Ok(Registers(values.collect::<Result<_, Fault>>()?))
+    numbers
 }
 
 /// Reads what was recorded once more.

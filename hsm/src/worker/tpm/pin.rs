@@ -13,6 +13,7 @@ use tss_esapi_sys::TPM2B_AUTH;
 use zeroize::Zeroizing;
 
 use super::lane::TpmLane;
+use super::{pcr, wrap};
 
 const AUTH_LEN: usize = 32;
 const AAD: &[u8] = b"anchor index authorisation";
@@ -23,7 +24,12 @@ impl TpmLane {
         let Some(file) = self.setup.index_auth_file.clone() else { return Ok(None) };
         if self.index_auth.is_none() {
             let sealed = fs::read(&file).map_err(|reason| unusable(&file, "be read", &reason))?;
-            self.index_auth = Some(self.unwrap(&sealed, AAD).map_err(|fault| of_another_tpm(&file, fault))?);
+            let value = self.unwrap(&sealed, AAD).map_err(|fault| of_another_tpm(&file, fault))?;
+            if wrap::sealed_to(&sealed) != Some(pcr::ascending(&self.setup.pcrs)) {
+                // The configuration names other registers than the file is sealed to: from now on those hold.
+                self.keep_index_auth(&file, &value)?;
+            }
+            self.index_auth = Some(value);
         }
         Ok(self.index_auth.as_deref().map(|value| as_auth(value)))
     }
@@ -33,10 +39,15 @@ impl TpmLane {
         let Some(file) = self.setup.index_auth_file.clone() else { return Ok(None) };
         if self.index_auth.is_none() && !file.exists() {
             let value = Zeroizing::new(self.random(AUTH_LEN)?);
-            let sealed = self.wrap(&value, AAD)?;
-            keep(&file, &sealed).map_err(|reason| unusable(&file, "be written", &reason))?;
+            self.keep_index_auth(&file, &value)?;
         }
         self.index_auth()
+    }
+
+    /// Seals the value to the machine as it is now.
+    fn keep_index_auth(&mut self, file: &Path, value: &[u8]) -> Result<(), Fault> {
+        let sealed = self.wrap(value, AAD)?;
+        keep(file, &sealed).map_err(|reason| unusable(file, "be written", &reason))
     }
 }
 

@@ -62,6 +62,11 @@ impl Seal for TpmLane {
     }
 }
 
+/// The registers that a wrapped secret is sealed to; `None` when this is no wrapped secret.
+pub(super) fn sealed_to(wrapped: &[u8]) -> Option<Vec<u8>> {
+    blob::read::<Sealed>(wrapped).map(|sealed| sealed.registers.numbers().collect())
+}
+
 impl TpmLane {
     /// The hash of the storage root's public key: cleared and replaced TPMs have another one.
     pub(super) fn root_id(&mut self) -> Result<Vec<u8>, Fault> {

@@ -159,6 +159,23 @@ fn the_authorisation_of_the_anchor_does_not_lie_in_the_clear() {
 }
 
 #[test]
+fn an_announced_change_of_firmware_does_not_lock_the_anchor() {
+    let mut machine = Machine::new();
+    machine.lane().advance(&step(1, [0; 32])).unwrap();
+    machine.seal_to(&[]);
+    machine.lane().read().unwrap();
+    machine.tpm.extend_pcr(7, [1; 32]).unwrap();
+    machine.lane().read().unwrap();
+    machine.seal_to(&[7]);
+    machine.lane().read().unwrap();
+    // From here on the new state holds, and the old one no longer does.
+    machine.lane().read().unwrap();
+    machine.tpm.restart().unwrap();
+    let refused = machine.lane().read().unwrap_err();
+    assert!(matches!(refused, Fault::Refused(Refusal::StateChanged { .. })), "{refused:?}");
+}
+
+#[test]
 fn a_lost_authorisation_file_is_named() {
     let machine = Machine::new();
     machine.lane().advance(&step(1, [0; 32])).unwrap();

@@ -39,6 +39,12 @@ impl Machine {
         Self { tpm, config, dir }
     }
 
+    fn seal_to(&mut self, registers: &[u8]) {
+        if let TokenConfig::Tpm { pcrs, .. } = &mut self.config {
+            *pcrs = registers.to_vec();
+        }
+    }
+
     fn connect(&self) -> Box<dyn Backend> {
         super::connect(&self.config).unwrap()
     }
