@@ -26,8 +26,28 @@ pub(crate) struct Writer {
     pub(crate) _lock: Lock,
 }
 
-/// A job that ran inside the open transaction, and what it is told if the commit succeeds.
-type Ran = (Box<dyn Job>, Settled);
+/// Why a transaction did not come to its commit.
+enum Halt {
+    /// A job that said no had changed something: undo everything, and run the batch again with care.
+    Redo,
+    /// The database did not go on.
+    Fault(SqlFault),
+}
+
+impl From<SqlFault> for Halt {
+    fn from(fault: SqlFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// How jobs are kept apart within their common transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// Not at all: a job that says no has usually changed nothing, and savepoints cost a copy of every page.
+    Light,
+    /// A savepoint round each.
+    Savepoints,
+}
 
 impl Writer {
     /// The writer's life: until the ledger takes the door away and the queue is empty.
@@ -44,20 +64,27 @@ impl Writer {
     }
 
     fn write(&mut self, batch: Vec<Box<dyn Job>>) {
-        let batch = self.admitted(batch);
+        let mut batch = self.admitted(batch);
         if batch.is_empty() {
             return;
         }
-        let mut ran = Vec::with_capacity(batch.len());
-        match self.run(batch, &mut ran).and_then(|()| self.commit()) {
-            Ok(()) => {
+        let mut outcome = self.transact(&mut batch, Care::Light);
+        if matches!(outcome, Err(Halt::Redo)) {
+            self.appender.undo();
+            outcome = match self.execute("ROLLBACK") {
+                Ok(()) => self.transact(&mut batch, Care::Savepoints),
+                Err(fault) => Err(fault.into()),
+            };
+        }
+        match outcome {
+            Ok(settled) => {
                 self.appender.commit();
                 self.core.committed(self.appender.size());
-                ran.into_iter().for_each(|(job, settled)| job.settle(settled));
+                batch.into_iter().zip(settled).for_each(|(job, settled)| job.settle(settled));
             }
-            Err(fault) => {
-                let settled = self.undo(&fault);
-                ran.into_iter().for_each(|(job, _)| job.settle(settled.clone()));
+            Err(halt) => {
+                let settled = self.undo(&halt);
+                batch.into_iter().for_each(|job| job.settle(settled.clone()));
             }
         }
     }
@@ -73,47 +100,45 @@ impl Writer {
         batch.into_iter().filter_map(ask).collect()
     }
 
-    /// Runs every job of the batch; on a fault all of them stand in `ran`, so that each is answered.
-    fn run(&mut self, batch: Vec<Box<dyn Job>>, ran: &mut Vec<Ran>) -> Result<(), SqlFault> {
-        let mut outcome = self.execute("BEGIN IMMEDIATE");
-        for mut job in batch {
-            let settled = match &outcome {
-                Ok(()) => self.run_one(job.as_mut()),
-                Err(_) => Ok(Settled::Lost),
-            };
-            let settled = settled.unwrap_or_else(|fault| {
-                outcome = Err(fault);
-                Settled::Lost
-            });
-            ran.push((job, settled));
-        }
-        outcome
+    /// Runs every job and commits; what each is to be told stands in the same order as the jobs.
+    fn transact(&mut self, batch: &mut [Box<dyn Job>], care: Care) -> Result<Vec<Settled>, Halt> {
+        self.execute("BEGIN IMMEDIATE")?;
+        let settled =
+            batch.iter_mut().map(|job| self.run_one(job.as_mut(), care)).collect::<Result<Vec<_>, _>>()?;
+        self.commit()?;
+        Ok(settled)
     }
 
-    fn run_one(&mut self, job: &mut dyn Job) -> Result<Settled, SqlFault> {
-        self.execute("SAVEPOINT job")?;
+    fn run_one(&mut self, job: &mut dyn Job, care: Care) -> Result<Settled, Halt> {
+        if care == Care::Savepoints {
+            self.execute("SAVEPOINT job")?;
+        }
+        let changes = self.session.conn.total_changes();
         let attempt = job.attempt(&mut Tx::new(&self.session));
         // Some faults make the engine undo the whole transaction by itself, and a closure may swallow the fault.
         if self.session.conn.is_autocommit() {
-            return Err(SqlFault::from(rusqlite::Error::SqliteFailure(
-                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
-                None,
-            )));
+            return Err(Halt::Fault(undone_by_engine()));
         }
-        let settled = match attempt {
+        let (settled, undo) = match attempt {
             Attempt::Told(first, rest) => match self.appender.append(&self.session, &first, &rest) {
-                Ok(seq) => Ok(Settled::Committed(seq)),
-                Err(NotAppended::Job(refused)) => Err(refused),
-                Err(NotAppended::Fault(fault)) => return Err(fault),
+                Ok(seq) => (Settled::Committed(seq), false),
+                Err(NotAppended::Job(refused)) => (refused, true),
+                Err(NotAppended::Fault(fault)) => return Err(fault.into()),
             },
-            Attempt::Untold => Ok(Settled::Committed(0)),
-            Attempt::Rejected | Attempt::Panicked => Err(Settled::Committed(0)),
+            Attempt::Untold => (Settled::Committed(0), false),
+            Attempt::Rejected | Attempt::Panicked => (Settled::Committed(0), true),
         };
-        if settled.is_err() {
-            self.execute("ROLLBACK TO job")?;
+        match care {
+            Care::Light if undo && self.session.conn.total_changes() != changes => return Err(Halt::Redo),
+            Care::Light => {}
+            Care::Savepoints => {
+                if undo {
+                    self.execute("ROLLBACK TO job")?;
+                }
+                self.execute("RELEASE job")?;
+            }
         }
-        self.execute("RELEASE job")?;
-        Ok(settled.unwrap_or_else(|undone| undone))
+        Ok(settled)
     }
 
     fn commit(&mut self) -> Result<(), SqlFault> {
@@ -122,12 +147,12 @@ impl Writer {
     }
 
     /// After a failed transaction: either it is undone and the file is as before, or nobody knows.
-    fn undo(&mut self, fault: &SqlFault) -> Settled {
+    fn undo(&mut self, halt: &Halt) -> Settled {
         let undone = self.session.conn.is_autocommit() || self.execute("ROLLBACK").is_ok();
         // Only a write that found no space is known to have left nothing behind. After a failed fsync the kernel
         // may have dropped the pages and report success next time, so a second try would vouch for data that is
         // gone: stop, and let the next start look at what is on disk.
-        if undone && matches!(fault, SqlFault::DiskFull(_)) {
+        if undone && matches!(halt, Halt::Fault(SqlFault::DiskFull(_))) {
             self.appender.undo();
             self.core.figures.undone_for_space.fetch_add(1, Ordering::Relaxed);
             return Settled::NoSpace;
@@ -157,4 +182,10 @@ impl Writer {
         self.session.own(sql)?.raw_execute()?;
         Ok(())
     }
+}
+
+fn undone_by_engine() -> SqlFault {
+    // Of the faults that do this, a full disk is the one a closure meets; the others show again at once.
+    let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+    rusqlite::Error::SqliteFailure(full, None).into()
 }
