@@ -233,15 +233,15 @@ async fn a_missing_module_or_worker_or_token_is_said_plainly() {
 #[tokio::test]
 async fn a_token_is_bound_by_serial_though_another_has_its_label() {
     let host = Host::new();
-    let twin = host.soft.another_token(host.soft.label()).unwrap();
+    let (serial, pin_file) = host.twin();
     let token = Token::start(host.config()).await.unwrap();
     let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
     assert_eq!(made.provenance.token_serial, host.soft.serial());
     let first_slot = token.probe().place.clone();
     token.close().await;
     let of_twin = host.config_with(|config| {
-        config.serial = twin.serial().to_owned();
-        config.pin_file = twin.pin_file().to_path_buf();
+        config.serial = serial;
+        config.pin_file = pin_file;
     });
     let token = Token::start(of_twin).await.unwrap();
     assert_ne!(token.probe().place, first_slot);

@@ -82,3 +82,58 @@ const DENIED: [i64; 28] = [
     libc::SYS_swapon,
     libc::SYS_swapoff,
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    /// Runs one of the tests below in a process of its own, since a sandbox once closed does not open.
+    fn in_a_process_of_its_own(test: &str) {
+        let me = std::env::current_exe().unwrap();
+        let told = Command::new(me).args(["--ignored", "--exact", test]).output().unwrap();
+        let text = String::from_utf8_lossy(&told.stdout);
+        assert!(
+            told.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&told.stderr)
+        );
+    }
+
+    #[test]
+    fn inside_nothing_is_started_and_no_network_is_reached() {
+        in_a_process_of_its_own("sandbox::tests::closed_without_network");
+    }
+
+    #[test]
+    fn a_module_that_needs_the_network_has_it_and_nothing_more() {
+        in_a_process_of_its_own("sandbox::tests::closed_with_network");
+    }
+
+    #[test]
+    #[ignore = "run by its sibling, in a process of its own"]
+    fn closed_without_network() {
+        super::close(false).unwrap();
+        assert_eq!(TcpListener::bind("127.0.0.1:0").unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert!(UnixStream::pair().is_ok(), "modules speak to their daemons");
+        starts_nothing();
+    }
+
+    #[test]
+    #[ignore = "run by its sibling, in a process of its own"]
+    fn closed_with_network() {
+        super::close(true).unwrap();
+        assert!(TcpListener::bind("127.0.0.1:0").is_ok());
+        starts_nothing();
+    }
+
+    fn starts_nothing() {
+        let started = Command::new("/bin/true").spawn();
+        assert_eq!(started.map(|_| ()).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Core);
+        assert_eq!(limit.current, Some(0));
+        assert!(rustix::thread::no_new_privs().unwrap());
+    }
+}

@@ -101,6 +101,27 @@ impl Host {
         fs::set_permissions(self.soft.pin_file(), Permissions::from_mode(mode)).unwrap();
     }
 
+    /// A second token with the same label; its serial and PIN file.
+    pub fn twin(&self) -> (String, PathBuf) {
+        let before = self.serials();
+        let mut tool = Command::new("softhsm2-util");
+        tool.envs(self.soft.env()).args(["--init-token", "--free", "--label", self.soft.label()]);
+        assert!(tool.args(["--pin", "13572468", "--so-pin", "24681357"]).output().unwrap().status.success());
+        let serial = self.serials().into_iter().find(|serial| !before.contains(serial)).unwrap();
+        let pin_file = self.dir.path().join("twin.pin");
+        fs::write(&pin_file, "13572468").unwrap();
+        fs::set_permissions(&pin_file, Permissions::from_mode(0o400)).unwrap();
+        (serial, pin_file)
+    }
+
+    fn serials(&self) -> Vec<String> {
+        let mut tool = Command::new("softhsm2-util");
+        let listing = tool.envs(self.soft.env()).arg("--show-slots").output().unwrap().stdout;
+        let listing = String::from_utf8(listing).unwrap();
+        let serials = listing.lines().filter_map(|line| line.trim().strip_prefix("Serial number:"));
+        serials.map(|serial| serial.trim().to_owned()).filter(|serial| !serial.is_empty()).collect()
+    }
+
     /// Deletes a key's objects with a foreign tool, as an operator's mistake would.
     pub fn delete_key(&self, id: KeyId) {
         let pin = fs::read_to_string(self.soft.pin_file()).unwrap();

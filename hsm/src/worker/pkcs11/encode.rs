@@ -81,3 +81,80 @@ fn spki_prefix(kind: KeyKind) -> Option<(&'static [u8], usize)> {
         KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096 => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hsm::{Hash, KeyKind};
+
+    use super::{curve_of, curve_params, digest_info, ec_public, rsa_public};
+
+    #[test]
+    fn a_point_is_read_in_each_form_that_modules_give_it() {
+        for (kind, first, len) in [
+            (KeyKind::P256, 4, 65),
+            (KeyKind::P384, 4, 97),
+            (KeyKind::Secp256k1, 4, 65),
+            (KeyKind::Ed25519, 0x55, 32_u8),
+        ] {
+            let mut bare = vec![0x77; usize::from(len)];
+            bare[0] = first;
+            let octet_string = [&[0x04, len], bare.as_slice()].concat();
+            let bit_string = [&[0x03, len + 1, 0], bare.as_slice()].concat();
+            let expected = ec_public(kind, &bare).unwrap();
+            assert!(expected.spki_der.ends_with(&bare));
+            assert_eq!(ec_public(kind, &octet_string), Some(expected.clone()), "{kind}");
+            assert_eq!(ec_public(kind, &bit_string), Some(expected), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_point_of_wrong_length_or_compressed_is_no_key() {
+        for len in [0, 1, 32, 33, 64, 66, 67, 68, 200] {
+            assert_eq!(ec_public(KeyKind::P256, &vec![2; len]), None, "{len} bytes");
+        }
+        assert_eq!(
+            ec_public(KeyKind::P256, &[2; 65]),
+            None,
+            "the first byte says uncompressed, or it is no point"
+        );
+        assert_eq!(ec_public(KeyKind::Rsa2048, &[4; 65]), None);
+    }
+
+    #[test]
+    fn an_ed25519_key_that_looks_like_an_octet_string_is_not_cut() {
+        // A bare point that happens to begin like `04 1e`.
+        let mut bare = [9; 32];
+        bare[..2].copy_from_slice(&[0x04, 0x1e]);
+        assert!(ec_public(KeyKind::Ed25519, &bare).unwrap().spki_der.ends_with(&bare));
+    }
+
+    #[test]
+    fn leading_zeros_of_a_modulus_do_not_change_the_key() {
+        let mut modulus = vec![0xff; 256];
+        let key = rsa_public(&modulus, &[1, 0, 1]).unwrap();
+        assert_eq!(key.kind, KeyKind::Rsa2048);
+        modulus.insert(0, 0);
+        assert_eq!(rsa_public(&modulus, &[0, 1, 0, 1]), Some(key));
+        assert_eq!(rsa_public(&[0xff; 128], &[1, 0, 1]), None, "RSA-1024 is no kind of ours");
+    }
+
+    #[test]
+    fn every_name_of_a_curve_leads_back_to_it() {
+        for kind in KeyKind::ALL {
+            for name in curve_params(kind) {
+                assert_eq!(curve_of(name), Some(kind));
+            }
+        }
+        assert_eq!(curve_of(b""), None);
+    }
+
+    #[test]
+    fn digest_info_is_what_rfc_8017_prints() {
+        let sha256 = digest_info(Hash::Sha256, &[0xaa; 32]);
+        assert_eq!(hex::encode(&sha256[..19]), "3031300d060960864801650304020105000420");
+        let sha384 = digest_info(Hash::Sha384, &[0xaa; 48]);
+        assert_eq!(hex::encode(&sha384[..19]), "3041300d060960864801650304020205000430");
+        let sha512 = digest_info(Hash::Sha512, &[0xaa; 64]);
+        assert_eq!(hex::encode(&sha512[..19]), "3051300d060960864801650304020305000440");
+    }
+}
