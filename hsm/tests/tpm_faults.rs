@@ -46,6 +46,29 @@ async fn a_frozen_tpm_costs_a_deadline_and_not_a_hang() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tpm_that_dies_amid_a_call_is_noticed_long_before_the_deadline() {
+    let mut machine = Machine::new();
+    let token = machine.start().await;
+    let made = a_key(&token).await;
+    machine.tpm.freeze().unwrap();
+    let begun = Instant::now();
+    let call = {
+        let (token, made) = (token.clone(), made.clone());
+        tokio::spawn(async move { sign(&token, &made, begun + Duration::from_secs(30)).await })
+    };
+    // Whether the call has reached the frozen TPM by now or not, it must not wait for its deadline.
+    tokio::task::yield_now().await;
+    machine.tpm.kill();
+    let answer = call.await.unwrap();
+    assert!(is_clear(&answer), "{answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    machine.tpm.restart().unwrap();
+    until_ready(&token, Duration::from_secs(10)).await;
+    assert_signs(&token, &made).await;
+    token.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_cuts_amid_signatures_never_yield_a_wrong_one_nor_a_lock_out() {
     let mut machine = Machine::new();
     let token = machine.start().await;
