@@ -1,1 +1,29 @@
-//! gateway
+//! The gateway: the daemon's boundary, its services, and the one door to the keys.
+//! Who enters: clients over mutual TLS, operators over a local socket.
+//! What leaves: answers; every signature among them was on the ledger before its key was touched.
+
+pub mod admission;
+pub mod api;
+pub mod appliance;
+pub mod boundary;
+pub mod ca;
+pub mod cli;
+pub mod config;
+pub mod crypto;
+pub mod custody;
+#[cfg(feature = "dev")]
+pub mod dev;
+pub mod dice;
+pub mod face;
+pub mod hardware;
+pub mod health;
+pub mod housekeeping;
+pub mod ids;
+pub mod limits;
+pub mod metrics;
+pub mod moment;
+pub mod sealing;
+pub mod serve;
+pub mod services;
+pub mod signer;
+pub mod wiring;

@@ -1,0 +1,165 @@
+//! One request as a handler sees it, and the answer it gives back.
+//! Who enters: the boundary, after limits, routing, authentication and guard.
+//! What leaves: parsed bodies and queries (unknown fields refused), replies not yet turned into HTTP.
+
+use bytes::Bytes;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::caller::Origin;
+use super::problem::{Code, Problem};
+
+/// What is left of a request once the boundary has done its part.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Where it came from and how it is followed.
+    pub origin: Origin,
+    /// The path's parameters, in the order of the pattern.
+    pub params: Vec<String>,
+    /// The query, still encoded.
+    pub query: String,
+    /// The caller would rather have text than JSON (`Accept: text/plain`).
+    pub wants_text: bool,
+}
+
+impl Exchange {
+    /// The path parameter at `at`, parsed into the id it must be.
+    ///
+    /// # Errors
+    /// `not_found`: a malformed id names nothing.
+    pub fn param<T: std::str::FromStr>(&self, at: usize) -> Result<T, Problem> {
+        let text = self.params.get(at).map(String::as_str).unwrap_or_default();
+        text.parse().map_err(|_| Problem::new(Code::NotFound, "the path names nothing; check the id"))
+    }
+
+    /// The query, parsed; unknown names are refused.
+    ///
+    /// # Errors
+    /// `bad_request`, with what is wrong.
+    pub fn query<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        serde_urlencoded::from_str(&self.query)
+            .map_err(|why| Problem::new(Code::BadRequest, format!("the query is not right: {why}")))
+    }
+}
+
+/// What a route takes as its body.
+pub trait Body: Sized + Send + 'static {
+    /// Reads it from the whole body.
+    fn read(bytes: &Bytes) -> Result<Self, Problem>;
+    /// Its schema, where there is a body.
+    fn schema(generator: &mut SchemaGenerator) -> Option<Schema>;
+}
+
+impl Body for () {
+    fn read(bytes: &Bytes) -> Result<Self, Problem> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::new(Code::BadBody, "this route takes no body; send none"))
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Option<Schema> {
+        None
+    }
+}
+
+/// A JSON body whose type refuses unknown and repeated fields.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned + JsonSchema + Send + 'static> Body for Json<T> {
+    fn read(bytes: &Bytes) -> Result<Self, Problem> {
+        serde_json::from_slice(bytes).map(Json).map_err(|why| Problem::new(Code::BadBody, why.to_string()))
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Option<Schema> {
+        Some(generator.subschema_for::<T>())
+    }
+}
+
+/// What a handler answers.
+#[derive(Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body's media type.
+    pub media_type: &'static str,
+    /// The body.
+    pub body: Bytes,
+    /// Where the new thing is (`Location`).
+    pub location: Option<String>,
+    /// The entry that tells of what was done (`Chancery-Entry`).
+    pub entry: Option<u64>,
+}
+
+impl Reply {
+    /// A JSON answer.
+    ///
+    /// # Errors
+    /// Only if a wire type cannot be written as JSON, which is a fault of ours.
+    pub fn json<T: Serialize>(status: u16, value: &T) -> Result<Self, Problem> {
+        let body = serde_json::to_vec(value).map_err(|why| Problem::internal(&why))?;
+        Ok(Self { status, media_type: "application/json", body: body.into(), location: None, entry: None })
+    }
+
+    /// A text answer.
+    pub fn text(media_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status: 200, media_type, body: body.into(), location: None, entry: None }
+    }
+
+    /// Done, and nothing to say.
+    pub fn empty() -> Self {
+        Self { status: 204, media_type: "", body: Bytes::new(), location: None, entry: None }
+    }
+
+    /// Names the new thing's place.
+    #[must_use]
+    pub fn at(mut self, location: String) -> Self {
+        self.location = Some(location);
+        self
+    }
+
+    /// Names the entry that tells of it.
+    #[must_use]
+    pub fn told_in(mut self, seq: u64) -> Self {
+        self.entry = Some(seq);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize, JsonSchema, Debug)]
+    #[serde(deny_unknown_fields)]
+    struct Order {
+        #[serde(rename = "key")]
+        _key: String,
+    }
+
+    fn read(text: &'static str) -> Result<Json<Order>, Problem> {
+        Json::read(&Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn unknown_repeated_and_trailing_fields_are_refused() {
+        assert!(read(r#"{"key":"a"}"#).is_ok());
+        for text in [
+            r#"{"key":"a","kex":1}"#,
+            r#"{"key":"a","key":"b"}"#,
+            r#"{"key":"a"} x"#,
+            "",
+            "[]",
+            r#"{"key":1}"#,
+        ] {
+            assert_eq!(read(text).err().map(|problem| problem.code), Some(Code::BadBody), "{text}");
+        }
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused_and_not_followed() {
+        let deep = Bytes::from(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)));
+        assert!(Json::<serde_json::Value>::read(&deep).is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! What a caller is told when something is refused: RFC 9457 problem documents with stable codes.
+//! Who enters: every refusal of the boundary and the services.
+//! What leaves: status, code, words that say what to do next; never a cause from inside.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal, $title:literal;)*) => {
+        /// The stable codes; a client may match on their text for ever.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $name,)* }
+
+        impl Code {
+            /// Every code there is, for the documentation and its test.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// The text that stands in the document.
+            pub fn text(self) -> &'static str {
+                match self { $(Code::$name => $text,)* }
+            }
+
+            /// The HTTP status that goes with it.
+            pub fn status(self) -> u16 {
+                match self { $(Code::$name => $status,)* }
+            }
+
+            /// What kind of problem this is, the same words every time.
+            pub fn title(self) -> &'static str {
+                match self { $(Code::$name => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The request line, headers or parameters cannot be understood.
+    BadRequest = "bad_request", 400, "The request cannot be understood";
+    /// The body is not the JSON this route takes.
+    BadBody = "bad_body", 400, "The body is not what this route takes";
+    /// No API key, or none that we know.
+    ApiKeyUnknown = "api_key_unknown", 401, "The API key is missing or unknown";
+    /// The API key's time is over.
+    ApiKeyExpired = "api_key_expired", 401, "The API key has expired";
+    /// The client certificate is good but not on our list.
+    ClientUnknown = "client_unknown", 403, "The client certificate is not enrolled here";
+    /// The client certificate was revoked.
+    ClientRevoked = "client_revoked", 403, "The client certificate has been revoked";
+    /// Certificate and API key belong to different workspaces.
+    WorkspaceMismatch = "workspace_mismatch", 403, "Certificate and API key belong to different workspaces";
+    /// The API key lacks a scope.
+    ScopeMissing = "scope_missing", 403, "The API key lacks a scope";
+    /// Only an operator may do this.
+    OperatorOnly = "operator_only", 403, "Only an operator may do this";
+    /// The workspace is closed.
+    WorkspaceClosed = "workspace_closed", 403, "The workspace is closed";
+    /// There is nothing at this path.
+    NotFound = "not_found", 404, "There is nothing here";
+    /// The path exists, the method does not.
+    MethodNotAllowed = "method_not_allowed", 405, "This path does not take this method";
+    /// The body did not come in time.
+    BodyTimeout = "body_timeout", 408, "The body did not arrive in time";
+    /// The name is taken.
+    NameTaken = "name_taken", 409, "The name is taken";
+    /// The thing is not in a state for this.
+    WrongState = "wrong_state", 409, "Not possible in the present state";
+    /// The entry is recorded but no checkpoint covers it yet.
+    NotYetSealed = "not_yet_sealed", 409, "No checkpoint covers this entry yet";
+    /// The body is over the limit.
+    BodyTooLarge = "body_too_large", 413, "The body is too large";
+    /// The target is over the limit.
+    TargetTooLong = "target_too_long", 414, "The address is too long";
+    /// The body's media type is not JSON.
+    NotJson = "not_json", 415, "The body must be application/json";
+    /// Understood, and not acceptable.
+    Invalid = "invalid", 422, "The request is understood but cannot be carried out";
+    /// The scheme does not go with the key.
+    SchemeMismatch = "scheme_mismatch", 422, "This key cannot sign with this scheme";
+    /// The digest has the wrong length.
+    DigestLength = "digest_length", 422, "The digest has the wrong length";
+    /// The key is disabled, destroyed or waiting for destruction.
+    KeyUnusable = "key_unusable", 409, "The key cannot be used in its present state";
+    /// Too many requests.
+    RateLimited = "rate_limited", 429, "Too many requests";
+    /// Headers are over the limit.
+    HeadersTooLarge = "headers_too_large", 431, "The headers are too large";
+    /// A fault of ours.
+    Internal = "internal", 500, "Something went wrong on our side";
+    /// The token cannot do this.
+    TokenCannot = "token_cannot", 501, "The token cannot do this";
+    /// The queue is longer than the request's patience.
+    Overloaded = "overloaded", 503, "Too busy to answer in time";
+    /// The token does not answer.
+    TokenUnavailable = "token_unavailable", 503, "The token does not answer";
+    /// The token's answer was lost: the effect may have happened.
+    OutcomeUnknown = "outcome_unknown", 503, "The outcome is not known";
+    /// The ledger refuses writes.
+    LedgerFrozen = "ledger_frozen", 503, "The ledger refuses to write";
+    /// The daemon is stopping.
+    Stopping = "stopping", 503, "The daemon is stopping";
+    /// The deadline of the request passed.
+    DeadlinePassed = "deadline_passed", 504, "The request's time ran out";
+}
+
+/// One refusal, ready to be written out.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// The stable code; it decides status and title.
+    pub code: Code,
+    /// What happened here and what to do next.
+    pub detail: String,
+    /// When it makes sense to ask again.
+    pub retry_after: Option<Duration>,
+    /// The field or item the problem is about, as a JSON pointer (RFC 6901).
+    pub pointer: Option<String>,
+}
+
+/// The document as it goes out (RFC 9457 section 3).
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Problem")]
+pub struct Document {
+    /// A link to the code's description.
+    pub r#type: String,
+    /// The code's fixed title.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable code.
+    pub code: &'static str,
+    /// What happened and what to do next.
+    pub detail: String,
+    /// The id of the request, for the operator.
+    pub request_id: String,
+    /// Seconds after which a retry makes sense.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+    /// The field or item concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+}
+
+impl Problem {
+    /// A refusal with its words.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), retry_after: None, pointer: None }
+    }
+
+    /// Says when to come back.
+    #[must_use]
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// Says which field or item it is about.
+    #[must_use]
+    pub fn at(mut self, pointer: impl Into<String>) -> Self {
+        self.pointer = Some(pointer.into());
+        self
+    }
+
+    /// A fault of ours: the cause goes to the log, the caller learns the request id only.
+    pub fn internal(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "internal fault");
+        Self::new(
+            Code::Internal,
+            "nothing is known to have changed; give the request id to the operator of this appliance",
+        )
+    }
+
+    /// The document for the answer to `request_id`.
+    pub fn document(self, request_id: &str) -> Document {
+        Document {
+            r#type: format!("/problems#{}", self.code.text()),
+            title: self.code.title(),
+            status: self.code.status(),
+            code: self.code.text(),
+            detail: self.detail,
+            request_id: request_id.to_owned(),
+            retry_after: self.retry_after.map(whole_seconds),
+            pointer: self.pointer,
+        }
+    }
+}
+
+/// Retry-After counts whole seconds (RFC 9110 section 10.2.3); never zero, or clients spin.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_their_status_is_an_error() {
+        let mut texts: Vec<_> = Code::ALL.iter().map(|code| code.text()).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        assert_eq!(texts.len(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|code| (400..600).contains(&code.status())));
+    }
+
+    #[test]
+    fn a_wait_below_a_second_is_told_as_one() {
+        assert_eq!(whole_seconds(Duration::from_millis(3)), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(1001)), 2);
+    }
+}

@@ -1,0 +1,107 @@
+//! The appliance itself: its own keys, its sealed master key, and the making of them.
+//! Who enters: `init`, once; the wiring, at every start.
+//! What leaves: the facts without which nothing can be unsealed or signed.
+
+pub mod init;
+pub mod master;
+pub mod store;
+
+use std::sync::Arc;
+
+use audit::NoteKey;
+use hsm::{KeyKind, KeyRef, PublicKey, Scheme, Token};
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::PinnedKey;
+use crate::hardware::SealKey;
+use crate::signer::SigningKey;
+
+/// One of the appliance's own keys, as recorded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OwnKey {
+    /// Where its token finds it.
+    pub key: KeyRef,
+    /// Its public half, SPKI DER.
+    pub spki_der: Vec<u8>,
+}
+
+/// What was made at initialisation and never changes silently.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// The CA's key.
+    pub ca: OwnKey,
+    /// The key that signs checkpoints, in the token.
+    pub log: OwnKey,
+    /// The second one, in the TPM beside the token.
+    pub tpm_log: Option<OwnKey>,
+    /// The wrapped master key.
+    pub master: Vec<u8>,
+}
+
+/// The tokens of this appliance.
+#[derive(Clone)]
+pub struct Tokens {
+    /// Where the keys are.
+    pub keys: Token,
+    /// The TPM beside it, if there is one.
+    pub tpm: Option<Token>,
+    /// The keys' token is itself a TPM.
+    pub keys_are_in_tpm: bool,
+}
+
+/// A recorded key of the appliance cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the record of the appliance's {which} key cannot be used")]
+pub struct BadRecord {
+    /// Which one.
+    pub which: &'static str,
+}
+
+impl OwnKey {
+    /// As the signer needs it.
+    ///
+    /// # Errors
+    /// The recorded public key cannot be read.
+    pub fn signing(&self, which: &'static str) -> Result<Arc<SigningKey>, BadRecord> {
+        let pinned = PinnedKey::new(self.key.kind, &self.spki_der).map_err(|_| BadRecord { which })?;
+        Ok(Arc::new(SigningKey { key: self.key.clone(), pinned }))
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey { kind: self.key.kind, spki_der: self.spki_der.clone() }
+    }
+
+    /// As a key of signed notes under the given name.
+    ///
+    /// # Errors
+    /// The key's kind signs no notes.
+    pub fn note_key(&self, name: &str, token: &Token) -> Result<(NoteKey, SealKey), BadRecord> {
+        let bad = || BadRecord { which: "log" };
+        let (kind, public, scheme) = match self.key.kind {
+            KeyKind::Ed25519 => {
+                let point = self.spki_der.get(self.spki_der.len().saturating_sub(32)..).unwrap_or_default();
+                (audit::KeyKind::Ed25519, point.to_vec(), Scheme::Ed25519)
+            }
+            KeyKind::P256 => (audit::KeyKind::EcdsaP256, self.spki_der.clone(), Scheme::EcdsaSha256),
+            _ => return Err(bad()),
+        };
+        let note = NoteKey::new(name, kind, public).map_err(|_| bad())?;
+        Ok((note, SealKey { token: token.clone(), key: self.key.clone(), scheme }))
+    }
+}
+
+impl Facts {
+    /// The keys that seal the log of this name, with where they are.
+    ///
+    /// # Errors
+    /// A record cannot be used, or the TPM it needs is not configured.
+    pub fn note_keys(&self, origin: &str, tokens: &Tokens) -> Result<Vec<(NoteKey, SealKey)>, BadRecord> {
+        let mut keys = vec![self.log.note_key(origin, &tokens.keys)?];
+        if let Some(own) = &self.tpm_log {
+            let tpm = tokens.tpm.as_ref().ok_or(BadRecord { which: "TPM log" })?;
+            keys.push(own.note_key(&format!("{origin}/tpm"), tpm)?);
+        }
+        Ok(keys)
+    }
+}

@@ -1,0 +1,75 @@
+//! Reading a body: bounded in bytes and in time.
+//! Who enters: a request whose caller has passed the guard.
+//! What leaves: the whole body, or a problem; never memory that grows with what a peer sends.
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use crate::api::{Code, Problem};
+use crate::limits::{BODY_BYTES_MAX, BODY_WAIT_MAX};
+
+/// Reads the body of a request.
+///
+/// # Errors
+/// `body_too_large`, `body_timeout`, `not_json`, or `bad_request` when the peer stops half-way.
+pub async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    expect_json(headers)?;
+    match tokio::time::timeout(BODY_WAIT_MAX, collect(body)).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(
+            Code::BodyTimeout,
+            format!("send the whole body within {} seconds", BODY_WAIT_MAX.as_secs()),
+        )),
+    }
+}
+
+/// Frames arrive one by one; a body that fits in its first frame, as most do, is not copied.
+async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|_| Problem::new(Code::BadRequest, "the body ended before its time; send it again"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&data);
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
+}
+
+fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let media_type =
+        headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Problem::new(Code::NotJson, "send the body with `Content-Type: application/json`"))
+}
+
+fn too_large() -> Problem {
+    Problem::new(
+        Code::BodyTooLarge,
+        format!("at most {BODY_BYTES_MAX} bytes; sign a digest instead of a large message"),
+    )
+}

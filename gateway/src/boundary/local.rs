@@ -1,0 +1,77 @@
+//! The local socket: operators on the appliance itself, known by what the kernel says of them.
+//! Who enters: processes that may open the socket file.
+//! What leaves: connections of user ids that the configuration calls operators.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use super::authenticate::Peer;
+use super::connection;
+use super::drain::Register;
+use super::gate::Gate;
+
+/// The socket, bound.
+pub struct LocalSocket {
+    socket: UnixListener,
+    path: PathBuf,
+    operators: Vec<u32>,
+    gate: Arc<Gate>,
+    register: Register,
+}
+
+const OWNER_AND_GROUP: u32 = 0o660;
+
+impl LocalSocket {
+    /// Binds the path; a socket left by a daemon that is gone is replaced.
+    ///
+    /// # Errors
+    /// The directory is missing or not ours. That another daemon is alive is known from the ledger's lock before.
+    pub fn bind(path: &Path, operators: Vec<u32>, gate: Arc<Gate>, register: Register) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            _ => {}
+        }
+        let socket = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(OWNER_AND_GROUP))?;
+        Ok(Self { socket, path: path.to_owned(), operators, gate, register })
+    }
+
+    /// Accepts until the house is asked to stop, then removes the socket file.
+    pub async fn run(self) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted,
+                () = self.register.stopping().cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => self.welcome(stream),
+                Err(why) => {
+                    tracing::warn!(%why, "cannot accept on the local socket");
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        // A missing file is what we want; anything else the next start reports.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    fn welcome(&self, stream: UnixStream) {
+        let uid = match stream.peer_cred() {
+            Ok(credentials) if self.operators.contains(&credentials.uid()) => credentials.uid(),
+            Ok(credentials) => {
+                return tracing::warn!(uid = credentials.uid(), "not an operator; connection closed");
+            }
+            Err(why) => return tracing::warn!(%why, "no peer credentials; connection closed"),
+        };
+        let (gate, register) = (Arc::clone(&self.gate), self.register.clone());
+        self.register.connection_tasks().spawn(async move {
+            let never = CancellationToken::new();
+            connection::serve(stream, Peer::Local { uid }, gate, register.stopping(), &never).await;
+        });
+    }
+}

@@ -1,0 +1,17 @@
+//! The boundary: where HTTP begins and ends. Listen, limit, authenticate, route, guard, parse, answer.
+//! Who enters: bytes from the network and the local socket.
+//! What leaves: a `Caller` and a typed command to a service; an answer or a problem document back.
+
+pub mod authenticate;
+pub mod body;
+pub mod connection;
+pub mod describe;
+pub mod drain;
+pub mod gate;
+pub mod listen;
+pub mod local;
+pub mod rate;
+pub mod respond;
+pub mod tls;
+pub mod trace;
+pub mod tree;

@@ -1,0 +1,91 @@
+//! From replies and problems to HTTP: the only place where an answer is written.
+//! Who enters: what the gate got from a handler, and how the request is followed.
+//! What leaves: a response with its request id, trace context, rate-limit figures and media type.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+use super::rate::Allowance;
+use super::trace::Followed;
+use crate::api::problem::whole_seconds;
+use crate::api::{Method, Problem, Reply};
+
+/// A response as hyper sends it.
+pub type HttpResponse = Response<Full<Bytes>>;
+
+/// The header that names the request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+/// The header that names the ledger entry of what was done.
+pub const ENTRY: HeaderName = HeaderName::from_static("chancery-entry");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Writes the answer to one request.
+pub fn respond(
+    outcome: Result<Reply, Problem>,
+    followed: &Followed,
+    allowance: Option<Allowance>,
+) -> HttpResponse {
+    let mut response = match outcome {
+        Ok(reply) => success(reply),
+        Err(problem) => failure(problem, followed),
+    };
+    let headers = response.headers_mut();
+    put(headers, REQUEST_ID, followed.request.as_str());
+    put(headers, TRACE_PARENT, &followed.trace.to_string());
+    if let Some(state) = &followed.state {
+        put(headers, TRACE_STATE, state);
+    }
+    if let Some(allowance) = allowance {
+        put(headers, RATE_LIMIT, &format!("\"default\";r={};t={}", allowance.remaining, allowance.reset));
+        put(headers, RATE_LIMIT_POLICY, &format!("\"default\";q={}", allowance.limit));
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Names the methods a path takes (RFC 9110 section 15.5.6).
+pub fn allow(mut response: HttpResponse, methods: &[Method]) -> HttpResponse {
+    let text = methods.iter().map(|method| method.text()).collect::<Vec<_>>().join(", ");
+    put(response.headers_mut(), header::ALLOW, &text);
+    response
+}
+
+fn success(reply: Reply) -> HttpResponse {
+    let mut response = Response::new(Full::new(reply.body));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
+    if !reply.media_type.is_empty() {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.media_type));
+    }
+    if let Some(location) = &reply.location {
+        put(response.headers_mut(), header::LOCATION, location);
+    }
+    if let Some(entry) = reply.entry {
+        response.headers_mut().insert(ENTRY, HeaderValue::from(entry));
+    }
+    response
+}
+
+fn failure(problem: Problem, followed: &Followed) -> HttpResponse {
+    let status = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let retry_after = problem.retry_after;
+    let document = serde_json::to_vec(&problem.document(followed.request.as_str())).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(document)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(wait) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+    }
+    response
+}
+
+/// Our own header texts are plain ASCII; one that is not is left out rather than allowed to break the answer.
+fn put(headers: &mut http::HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}

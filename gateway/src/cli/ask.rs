@@ -1,0 +1,440 @@
+//! Commands that ask the daemon: each becomes one question over the local socket and one answer on the screen.
+//! Who enters: parsed arguments.
+//! What leaves: tables, lines, sentences or JSON.
+
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::enrol::{Request, file_failure};
+use super::local::Ask;
+use super::{Common, Failure, code, show};
+
+/// What to do with workspaces.
+#[derive(Debug, Subcommand)]
+pub(super) enum WorkspaceCommand {
+    /// Create a workspace.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// List workspaces.
+    List,
+    /// Close a workspace to its programs.
+    Close {
+        /// Its id.
+        id: String,
+    },
+    /// Open a closed workspace again.
+    Open {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What to do with clients.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClientCommand {
+    /// Issue a client certificate; makes the key here unless --csr brings a request.
+    Enroll {
+        /// The client's name.
+        name: String,
+        /// A certificate signing request, PEM, of somebody who keeps their own key.
+        #[arg(long)]
+        csr: Option<PathBuf>,
+        /// How many days it lives.
+        #[arg(long, default_value_t = 90)]
+        days: u32,
+        /// The directory to write key, certificate and CA into.
+        #[arg(long, default_value = ".")]
+        out: PathBuf,
+    },
+    /// List the workspace's clients.
+    List,
+    /// Revoke a client; its open connections end at once.
+    Revoke {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What to do with API keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum ApiKeyCommand {
+    /// Create an API key; its secret is shown once.
+    Create {
+        /// Its name.
+        name: String,
+        /// What it may do, such as `sign` or `keys:manage`; give it once for each scope.
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<String>,
+        /// When it ends (RFC 3339).
+        #[arg(long)]
+        expires: Option<String>,
+    },
+    /// List the workspace's API keys.
+    List,
+    /// Revoke an API key, at once.
+    Revoke {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a key in the token.
+    Create {
+        /// Its name.
+        name: String,
+        /// p256, p384, secp256k1, ed25519, rsa-2048, rsa-3072 or rsa-4096.
+        #[arg(long, default_value = "p256")]
+        kind: String,
+    },
+    /// List the workspace's keys.
+    List {
+        /// Where the page before ended.
+        #[arg(long)]
+        after: Option<String>,
+    },
+    /// Show a key; with --public only its newest public key.
+    Show {
+        /// Its name or id.
+        key: String,
+        /// `pem`, `ssh` or `jwk`.
+        #[arg(long)]
+        public: Option<String>,
+    },
+    /// Make a new version.
+    Rotate {
+        /// Its name or id.
+        key: String,
+    },
+    /// Take it out of use.
+    Disable {
+        /// Its name or id.
+        key: String,
+    },
+    /// Put it back into use.
+    Enable {
+        /// Its name or id.
+        key: String,
+    },
+    /// Destroy it after notice.
+    ScheduleDestruction {
+        /// Its name or id.
+        key: String,
+        /// Days of notice.
+        #[arg(long, default_value_t = 30)]
+        days: u32,
+    },
+    /// Call off a scheduled destruction.
+    Keep {
+        /// Its name or id.
+        key: String,
+    },
+}
+
+/// How to sign a file.
+#[derive(Debug, Args)]
+pub(super) struct SignArgs {
+    /// The key's name or id.
+    #[arg(long)]
+    key: String,
+    /// The scheme, such as ecdsa-sha256.
+    #[arg(long)]
+    scheme: String,
+    /// Text for the ledger entry.
+    #[arg(long)]
+    context: Option<String>,
+    /// Where to write the signature; beside the file with `.sig` if absent.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// The file.
+    file: PathBuf,
+}
+
+/// How to verify a file.
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// The key's name or id.
+    #[arg(long)]
+    key: String,
+    /// The scheme.
+    #[arg(long)]
+    scheme: String,
+    /// The version; the latest if absent.
+    #[arg(long)]
+    version: Option<i64>,
+    /// The signature file.
+    #[arg(long)]
+    signature: PathBuf,
+    /// The file.
+    file: PathBuf,
+}
+
+/// What to do with the ledger.
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Entries: of a workspace with --workspace, of everybody without.
+    Entries {
+        /// Only this act.
+        #[arg(long)]
+        action: Option<String>,
+        /// Only about this thing.
+        #[arg(long)]
+        object: Option<String>,
+        /// Only of this request.
+        #[arg(long)]
+        request: Option<String>,
+        /// Where the page before ended.
+        #[arg(long)]
+        after: Option<u64>,
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// The newest checkpoint, as a signed note.
+    Checkpoint,
+    /// The receipt of an entry.
+    Receipt {
+        /// Its number.
+        seq: u64,
+    },
+    /// Seal what is new, now.
+    Seal,
+    /// Write everything an outsider needs to check the log; prints where.
+    Export,
+}
+
+const KEY_COLUMNS: [&str; 7] = ["id", "name", "kind", "state", "latest_version", "uses", "created"];
+
+pub(super) fn status(common: &Common) -> Result<(), Failure> {
+    let answer = Ask::get("/v1/status").send(common)?;
+    show::fields(common.json, &answer, &["version", "origin", "ledger", "entries", "unsealed_entries"]);
+    if !common.json {
+        println!();
+        show::table(false, &answer["readiness"], "parts", &["part", "ready", "code", "detail"]);
+    }
+    match answer["readiness"]["ready"] == json!(true) {
+        true => Ok(()),
+        false => Err(Failure::new(code::REFUSED, "not_ready", "not ready; the parts above say why")),
+    }
+}
+
+pub(super) fn workspace(common: &Common, command: WorkspaceCommand) -> Result<(), Failure> {
+    match command {
+        WorkspaceCommand::Create { name } => {
+            let answer = Ask::post("/v1/workspaces", Some(json!({ "name": name }))).send(common)?;
+            show::fields(common.json, &answer, &["id", "name", "state"]);
+        }
+        WorkspaceCommand::List => {
+            let answer = Ask::get("/v1/workspaces").send(common)?;
+            show::table(common.json, &answer, "workspaces", &["id", "name", "state", "created"]);
+        }
+        WorkspaceCommand::Close { id } => {
+            done(common, Ask::post(format!("/v1/workspaces/{id}/close"), None), "closed")?
+        }
+        WorkspaceCommand::Open { id } => {
+            done(common, Ask::post(format!("/v1/workspaces/{id}/open"), None), "open")?
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn client(common: &Common, command: ClientCommand) -> Result<(), Failure> {
+    match command {
+        ClientCommand::Enroll { name, csr, days, out } => {
+            let request = csr.as_deref().map_or_else(Request::make, Request::read)?;
+            let body = json!({ "name": name, "csr": request.csr_pem, "days": days });
+            let answer = Ask::post("/v1/clients", Some(body)).send(common)?;
+            let text = |field: &str| answer[field].as_str().unwrap_or_default();
+            let written = request.write(&out, &name, text("certificate"), text("ca"))?;
+            show::fields(common.json, &answer, &["id", "name", "state", "certificate_hash", "not_after"]);
+            if !common.json {
+                written.iter().for_each(|path| println!("wrote {}", path.display()));
+            }
+        }
+        ClientCommand::List => {
+            let answer = Ask::get("/v1/clients").send(common)?;
+            show::table(
+                common.json,
+                &answer,
+                "clients",
+                &["id", "name", "state", "not_after", "certificate_hash"],
+            );
+        }
+        ClientCommand::Revoke { id } => done(common, Ask::delete(format!("/v1/clients/{id}")), "revoked")?,
+    }
+    Ok(())
+}
+
+pub(super) fn api_key(common: &Common, command: ApiKeyCommand) -> Result<(), Failure> {
+    match command {
+        ApiKeyCommand::Create { name, scopes, expires } => {
+            let body = json!({ "name": name, "scopes": scopes, "expires": expires });
+            let answer = Ask::post("/v1/api-keys", Some(body)).send(common)?;
+            show::fields(common.json, &answer, &["id", "name", "scopes", "expires", "secret"]);
+            if !common.json {
+                eprintln!("The secret cannot be shown again.");
+            }
+        }
+        ApiKeyCommand::List => {
+            let answer = Ask::get("/v1/api-keys").send(common)?;
+            show::table(
+                common.json,
+                &answer,
+                "api_keys",
+                &["id", "name", "state", "scopes", "expires", "last_used"],
+            );
+        }
+        ApiKeyCommand::Revoke { id } => done(common, Ask::delete(format!("/v1/api-keys/{id}")), "revoked")?,
+    }
+    Ok(())
+}
+
+pub(super) fn key(common: &Common, command: KeyCommand) -> Result<(), Failure> {
+    let act = |key: &str, verb: &str, body: Option<Value>| Ask::post(format!("/v1/keys/{key}/{verb}"), body);
+    let ask = match command {
+        KeyCommand::Create { name, kind } => {
+            Ask::post("/v1/keys", Some(json!({ "name": name, "kind": kind })))
+        }
+        KeyCommand::List { after } => return list_keys(common, after),
+        KeyCommand::Show { key, public: Some(form) } => return show_public(common, &key, &form),
+        KeyCommand::Show { key, public: None } => Ask::get(format!("/v1/keys/{key}")),
+        KeyCommand::Rotate { key } => act(&key, "rotate", None),
+        KeyCommand::Disable { key } => act(&key, "disable", None),
+        KeyCommand::Enable { key } => act(&key, "enable", None),
+        KeyCommand::ScheduleDestruction { key, days } => {
+            act(&key, "schedule-destruction", Some(json!({ "days": days })))
+        }
+        KeyCommand::Keep { key } => act(&key, "keep", None),
+    };
+    let answer = ask.send(common)?;
+    show::fields(
+        common.json,
+        &answer,
+        &["id", "name", "kind", "schemes", "state", "latest_version", "uses", "destroy_after", "created"],
+    );
+    if !common.json {
+        show::table(false, &answer, "versions", &["version", "fingerprint", "created"]);
+    }
+    Ok(())
+}
+
+fn list_keys(common: &Common, after: Option<String>) -> Result<(), Failure> {
+    let path = after.map_or_else(|| "/v1/keys".to_owned(), |after| format!("/v1/keys?after={after}"));
+    show::table(common.json, &Ask::get(path).send(common)?, "keys", &KEY_COLUMNS);
+    Ok(())
+}
+
+fn show_public(common: &Common, key: &str, form: &str) -> Result<(), Failure> {
+    let answer = Ask::get(format!("/v1/keys/{key}")).send(common)?;
+    let newest =
+        answer["versions"].as_array().and_then(|versions| versions.last()).cloned().unwrap_or_default();
+    match &newest[form] {
+        Value::String(text) => print!("{text}"),
+        Value::Null => {
+            return Err(Failure::new(
+                code::USAGE,
+                "usage",
+                "a public key is shown as pem, ssh or jwk, where its kind has that form",
+            ));
+        }
+        other => println!("{other}"),
+    }
+    Ok(())
+}
+
+pub(super) fn sign(common: &Common, args: &SignArgs) -> Result<(), Failure> {
+    let message = std::fs::read(&args.file).map_err(|why| file_failure(&args.file, &why))?;
+    let body = json!({ "scheme": args.scheme, "message": STANDARD.encode(message), "context": args.context });
+    let answer = Ask::post(format!("/v1/keys/{}/sign", args.key), Some(body)).send(common)?;
+    let signature = STANDARD.decode(answer["signature"].as_str().unwrap_or_default()).unwrap_or_default();
+    let out = args.out.clone().unwrap_or_else(|| {
+        let mut name = args.file.clone().into_os_string();
+        name.push(".sig");
+        name.into()
+    });
+    std::fs::write(&out, signature).map_err(|why| file_failure(&out, &why))?;
+    show::fields(common.json, &answer, &["key", "version", "entry", "use"]);
+    if !common.json {
+        println!("wrote {}", out.display());
+    }
+    Ok(())
+}
+
+pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Result<(), Failure> {
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|why| file_failure(path, &why));
+    let (message, signature) = (read(&args.file)?, read(&args.signature)?);
+    let body = json!({
+        "scheme": args.scheme,
+        "message": STANDARD.encode(message),
+        "signature": STANDARD.encode(signature),
+        "version": args.version,
+    });
+    let answer = Ask::post(format!("/v1/keys/{}/verify", args.key), Some(body)).send(common)?;
+    match answer["valid"] == json!(true) {
+        true => {
+            show::sentence(common.json, &answer, "valid");
+            Ok(())
+        }
+        false => Err(Failure::new(code::REFUSED, "not_valid", "the signature is not valid")),
+    }
+}
+
+pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failure> {
+    match command {
+        AuditCommand::Entries { action, object, request, after, limit } => {
+            let base = if common.workspace.is_some() { "/v1/audit/entries" } else { "/v1/audit/everything" };
+            let after = after.map(|seq| seq.to_string());
+            let pairs = [
+                ("action", action),
+                ("object", object),
+                ("request_id", request),
+                ("after", after),
+                ("limit", Some(limit.to_string())),
+            ];
+            let pairs: Vec<_> = pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+            let query = serde_urlencoded::to_string(pairs).unwrap_or_default();
+            let answer = Ask::get(format!("{base}?{query}")).send(common)?;
+            show::table(
+                common.json,
+                &answer,
+                "entries",
+                &["seq", "time", "actor", "action", "object", "outcome", "request_id"],
+            );
+        }
+        AuditCommand::Checkpoint => print_text(common, Ask::get("/v1/audit/checkpoint"))?,
+        AuditCommand::Receipt { seq } => {
+            println!("{}", Ask::get(format!("/v1/audit/receipts/{seq}")).send(common)?);
+        }
+        AuditCommand::Seal => {
+            let answer = Ask::post("/v1/audit/seal", None).send(common)?;
+            show::fields(common.json, &answer, &["step", "size", "tier"]);
+        }
+        AuditCommand::Export => {
+            let answer = Ask::post("/v1/audit/export", None).send(common)?;
+            show::fields(common.json, &answer, &["directory", "size"]);
+        }
+    }
+    Ok(())
+}
+
+fn print_text(common: &Common, ask: Ask) -> Result<(), Failure> {
+    match common.json {
+        true => println!("{}", ask.send(common)?),
+        false => print!("{}", ask.as_text().send(common)?.as_str().unwrap_or_default()),
+    }
+    Ok(())
+}
+
+fn done(common: &Common, ask: Ask, word: &str) -> Result<(), Failure> {
+    let answer = ask.send(common)?;
+    show::sentence(common.json, &answer, word);
+    Ok(())
+}

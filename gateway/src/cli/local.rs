@@ -1,0 +1,121 @@
+//! Asking the daemon: HTTP over its local socket.
+//! Who enters: commands, with method, path and body.
+//! What leaves: the answer's JSON, or the problem as a failure.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+use super::{Common, Failure, code};
+use crate::boundary::authenticate::WORKSPACE_HEADER;
+use crate::config::Config;
+
+/// One question to the daemon.
+pub(super) struct Ask {
+    method: Method,
+    path: String,
+    body: Option<Value>,
+    text: bool,
+}
+
+impl Ask {
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        Self { method: Method::GET, path: path.into(), body: None, text: false }
+    }
+
+    pub(super) fn post(path: impl Into<String>, body: Option<Value>) -> Self {
+        Self { method: Method::POST, path: path.into(), body, text: false }
+    }
+
+    pub(super) fn delete(path: impl Into<String>) -> Self {
+        Self { method: Method::DELETE, path: path.into(), body: None, text: false }
+    }
+
+    /// Would rather have text than JSON.
+    pub(super) fn as_text(mut self) -> Self {
+        self.text = true;
+        self
+    }
+
+    /// Sends it, and gives back the answer: JSON, or text as a JSON string, or null.
+    pub(super) fn send(self, common: &Common) -> Result<Value, Failure> {
+        let socket = socket(common)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|why| Failure::because(code::FAILED, "no_runtime", &why))?;
+        let (status, media_type, body) = runtime.block_on(self.exchange(&socket, common))?;
+        if !status.is_success() {
+            return Err(refusal(status, &body));
+        }
+        Ok(match media_type.as_str() {
+            "application/json" => serde_json::from_slice(&body).unwrap_or_default(),
+            _ if body.is_empty() => Value::Null,
+            _ => json!(String::from_utf8_lossy(&body)),
+        })
+    }
+
+    async fn exchange(self, socket: &Path, common: &Common) -> Result<(StatusCode, String, Bytes), Failure> {
+        let away = |why: &dyn std::fmt::Display| {
+            let text = format!(
+                "the daemon does not answer at {} ({why}); is it running, and are you one of its operators?",
+                socket.display()
+            );
+            Failure::new(code::UNREACHABLE, "unreachable", text)
+        };
+        let stream = UnixStream::connect(socket).await.map_err(|why| away(&why))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|why| away(&why))?;
+        tokio::spawn(connection);
+        let request = self.request(common).map_err(|why| Failure::because(code::USAGE, "usage", &why))?;
+        let response = sender.send_request(request).await.map_err(|why| away(&why))?;
+        let status = response.status();
+        let media_type = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let body = response.into_body().collect().await.map_err(|why| away(&why))?.to_bytes();
+        Ok((status, media_type, body))
+    }
+
+    fn request(self, common: &Common) -> http::Result<Request<Full<Bytes>>> {
+        let mut request = Request::builder().method(self.method).uri(self.path).header(header::HOST, "local");
+        request = request.header(header::USER_AGENT, concat!("chancery/", env!("CARGO_PKG_VERSION")));
+        // Making a key, or an export, may take longer than a signature.
+        request = request.header("chancery-deadline-ms", "60000");
+        if let Some(workspace) = &common.workspace {
+            request = request.header(WORKSPACE_HEADER, workspace);
+        }
+        if self.text {
+            request = request.header(header::ACCEPT, "text/plain");
+        }
+        match self.body {
+            None => request.body(Full::default()),
+            Some(body) => {
+                request.header(header::CONTENT_TYPE, "application/json").body(Full::from(body.to_string()))
+            }
+        }
+    }
+}
+
+fn socket(common: &Common) -> Result<PathBuf, Failure> {
+    match &common.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(Config::read(&common.config)?.socket),
+    }
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
+    let words = match (text("title"), text("detail")) {
+        (title, _) if title.is_empty() => format!("the daemon answered {status}"),
+        (title, detail) => format!("{title}: {detail} (request {})", text("request_id")),
+    };
+    Failure::new(code::REFUSED, &text("code"), words)
+}

@@ -1,0 +1,148 @@
+//! The operator's command line: one word for a thing, one for what to do with it.
+//! Who enters: operators at a shell, and scripts with `--json`.
+//! What leaves: words or JSON on standard output, problems on standard error, and an exit code that tells them apart.
+
+mod ask;
+mod enrol;
+mod local;
+mod run;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub use self::run::Failure;
+
+/// Exit codes, the same for every command.
+pub mod code {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// The appliance refused, or a signature does not verify.
+    pub const REFUSED: u8 = 1;
+    /// The command line is not right.
+    pub const USAGE: u8 = 2;
+    /// The daemon does not answer.
+    pub const UNREACHABLE: u8 = 3;
+    /// The configuration is not right.
+    pub const CONFIGURATION: u8 = 4;
+    /// The daemon could not start or had to stop.
+    pub const FAILED: u8 = 5;
+}
+
+/// Chancery: signs with keys that never leave the hardware, and writes down every signature before it is made.
+#[derive(Debug, Parser)]
+#[command(
+    name = "chancery",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 done, 1 refused or not valid, 2 usage, 3 daemon unreachable, 4 configuration, 5 could not start."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// The configuration file.
+    #[arg(long, global = true, env = "CHANCERY_CONFIG", default_value = "/etc/chancery/chancery.toml")]
+    pub config: PathBuf,
+    /// The daemon's local socket, where it is not the configuration's.
+    #[arg(long, global = true, env = "CHANCERY_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// The workspace to act in, by name or id.
+    #[arg(long, short, global = true, env = "CHANCERY_WORKSPACE")]
+    pub workspace: Option<String>,
+    /// JSON instead of words.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new appliance: root key, master key, CA and ledger, in an empty state directory.
+    Init,
+    /// Serve until told to stop.
+    Serve,
+    /// Start a whole simulated appliance (SoftHSM, swtpm, daemon) in a directory of its own.
+    #[cfg(feature = "dev")]
+    Dev(crate::dev::DevArgs),
+    /// How the appliance is, and why.
+    Status,
+    /// The configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The token and the TPM.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Workspaces.
+    #[command(subcommand)]
+    Workspace(ask::WorkspaceCommand),
+    /// Clients and their certificates.
+    #[command(subcommand)]
+    Client(ask::ClientCommand),
+    /// API keys of a workspace.
+    #[command(subcommand)]
+    Apikey(ask::ApiKeyCommand),
+    /// Signing keys of a workspace.
+    #[command(subcommand)]
+    Key(ask::KeyCommand),
+    /// Sign a file.
+    Sign(ask::SignArgs),
+    /// Verify a signature of a file; exit code 1 if it is not valid.
+    Verify(ask::VerifyArgs),
+    /// The ledger.
+    #[command(subcommand)]
+    Audit(ask::AuditCommand),
+    /// Print the completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the configuration and say everything that is wrong with it at once.
+    Check,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// What the token and the TPM can do, asked of the hardware itself. Works without the daemon.
+    Probe,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Init => run::init(&cli.common),
+        Command::Serve => run::serve(&cli.common),
+        #[cfg(feature = "dev")]
+        Command::Dev(args) => crate::dev::run(&args).map_err(Failure::from),
+        Command::Config(ConfigCommand::Check) => run::check_config(&cli.common),
+        Command::Token(TokenCommand::Probe) => run::probe(&cli.common),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "chancery", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Status => ask::status(&cli.common),
+        Command::Workspace(command) => ask::workspace(&cli.common, command),
+        Command::Client(command) => ask::client(&cli.common, command),
+        Command::Apikey(command) => ask::api_key(&cli.common, command),
+        Command::Key(command) => ask::key(&cli.common, command),
+        Command::Sign(args) => ask::sign(&cli.common, &args),
+        Command::Verify(args) => ask::verify(&cli.common, &args),
+        Command::Audit(command) => ask::audit(&cli.common, command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::from(code::DONE),
+        Err(failure) => failure.tell(cli.common.json),
+    }
+}

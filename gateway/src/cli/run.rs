@@ -1,0 +1,140 @@
+//! Commands that are the daemon, or that work without it: init, serve, config check, token probe.
+//! Who enters: parsed arguments.
+//! What leaves: a running daemon; or a failure with its causes and an exit code.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use serde_json::json;
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+
+use super::{Common, code};
+use crate::config::{Config, ConfigRefused, LogConfig, LogFormat};
+use crate::{serve as serving, wiring};
+
+/// A command that did not do what it should.
+#[derive(Debug)]
+pub struct Failure {
+    /// The process's exit code.
+    pub code: u8,
+    /// A stable word.
+    pub word: String,
+    /// What happened and what to do.
+    pub text: String,
+}
+
+impl Failure {
+    /// A failure of a kind.
+    pub fn new(code: u8, word: &str, text: impl Into<String>) -> Self {
+        Self { code, word: word.to_owned(), text: text.into() }
+    }
+
+    /// An error with its causes, one to the line.
+    pub fn because(code: u8, word: &str, error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(next) = cause {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\n  because {next}");
+            cause = next.source();
+        }
+        Self::new(code, word, text)
+    }
+
+    /// Tells it, and gives the exit code.
+    pub fn tell(self, as_json: bool) -> ExitCode {
+        match as_json {
+            true => println!("{}", json!({ "error": { "code": self.word, "detail": self.text } })),
+            false => eprintln!("chancery: {}", self.text),
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConfigRefused> for Failure {
+    fn from(refused: ConfigRefused) -> Self {
+        Self::because(code::CONFIGURATION, "configuration", &refused)
+    }
+}
+
+pub(super) fn check_config(common: &Common) -> Result<(), Failure> {
+    match Config::read(&common.config) {
+        Ok(_) if common.json => println!("{}", json!({ "ok": true, "defects": [] })),
+        Ok(_) => println!("{} is right.", common.config.display()),
+        Err(refused) if common.json => {
+            let defects: Vec<_> = refused
+                .defects
+                .iter()
+                .map(|defect| json!({ "at": defect.at, "what": defect.what }))
+                .collect();
+            println!("{}", json!({ "ok": false, "defects": defects }));
+            return Err(Failure::new(code::CONFIGURATION, "configuration", "the configuration is not right"));
+        }
+        Err(refused) => return Err(refused.into()),
+    }
+    Ok(())
+}
+
+pub(super) fn init(common: &Common) -> Result<(), Failure> {
+    let config = Config::read(&common.config)?;
+    start_log(&config.log);
+    let made = runtime()?.block_on(wiring::init(&config));
+    made.map_err(|why| Failure::because(code::FAILED, "not_initialised", &why))?;
+    match common.json {
+        true => {
+            println!("{}", json!({ "initialised": config.state_directory, "origin": config.ledger.origin }))
+        }
+        false => println!("The appliance {} is made. Start it with `chancery serve`.", config.ledger.origin),
+    }
+    Ok(())
+}
+
+pub(super) fn serve(common: &Common) -> Result<(), Failure> {
+    let config = Config::read(&common.config)?;
+    start_log(&config.log);
+    leave_no_core();
+    runtime()?.block_on(async {
+        let house = wiring::build(&config)
+            .await
+            .map_err(|why| Failure::because(code::FAILED, "not_started", &why))?;
+        let served = serving::serve(&config, house, |address| println!("serving on https://{address}")).await;
+        served.map_err(|why| Failure::because(code::FAILED, "not_serving", &why))
+    })
+}
+
+pub(super) fn probe(common: &Common) -> Result<(), Failure> {
+    let config = Config::read(&common.config)?;
+    let tokens = runtime()?
+        .block_on(wiring::tokens(&config))
+        .map_err(|why| Failure::because(code::FAILED, "no_token", &why))?;
+    let probes: Vec<_> = std::iter::once(&tokens.keys).chain(&tokens.tpm).map(hsm::Token::probe).collect();
+    match common.json {
+        true => println!("{}", json!(probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>())),
+        false => probes.iter().for_each(|probe| println!("{probe}")),
+    }
+    Ok(())
+}
+
+/// The threads of the daemon: one for each processor.
+fn runtime() -> Result<Runtime, Failure> {
+    Runtime::new().map_err(|why| Failure::because(code::FAILED, "no_runtime", &why))
+}
+
+fn start_log(log: &LogConfig) {
+    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.init(),
+    }
+}
+
+/// A core file would hold the master key. The unit says so too; here it holds without one.
+fn leave_no_core() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(why) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%why, "core files could not be switched off");
+    }
+}

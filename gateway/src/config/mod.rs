@@ -1,0 +1,176 @@
+//! The configuration: one annotated TOML file, checked as a whole before anything is used.
+//! Who enters: the path of the file.
+//! What leaves: a `Config` without defects, or all defects at once. It holds paths and numbers, never secrets.
+
+mod check;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hsm::TokenConfig;
+use serde::Deserialize;
+
+pub use self::check::{ConfigRefused, Defect};
+use crate::boundary::rate::Quota;
+use crate::sealing::Cadence;
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where ledger and exports live.
+    pub state_directory: PathBuf,
+    /// The local socket.
+    pub socket: PathBuf,
+    /// The API listener.
+    pub api: ApiConfig,
+    /// Who may use the local socket.
+    pub operators: OperatorsConfig,
+    /// Where the keys are.
+    pub token: TokenConfig,
+    /// A TPM beside the token: anchor, second seal, and the machine to which the master key is sealed.
+    pub tpm: Option<TokenConfig>,
+    /// The ledger.
+    pub ledger: LedgerConfig,
+    /// Rate limits.
+    pub rates: RatesConfig,
+    /// The log.
+    pub log: LogConfig,
+}
+
+/// The API listener.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Names and addresses for the server's certificate.
+    pub names: Vec<String>,
+    /// A certificate of one's own for the server, PEM; the appliance's CA issues one where it is absent.
+    #[serde(default)]
+    pub server_certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[serde(default)]
+    pub server_key: Option<PathBuf>,
+    /// Proxies whose `X-Forwarded-For` counts.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// Who may use the local socket.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OperatorsConfig {
+    /// User ids.
+    pub uids: Vec<u32>,
+}
+
+/// The ledger.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerConfig {
+    /// The log's name: a URL without scheme. Never used for two logs.
+    pub origin: String,
+    /// Seal at least this often, if anything is new.
+    #[serde(default = "default_seal_seconds")]
+    pub seal_seconds: u64,
+    /// Seal as soon as so many entries are new.
+    #[serde(default = "default_seal_rows")]
+    pub seal_rows: u64,
+    /// Refuse writes when an entry has waited so long for its anchor.
+    #[serde(default = "default_unsealed_seconds_max")]
+    pub unsealed_seconds_max: u64,
+}
+
+/// Rate limits.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RatesConfig {
+    /// Of a workspace.
+    pub workspace: Quota,
+    /// Of an address, before anyone has said who they are.
+    pub address: Quota,
+}
+
+/// The log.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// `json` or `text`.
+    pub format: LogFormat,
+    /// A filter such as `info` or `gateway=debug`.
+    pub filter: String,
+}
+
+/// The log's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line, as journald and collectors like it.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(path: &Path) -> Result<Self, ConfigRefused> {
+        let text = std::fs::read_to_string(path).map_err(|why| ConfigRefused::file(path, &why))?;
+        check::checked(path, &text)
+    }
+
+    /// The ledger's file.
+    pub fn ledger_path(&self) -> PathBuf {
+        self.state_directory.join("ledger.db")
+    }
+
+    /// Where exports are written.
+    pub fn exports(&self) -> PathBuf {
+        self.state_directory.join("exports")
+    }
+}
+
+impl LedgerConfig {
+    /// When to seal.
+    pub fn cadence(&self) -> Cadence {
+        Cadence { interval: Duration::from_secs(self.seal_seconds), rows: self.seal_rows }
+    }
+}
+
+impl Default for OperatorsConfig {
+    fn default() -> Self {
+        // The daemon's own user, so that a single-user installation works, and root.
+        Self { uids: vec![0, rustix::process::geteuid().as_raw()] }
+    }
+}
+
+impl Default for RatesConfig {
+    fn default() -> Self {
+        Self {
+            workspace: Quota { burst: 20_000, per_second: 10_000 },
+            address: Quota { burst: 40_000, per_second: 20_000 },
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Json, filter: "info".to_owned() }
+    }
+}
+
+/// Kind to a TPM's memory: about 105 thousand writes a year.
+fn default_seal_seconds() -> u64 {
+    300
+}
+
+fn default_seal_rows() -> u64 {
+    10_000
+}
+
+fn default_unsealed_seconds_max() -> u64 {
+    3600
+}

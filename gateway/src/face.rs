@@ -1,0 +1,170 @@
+//! The server's certificate: from files of the operator, or issued by the appliance's own CA and kept sealed.
+//! Who enters: `serve`, at start and whenever it is told to read anew.
+//! What leaves: what a TLS face is made of. While the ledger is frozen a kept certificate still serves reads.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use audit::Told;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::appliance::store;
+use crate::boundary::tls::{FaceParts, FaceRefused};
+use crate::ca::{CaRefused, Subject, complete};
+use crate::config::{ApiConfig, Config};
+use crate::custody::{CustodyRefused, OwnSecret};
+use crate::limits::TOKEN_CALL_WAIT_MAX;
+use crate::moment::Moment;
+use crate::services::ground::{LedgerRefused, Telling};
+use crate::wiring::House;
+
+/// Why the server has no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum FaceUnmade {
+    /// The parts do not go together.
+    #[error(transparent)]
+    Refused(#[from] FaceRefused),
+    /// A configured certificate or key file.
+    #[error("{path} holds no usable certificate or key")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// The CA did not issue it.
+    #[error("the CA did not issue the server's certificate")]
+    Certificate(#[source] CaRefused),
+    /// Its own key could not be made.
+    #[error("no key for the server could be made")]
+    Key(#[source] rcgen::Error),
+    /// The kept key cannot be sealed or opened.
+    #[error(transparent)]
+    Custody(#[from] CustodyRefused),
+    /// The ledger did not take the certificate's entry.
+    #[error(transparent)]
+    Ledger(#[from] LedgerRefused),
+}
+crate::refused_by_ledger!(FaceUnmade);
+
+type Face = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// A self-issued certificate as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    certificate: Vec<u8>,
+    names: Vec<String>,
+    not_after: Moment,
+    key: OwnSecret,
+}
+
+const LIVES: Duration = Duration::from_secs(90 * 24 * 3600);
+/// With less than this left a new one is made.
+const RENEWED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The configured files, else the kept certificate, else a new one.
+///
+/// # Errors
+/// None of them is to be had.
+pub async fn read_or_issue(config: &Config, house: &House) -> Result<FaceParts, FaceUnmade> {
+    let (chain, key) = match (&config.api.server_certificate, &config.api.server_key) {
+        (Some(certificate), Some(key)) => from_files(certificate, key)?,
+        _ => own(&config.api, house).await?,
+    };
+    let ca = CertificateDer::from(house.authority.certificate().to_vec());
+    Ok(FaceParts { chain, key, client_cas: vec![ca] })
+}
+
+fn from_files(certificate: &Path, key: &Path) -> Result<Face, FaceUnmade> {
+    let refused = |path: &Path| {
+        let path = path.to_owned();
+        move |source| FaceUnmade::File { path, source }
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(refused(certificate))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(refused(key))?;
+    Ok((chain, key))
+}
+
+async fn own(api: &ApiConfig, house: &House) -> Result<Face, FaceUnmade> {
+    let kept = kept(house).await?.filter(|kept| kept.names == api.names);
+    let fresh_until = house.ground.now().plus(RENEWED_BEFORE);
+    match kept {
+        Some(kept) if kept.not_after > fresh_until => open(house, &kept),
+        // An ageing certificate is better than none, should a new one be refused.
+        Some(kept) => match issue(api, house).await {
+            Ok(face) => Ok(face),
+            Err(why) => {
+                tracing::warn!(%why, "the server keeps its ageing certificate");
+                open(house, &kept)
+            }
+        },
+        None => issue(api, house).await,
+    }
+}
+
+async fn kept(house: &House) -> Result<Option<Kept>, FaceUnmade> {
+    let stored = house.ground.read::<_, FaceUnmade>(|view| Ok(store::get(view, store::SERVER_FACE)?)).await?;
+    Ok(stored.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+fn open(house: &House, kept: &Kept) -> Result<Face, FaceUnmade> {
+    let key = house.custody.open_own(store::SERVER_FACE, &kept.key)?;
+    Ok(face(house, kept.certificate.clone(), key.to_vec()))
+}
+
+fn face(house: &House, certificate: Vec<u8>, pkcs8: Vec<u8>) -> Face {
+    let chain =
+        vec![CertificateDer::from(certificate), CertificateDer::from(house.authority.certificate().to_vec())];
+    (chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8)))
+}
+
+/// Has the CA issue a certificate for a new key. The order is recorded, then signed, then the result is kept.
+/// If we stop in between, the next start finds nothing kept and issues another.
+async fn issue(api: &ApiConfig, house: &House) -> Result<Face, FaceUnmade> {
+    let key = rcgen::KeyPair::generate().map_err(FaceUnmade::Key)?;
+    let ground = &house.ground;
+    let common_name = api.names.first().map_or("chancery", String::as_str);
+    let subject =
+        Subject { common_name, organization: ground.ledger.origin(), from: ground.now(), lives: LIVES };
+    let draft = house
+        .authority
+        .draft_server(&api.names, &key, &subject, &ground.dice)
+        .map_err(FaceUnmade::Certificate)?;
+    let (order, not_after) =
+        (house.authority.order(&draft, Instant::now() + TOKEN_CALL_WAIT_MAX), draft.not_after);
+    let (telling, after) =
+        (Telling::own(None), json!({ "names": api.names, "serial": draft.serial, "not_after": not_after }));
+    let recorded = ground.write::<_, FaceUnmade>(move |_| {
+        let entry =
+            telling.entry("appliance.server_certificate", "server", |detail| detail.after(after.clone()));
+        Ok(Told::new(order.clone(), entry))
+    });
+    let certificate =
+        complete(&house.signer, recorded.await?, draft).await.map_err(FaceUnmade::Certificate)?;
+    let pkcs8 = key.serialize_der();
+    let sealed = house.custody.seal_own(store::SERVER_FACE, &pkcs8)?;
+    keep(house, Kept { certificate: certificate.clone(), names: api.names.clone(), not_after, key: sealed })
+        .await?;
+    Ok(face(house, certificate, pkcs8))
+}
+
+async fn keep(house: &House, kept: Kept) -> Result<(), FaceUnmade> {
+    let hash = crate::api::CertificateHash::of(&kept.certificate).to_string();
+    let bytes = serde_json::to_vec(&kept).map_err(|_| LedgerRefused::Fault(None))?;
+    let telling = Telling::own(None);
+    let recorded = house.ground.write::<_, FaceUnmade>(move |tx| {
+        store::replace(tx, store::SERVER_FACE, &bytes)?;
+        let after = json!({ "certificate": hash.clone() });
+        Ok(Told::new(
+            (),
+            telling.entry("appliance.server_certificate_kept", "server", |detail| detail.after(after)),
+        ))
+    });
+    recorded.await.map(drop)
+}

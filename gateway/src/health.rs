@@ -1,0 +1,202 @@
+//! How the appliance is: what was proven a moment ago, not what is hoped.
+//! Who enters: rounds that sign, writes and looks; probes that ask.
+//! What leaves: live or not, ready or not with reasons, and the same as figures.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use audit::{Ledger, Standing};
+use hsm::{Token, TokenState};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::appliance::{Tokens, store};
+use crate::hardware::SealKey;
+use crate::metrics::Metrics;
+use crate::moment::Moment;
+use crate::sealing::Keeper;
+use crate::services::ground::Ground;
+use crate::signer::SigningKey;
+
+/// One part and how it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Part {
+    /// `token`, `tpm`, `ledger`, `anchor` or `daemon`.
+    pub part: &'static str,
+    /// Fit for service.
+    pub ready: bool,
+    /// A stable word for programs.
+    pub code: &'static str,
+    /// Words for people; on the local socket only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// All parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Readiness {
+    /// Every part is ready.
+    pub ready: bool,
+    /// The parts.
+    pub parts: Vec<Part>,
+}
+
+/// What the last round found; cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    latest: Arc<RwLock<Readiness>>,
+}
+
+/// What a round looks at.
+pub struct Probes {
+    /// The ledger and the time.
+    pub ground: Ground,
+    /// The tokens.
+    pub tokens: Tokens,
+    /// A key of the appliance, to sign with.
+    pub key: Arc<SigningKey>,
+    /// Where and how it signs.
+    pub seal: SealKey,
+    /// The keeper of the seal.
+    pub keeper: Keeper,
+    /// Figures.
+    pub metrics: Metrics,
+}
+
+const PROBE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+impl Default for Health {
+    fn default() -> Self {
+        let starting = Part { part: "daemon", ready: false, code: "starting", detail: None };
+        Self { latest: Arc::new(RwLock::new(Readiness { ready: false, parts: vec![starting] })) }
+    }
+}
+
+impl Health {
+    /// What the last round found; without words for people unless they are asked for.
+    pub fn readiness(&self, with_detail: bool) -> Readiness {
+        let mut readiness = self.latest.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if !with_detail {
+            readiness.parts.iter_mut().for_each(|part| part.detail = None);
+        }
+        readiness
+    }
+
+    /// The daemon is on its way out.
+    pub fn stopping(&self) {
+        let part = Part { part: "daemon", ready: false, code: "stopping", detail: None };
+        self.put(Readiness { ready: false, parts: vec![part] });
+    }
+
+    /// One round.
+    pub async fn look(&self, probes: &Probes) {
+        let mut parts = vec![probes.token().await, probes.ledger().await, probes.anchor()];
+        parts.extend(probes.tokens.tpm.as_ref().map(|tpm| state_of("tpm", tpm)));
+        probes.figures(&parts);
+        self.put(Readiness { ready: parts.iter().all(|part| part.ready), parts });
+    }
+
+    fn put(&self, readiness: Readiness) {
+        let mut latest = self.latest.write().unwrap_or_else(PoisonError::into_inner);
+        if latest.ready != readiness.ready {
+            tracing::info!(ready = readiness.ready, parts = ?readiness.parts, "readiness changed");
+        }
+        *latest = readiness;
+    }
+}
+
+impl Probes {
+    /// Ready means that the token has just made a signature, and that it verifies.
+    async fn token(&self) -> Part {
+        let state = state_of("token", &self.tokens.keys);
+        if !state.ready {
+            return state;
+        }
+        // Never a checkpoint: those are three lines, and this is one.
+        let text = format!("chancery.probe.v1 {}", hex::encode(self.ground.dice.throw::<16>()));
+        let input = hsm::SignInput::Message(text.into_bytes());
+        let deadline = Instant::now() + PROBE_WAIT_MAX;
+        match self.seal.token.sign(&self.seal.key, self.seal.scheme, input.clone(), deadline).await {
+            Ok(raw) => match self.key.pinned.verify(self.seal.scheme, &input, &raw) {
+                Ok(()) => Part { part: "token", ready: true, code: "signs", detail: None },
+                Err(why) => Part {
+                    part: "token",
+                    ready: false,
+                    code: "wrong_signature",
+                    detail: Some(why.to_string()),
+                },
+            },
+            Err(why) => {
+                Part { part: "token", ready: false, code: "does_not_sign", detail: Some(why.to_string()) }
+            }
+        }
+    }
+
+    /// Ready means that a write has just been made durable.
+    async fn ledger(&self) -> Part {
+        let part = |ready, code, detail| Part { part: "ledger", ready, code, detail };
+        match self.ground.ledger.health().standing {
+            Standing::Frozen(freeze) => return part(false, "frozen", Some(freeze.to_string())),
+            Standing::Lost => {
+                return part(
+                    false,
+                    "disk_failed",
+                    Some("restart the daemon to find out what is durable".into()),
+                );
+            }
+            Standing::Unverified => return part(false, "not_yet_verified", None),
+            Standing::Closed => return part(false, "closed", None),
+            Standing::Open => {}
+        }
+        let now = Moment::now(self.ground.clock.as_ref()).micros();
+        let write = self
+            .ground
+            .ledger
+            .write_unaudited("the heartbeat that readiness rests on", move |tx| store::beat(tx, now));
+        match write.await {
+            Ok(()) => part(true, "writes", None),
+            Err(why) => part(false, "does_not_write", Some(why.to_string())),
+        }
+    }
+
+    fn anchor(&self) -> Part {
+        let tier = self.keeper.tier().map_or("none", |tier| tier.as_str());
+        let open = self.ground.ledger.health().standing == Standing::Open;
+        let code = if open { "agrees" } else { "does_not_agree" };
+        Part { part: "anchor", ready: open, code, detail: Some(format!("tier {tier}")) }
+    }
+
+    fn figures(&self, parts: &[Part]) {
+        for part in parts {
+            self.metrics.set(part.part, "ready", f64::from(u8::from(part.ready)));
+        }
+        figures_of(&self.ground.ledger, &self.metrics);
+        self.metrics.set("anchor", "seals_refused", as_figure(self.keeper.refused()));
+    }
+}
+
+fn figures_of(ledger: &Ledger, metrics: &Metrics) {
+    let health = ledger.health();
+    metrics.set("ledger", "entries", as_figure(health.entries));
+    metrics.set("ledger", "commits", as_figure(health.commits));
+    metrics.set("ledger", "syncs", as_figure(health.syncs));
+    metrics.set("ledger", "unanchored_entries", as_figure(health.unanchored_rows));
+    metrics.set("ledger", "unanchored_seconds", health.unanchored_for.as_secs_f64());
+    metrics.set("ledger", "queued_writes", as_figure(health.queued_writes as u64));
+}
+
+/// Figures are floats; counts beyond 2^53 lose their last digits, which no one will miss.
+#[expect(clippy::cast_precision_loss, reason = "a figure on a dashboard")]
+fn as_figure(count: u64) -> f64 {
+    count as f64
+}
+
+fn state_of(part: &'static str, token: &Token) -> Part {
+    match token.state() {
+        TokenState::Ready { .. } => Part { part, ready: true, code: "answers", detail: None },
+        TokenState::Down { why, .. } => Part { part, ready: false, code: "away", detail: Some(why) },
+        TokenState::Refused { why } => {
+            Part { part, ready: false, code: "refused", detail: Some(why.to_string()) }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Names of things: every id and name that crosses the boundary is one of these types.
+//! Who enters: strings, parsed once; dice, for new ids.
+//! What leaves: values that are known to be well formed, so no `&str` inside the house means an id.
+
+use std::fmt;
+use std::str::FromStr;
+
+use audit::Workspace;
+
+use crate::dice::Dice;
+
+/// A string that is not the id or name it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a {expected}")]
+pub struct Malformed {
+    /// What would have been right, in words for the caller.
+    pub expected: &'static str,
+}
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const TAIL_CHARS: usize = 20;
+
+/// Twenty characters of Crockford's base 32: 100 random bits, no look-alikes.
+fn random_tail(dice: &Dice) -> String {
+    let bytes: [u8; TAIL_CHARS] = dice.throw();
+    bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
+}
+
+fn is_tail(text: &str) -> bool {
+    text.len() == TAIL_CHARS && text.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
+
+        impl $name {
+            /// A new one that no one can guess.
+            pub fn new(dice: &Dice) -> Self {
+                Self(format!(concat!($prefix, "{}"), random_tail(dice)))
+            }
+
+            /// As it is written.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                match text.strip_prefix($prefix) {
+                    Some(tail) if is_tail(tail) => Ok(Self(text.to_owned())),
+                    _ => Err(Malformed { expected: $expected }),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+/// A workspace: one customer, team or system whose keys are its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkspaceId(Workspace);
+
+impl WorkspaceId {
+    const PREFIX: &str = "ws_";
+
+    /// A new one that no one can guess.
+    ///
+    /// # Errors
+    /// None in practice: the ledger's own rule for workspaces is wider than ours.
+    pub fn new(dice: &Dice) -> Result<Self, Malformed> {
+        format!("{}{}", Self::PREFIX, random_tail(dice)).parse()
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// As the ledger knows it.
+    pub fn on_ledger(&self) -> &Workspace {
+        &self.0
+    }
+}
+
+impl FromStr for WorkspaceId {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let malformed = Malformed { expected: "workspace id (`ws_` and 20 characters)" };
+        match text.strip_prefix(Self::PREFIX) {
+            Some(tail) if is_tail(tail) => Workspace::new(text).map(Self).map_err(|_| malformed),
+            _ => Err(malformed),
+        }
+    }
+}
+
+impl fmt::Display for WorkspaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+id!(
+    /// A signing key with all its versions.
+    SigningKeyId, "key_", "key id (`key_` and 20 characters)"
+);
+id!(
+    /// A client: a machine or program that holds a client certificate.
+    ClientId, "cl_", "client id (`cl_` and 20 characters)"
+);
+id!(
+    /// An API key, without its secret.
+    ApiKeyId, "ak_", "API key id (`ak_` and 20 characters)"
+);
+id!(
+    /// One request, as the ledger, the log and the answer name it.
+    RequestId, "req_", "request id (`req_` and 20 characters)"
+);
+
+const NAME_CHARS_MAX: usize = 64;
+
+/// A name that people choose: 1 to 64 of `a-z 0-9 - _ .`, starting with a letter or digit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(String);
+
+impl Name {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let all_well = text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'));
+        if starts_well && all_well && text.len() <= NAME_CHARS_MAX {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Malformed {
+                expected: "name (1 to 64 of a-z, 0-9, -, _ and ., starting with a letter or digit)",
+            })
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_id_reads_back_as_itself() {
+        let id = WorkspaceId::new(&Dice::system()).unwrap();
+        assert_eq!(id.as_str().parse::<WorkspaceId>(), Ok(id));
+    }
+
+    #[test]
+    fn an_id_of_another_kind_is_refused() {
+        let id = WorkspaceId::new(&Dice::system()).unwrap();
+        assert!(id.as_str().parse::<SigningKeyId>().is_err());
+    }
+
+    #[test]
+    fn hostile_names_are_refused() {
+        for text in ["", ".x", "-x", "A", "a b", "a/b", "a\0", "é", &"a".repeat(65)] {
+            assert!(text.parse::<Name>().is_err(), "{text:?}");
+        }
+        assert!("release-2026.01_a".parse::<Name>().is_ok());
+    }
+}

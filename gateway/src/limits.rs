@@ -1,0 +1,76 @@
+//! Every bound the daemon keeps, in one place: name, unit, number and the reason for it.
+//! Who enters: everybody that accepts, queues or stores something from outside.
+//! What leaves: constants, and nothing that can be unbounded.
+
+use std::time::Duration;
+
+/// A batch of 500 digests with context stays below 512 KiB; twice that leaves room for messages.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Browsers and proxies rarely send more than 8 KiB; certificates never travel in a header.
+pub const HEADER_BYTES_MAX: usize = 16 << 10;
+/// More fields than this are a probe, not a client.
+pub const HEADER_FIELDS_MAX: usize = 64;
+/// Longest target that any route can have, with generous cursors.
+pub const TARGET_BYTES_MAX: usize = 2 << 10;
+/// A slow body holds a slot; ten seconds carry 1 MiB at a modem's speed times ten.
+pub const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Header bytes dribbled for longer than this are an attack on descriptors; the same clock closes idle h1 connections.
+pub const HEADER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// A TLS handshake takes two round trips; ten seconds serve a satellite link.
+pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// An h2 peer that does not answer a ping for this long is gone.
+pub const PING_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Quiet h2 connections are pinged this often.
+pub const PING_EVERY: Duration = Duration::from_secs(60);
+/// Open connections from one address, so that one host cannot take all of them.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 2048;
+/// Open connections on one listener; each costs about 60 KiB with TLS buffers.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Handshakes going on at once: they are the only work done for the unauthenticated.
+pub const HANDSHAKES_MAX: usize = 256;
+/// The caller's name for itself, as kept in an entry.
+pub const USER_AGENT_BYTES_MAX: usize = 256;
+/// Concurrent h2 streams on a connection; more belong on a second connection.
+pub const STREAMS_MAX: u32 = 128;
+/// Streams a peer may reset before the connection is closed (rapid reset, CVE-2023-44487).
+pub const RESET_STREAMS_MAX: usize = 64;
+/// h2 window for a stream: a whole body fits, so no window updates on the hot path.
+pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Signatures asked for in one batch.
+pub const BATCH_ITEMS_MAX: usize = 500;
+/// Free text a client may attach to a signature; it lands in the ledger entry.
+pub const CONTEXT_BYTES_MAX: usize = 1024;
+/// A message sent to be hashed here; larger ones are hashed by the client and sent as a digest.
+pub const MESSAGE_BYTES_MAX: usize = 512 << 10;
+/// Entries, keys and the like on one page.
+pub const PAGE_ITEMS_MAX: usize = 500;
+/// Page length where the client does not say.
+pub const PAGE_ITEMS_DEFAULT: usize = 100;
+/// Versions one key may have; rotation past it asks for a new key.
+pub const KEY_VERSIONS_MAX: i64 = 1000;
+/// Shortest notice for the destruction of a key: a weekend and two working days.
+pub const DESTRUCTION_NOTICE_MIN: Duration = Duration::from_secs(24 * 3600);
+/// Longest notice for the destruction of a key.
+pub const DESTRUCTION_NOTICE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The longest life of a client certificate.
+pub const CERTIFICATE_DAYS_MAX: u32 = 825;
+/// The time a request may take from its first byte to its answer, where the client asks for nothing shorter.
+pub const REQUEST_WAIT_DEFAULT: Duration = Duration::from_secs(10);
+/// A client may ask for at most this much patience.
+pub const REQUEST_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Requests waiting for the token, over all workspaces.
+pub const ADMISSION_QUEUE_MAX: usize = 4096;
+/// Requests waiting for the token in one workspace, so that its backlog stays its own.
+pub const ADMISSION_WORKSPACE_QUEUE_MAX: usize = 1024;
+/// Calls to the token at once: enough to fill its threads and one batch on the way each side.
+pub const ADMISSION_IN_FLIGHT: usize = 64;
+/// Addresses remembered by a rate limiter; the least recently seen make room.
+pub const RATE_KEYS_MAX: usize = 65_536;
+/// One call to the token, whatever the request's own patience.
+pub const TOKEN_CALL_WAIT_MAX: Duration = Duration::from_secs(10);
+/// RSA key generation in a token may take this long.
+pub const TOKEN_GENERATE_WAIT_MAX: Duration = Duration::from_secs(60);
+/// After SIGTERM open requests get this long to finish.
+pub const DRAIN_WAIT_MAX: Duration = Duration::from_secs(20);
+/// The readiness probe signs this often.
+pub const PROBE_EVERY: Duration = Duration::from_secs(2);

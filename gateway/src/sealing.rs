@@ -1,0 +1,151 @@
+//! When the ledger is sealed: at intervals, after many entries, before an export, and sooner when somebody asks.
+//! Who enters: the clock, the ledger's growth, requests for receipts, operators.
+//! What leaves: checkpoints; a wear budget keeps a TPM's memory from being written to death.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use audit::{Ledger, SealRefused, Sealing, StoredCheckpoint, Tier};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// When to seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cadence {
+    /// At least this often, if anything is new.
+    pub interval: Duration,
+    /// As soon as so many entries are new.
+    pub rows: u64,
+}
+
+/// The keeper of the seal; cheap to clone.
+#[derive(Clone)]
+pub struct Keeper {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sealing: Sealing,
+    ledger: Ledger,
+    cadence: Cadence,
+    hurry: Notify,
+    /// Seals sooner than the interval, where the anchor wears out.
+    extra: Option<Mutex<Budget>>,
+    refused: AtomicU64,
+}
+
+/// A handful of early seals, coming back slowly.
+struct Budget {
+    left: u32,
+    counted: Instant,
+}
+
+/// Early seals a TPM is given in one go, and then about 200 a day.
+const EXTRA_BURST: u32 = 40;
+const EXTRA_EVERY: Duration = Duration::from_secs(432);
+/// How often growth is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Keeper {
+    /// A keeper over a sealing whose recovery has been done.
+    pub fn new(sealing: Sealing, ledger: Ledger, cadence: Cadence) -> Self {
+        let wears_out = sealing.tier() == Some(Tier::TpmNv);
+        let extra = wears_out.then(|| Mutex::new(Budget { left: EXTRA_BURST, counted: Instant::now() }));
+        let inner =
+            Inner { sealing, ledger, cadence, hurry: Notify::new(), extra, refused: AtomicU64::new(0) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Seals now, whatever the budget: for exports and operators.
+    ///
+    /// # Errors
+    /// Hardware or ledger did not do their part.
+    pub async fn seal(&self) -> Result<StoredCheckpoint, SealRefused> {
+        self.inner.sealing.seal().await
+    }
+
+    /// Asks for a seal soon, and says when there should be one.
+    pub fn hurry(&self) -> Duration {
+        let spend = |budget: &Mutex<Budget>| {
+            budget.lock().unwrap_or_else(PoisonError::into_inner).spend(Instant::now())
+        };
+        let allowed = self.inner.extra.as_ref().is_none_or(spend);
+        if allowed {
+            self.inner.hurry.notify_one();
+            return LOOK_EVERY;
+        }
+        self.inner.cadence.interval
+    }
+
+    /// Which anchor stands behind the checkpoints.
+    pub fn tier(&self) -> Option<Tier> {
+        self.inner.sealing.tier()
+    }
+
+    /// The whole log, entry by entry, in the background after the start.
+    pub async fn examine_everything(&self) {
+        if let Err(why) = self.inner.sealing.examine_everything().await {
+            tracing::error!(%why, "the ledger does not verify; it is frozen");
+        }
+    }
+
+    /// Seals until the house stops.
+    pub async fn run(self, stopping: CancellationToken) {
+        let mut last = Instant::now();
+        loop {
+            let asked = tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.inner.hurry.notified() => true,
+                () = tokio::time::sleep(LOOK_EVERY) => false,
+            };
+            let waiting = self.inner.ledger.health().unanchored_rows;
+            let due = last.elapsed() >= self.inner.cadence.interval || waiting >= self.inner.cadence.rows;
+            if asked || (due && waiting > 0) {
+                last = Instant::now();
+                self.seal_and_log().await;
+            }
+        }
+    }
+
+    /// Seals that did not come about since the start.
+    pub fn refused(&self) -> u64 {
+        self.inner.refused.load(Ordering::Relaxed)
+    }
+
+    async fn seal_and_log(&self) {
+        match self.seal().await {
+            Ok(checkpoint) => tracing::info!(k = checkpoint.k, size = checkpoint.size, "sealed"),
+            Err(why) => {
+                self.inner.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(%why, "not sealed; what was begun is finished next time");
+            }
+        }
+    }
+}
+
+impl Budget {
+    fn spend(&mut self, now: Instant) -> bool {
+        let back = now.saturating_duration_since(self.counted).as_secs() / EXTRA_EVERY.as_secs();
+        let back = u32::try_from(back).unwrap_or(u32::MAX);
+        self.counted += EXTRA_EVERY * back;
+        self.left = self.left.saturating_add(back).min(EXTRA_BURST);
+        let allowed = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_of_asking_writes_no_more_than_the_wear_budget() {
+        let begin = Instant::now();
+        let mut budget = Budget { left: EXTRA_BURST, counted: begin };
+        let seconds = 0..24 * 3600;
+        let spent = seconds.filter(|second| budget.spend(begin + Duration::from_secs(*second))).count();
+        assert!((200..=EXTRA_BURST as usize + 200).contains(&spent), "{spent}");
+    }
+}

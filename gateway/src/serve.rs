@@ -1,0 +1,156 @@
+//! Serving: the built house opens its doors, keeps them until it is told to stop, and leaves nobody half answered.
+//! Who enters: the command line, with a house; signals; the service manager.
+//! What leaves: a clean end. SIGHUP changes the server's face, SIGTERM drains.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::boundary::listen::Listener;
+use crate::boundary::local::LocalSocket;
+use crate::boundary::tls::TlsFace;
+use crate::config::Config;
+use crate::face::{self, FaceUnmade};
+use crate::housekeeping;
+use crate::limits::DRAIN_WAIT_MAX;
+use crate::wiring::House;
+
+/// Why the doors did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeRefused {
+    /// An address or the socket cannot be bound.
+    #[error("cannot listen on {what}")]
+    Listen {
+        /// Address or path.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The server has no certificate.
+    #[error("the server has no usable certificate")]
+    Face(#[from] FaceUnmade),
+    /// Signals cannot be heard.
+    #[error("signals cannot be heard")]
+    Signals(#[source] std::io::Error),
+}
+/// The face is looked at this often; a self-issued one is made anew well before it ends.
+const FACE_LOOKED_AT_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Serves until told to stop. `ready` is called once with the API's address.
+///
+/// # Errors
+/// The doors did not open.
+pub async fn serve(
+    config: &Config,
+    house: House,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeRefused> {
+    let mut signals = Signals::listen()?;
+    let tls = TlsFace::new(face::read_or_issue(config, &house).await?).map_err(FaceUnmade::from)?;
+    let listener = Listener::bind(config.api.listen, tls.clone(), house.api.clone(), house.register.clone());
+    let listener = listener.await.map_err(|source| listen_refused(&config.api.listen, source))?;
+    let local = LocalSocket::bind(
+        &config.socket,
+        config.operators.uids.clone(),
+        house.local.clone(),
+        house.register.clone(),
+    );
+    let local = local.map_err(|source| listen_refused(&config.socket.display(), source))?;
+    let address = listener.address().map_err(|source| listen_refused(&config.api.listen, source))?;
+    let House { ground, tokens, keeper, register, health, probes, keys, workspaces, .. } = &house;
+    if let Err(why) = keys.recover().await {
+        tracing::warn!(%why, "orders left open by the last run are settled at the next start");
+    }
+    health.look(probes).await;
+    let stopping = register.stopping().clone();
+    tokio::spawn(keeper.clone().run(stopping.clone()));
+    tokio::spawn(housekeeping::run(keys.clone(), workspaces.clone(), stopping.clone()));
+    let examining = keeper.clone();
+    tokio::spawn(async move { examining.examine_everything().await });
+    let doors = (tokio::spawn(listener.run()), tokio::spawn(local.run()));
+    notify(&[NotifyState::Ready]);
+    tracing::info!(%address, socket = %config.socket.display(), "serving");
+    ready(address);
+    attend(config, &house, &tls, &mut signals).await;
+    notify(&[NotifyState::Stopping]);
+    health.stopping();
+    let complete = register.drain(DRAIN_WAIT_MAX).await;
+    tracing::info!(complete, "drained");
+    drop(doors);
+    if let Err(why) = keeper.seal().await {
+        tracing::warn!(%why, "the last entries are sealed at the next start");
+    }
+    let (ledger, tokens) = (ground.ledger.clone(), tokens.clone());
+    drop(house);
+    ledger.close().await;
+    tokens.keys.close().await;
+    if let Some(tpm) = tokens.tpm {
+        tpm.close().await;
+    }
+    Ok(())
+}
+
+/// Waits for the end, and meanwhile looks after health, watchdog and face.
+async fn attend(config: &Config, house: &House, tls: &TlsFace, signals: &mut Signals) {
+    let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    let mut looks =
+        tokio::time::interval(watchdog.unwrap_or(crate::limits::PROBE_EVERY).min(crate::limits::PROBE_EVERY));
+    let mut renewals =
+        tokio::time::interval_at(tokio::time::Instant::now() + FACE_LOOKED_AT_EVERY, FACE_LOOKED_AT_EVERY);
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hang_up.recv() => renew(config, house, tls).await,
+            _ = renewals.tick() => renew(config, house, tls).await,
+            _ = looks.tick() => {
+                // The watchdog is fed by a look that came back, so a daemon that cannot look is restarted.
+                house.health.look(&house.probes).await;
+                notify(&[NotifyState::Watchdog]);
+            }
+        }
+    }
+}
+
+/// Puts on a new face; if that fails, the present one stays on.
+async fn renew(config: &Config, house: &House, tls: &TlsFace) {
+    let renewed = match face::read_or_issue(config, house).await {
+        Ok(parts) => tls.replace(parts).map_err(FaceUnmade::from),
+        Err(unmade) => Err(unmade),
+    };
+    match renewed {
+        Ok(()) => tracing::info!("the server's certificate and the client CAs were read anew"),
+        Err(why) => tracing::error!(%why, "the present certificate and CAs stay in use"),
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, ServeRefused> {
+        let on = |kind| signal(kind).map_err(ServeRefused::Signals);
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hang_up: on(SignalKind::hangup())?,
+        })
+    }
+}
+
+fn listen_refused(what: &dyn std::fmt::Display, source: std::io::Error) -> ServeRefused {
+    ServeRefused::Listen { what: what.to_string(), source }
+}
+
+/// Without a service manager there is nobody to tell, and that is no fault.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(why) = sd_notify::notify(states) {
+        tracing::debug!(%why, "the service manager was not told");
+    }
+}

@@ -1,0 +1,191 @@
+//! The ledger as its readers see it: entries, checkpoints, receipts, proofs, exports.
+//! Who enters: members, who see their own workspace's entries; operators, who see all.
+//! What leaves: what was recorded, and proofs that outsiders can check. Reading needs no entry, exporting does.
+
+pub mod routes;
+pub mod wire;
+
+use std::path::PathBuf;
+
+use audit::export::{ExportRefused, export};
+use audit::{
+    EntryFilter, EntryScope, NoProof, NoteKey, ReadRefused, Receipt, SealRefused, SqlFault, StoredCheckpoint,
+    StoredEntry, Told,
+};
+use serde_json::json;
+
+use super::ground::{Ground, LedgerRefused, Telling};
+use crate::api::guard::{Permit, may};
+use crate::api::{OperatorPermit, Origin};
+use crate::refused_by_ledger;
+use crate::sealing::Keeper;
+
+/// Why the ledger's readers got nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditRefused {
+    /// No such entry in this workspace.
+    #[error("no such entry")]
+    NoSuchEntry,
+    /// Nothing has been sealed yet.
+    #[error("there is no checkpoint yet")]
+    NoCheckpoint,
+    /// No checkpoint covers the entry yet; one was asked for.
+    #[error("no checkpoint covers it yet")]
+    NotYetSealed {
+        /// When there should be one.
+        wait: std::time::Duration,
+    },
+    /// There is no such proof.
+    #[error("there is no such proof")]
+    NoProof(#[source] NoProof),
+    /// The seal did not come about.
+    #[error("the ledger was not sealed")]
+    Seal(#[source] SealRefused),
+    /// The export could not be written.
+    #[error("the export was not written")]
+    Export(#[source] ReadRefused<ExportRefused>),
+    /// The ledger gave or took nothing.
+    #[error(transparent)]
+    Ledger(#[from] LedgerRefused),
+}
+refused_by_ledger!(AuditRefused);
+
+/// The service.
+pub struct Audit {
+    ground: Ground,
+    keeper: Keeper,
+    keys: Vec<NoteKey>,
+    exports: PathBuf,
+}
+
+impl Audit {
+    /// The service on its ground; exports are written below the given directory.
+    pub fn new(ground: Ground, keeper: Keeper, keys: Vec<NoteKey>, exports: PathBuf) -> Self {
+        Self { ground, keeper, keys, exports }
+    }
+
+    /// The log's name.
+    pub fn origin(&self) -> &str {
+        self.ground.ledger.origin()
+    }
+
+    /// The verifier keys of its checkpoints.
+    pub fn keys(&self) -> &[NoteKey] {
+        &self.keys
+    }
+
+    /// A page of the workspace's own entries.
+    ///
+    /// # Errors
+    /// The ledger gave nothing.
+    pub async fn entries(
+        &self,
+        by: &Permit<may::AuditRead>,
+        filter: EntryFilter,
+    ) -> Result<Vec<StoredEntry>, AuditRefused> {
+        let scope = EntryScope::Workspace(by.workspace().on_ledger().clone());
+        self.filtered(EntryFilter { scope, ..filter }).await
+    }
+
+    /// A page of everybody's entries.
+    ///
+    /// # Errors
+    /// The ledger gave nothing.
+    pub async fn everything(
+        &self,
+        _: &OperatorPermit,
+        filter: EntryFilter,
+    ) -> Result<Vec<StoredEntry>, AuditRefused> {
+        self.filtered(EntryFilter { scope: EntryScope::Everything, ..filter }).await
+    }
+
+    /// One entry of the workspace.
+    ///
+    /// # Errors
+    /// There is none of that number in this workspace.
+    pub async fn entry(&self, by: &Permit<may::AuditRead>, seq: u64) -> Result<StoredEntry, AuditRefused> {
+        let workspace = by.workspace().clone();
+        let found = self
+            .ground
+            .read::<_, AuditRefused>(move |view| view.entry(seq).map_err(AuditRefused::from))
+            .await?;
+        found.filter(|entry| entry.workspace == workspace.as_str()).ok_or(AuditRefused::NoSuchEntry)
+    }
+
+    /// The receipt of one of the workspace's entries.
+    ///
+    /// # Errors
+    /// No such entry, or no checkpoint covers it yet; then one is asked for.
+    pub async fn receipt(&self, by: &Permit<may::AuditRead>, seq: u64) -> Result<Receipt, AuditRefused> {
+        self.entry(by, seq).await?;
+        match self.ground.read(move |view| view.receipt(seq).map_err(AuditRefused::NoProof)).await {
+            Err(AuditRefused::NoProof(NoProof::NotCovered(_))) => {
+                Err(AuditRefused::NotYetSealed { wait: self.keeper.hurry() })
+            }
+            other => other,
+        }
+    }
+
+    /// The newest checkpoint.
+    ///
+    /// # Errors
+    /// There is none yet.
+    pub async fn checkpoint(&self) -> Result<StoredCheckpoint, AuditRefused> {
+        let newest = self
+            .ground
+            .read::<_, AuditRefused>(|view| view.latest_checkpoint().map_err(AuditRefused::from))
+            .await?;
+        newest.ok_or(AuditRefused::NoCheckpoint)
+    }
+
+    /// That the log of one size is the beginning of the log of another.
+    ///
+    /// # Errors
+    /// Sizes that the log does not have.
+    pub async fn consistency(&self, old: u64, new: u64) -> Result<Vec<[u8; 32]>, AuditRefused> {
+        self.ground
+            .read::<_, AuditRefused>(move |view| view.consistency(old, new).map_err(AuditRefused::NoProof))
+            .await
+    }
+
+    /// Seals what is new, now.
+    ///
+    /// # Errors
+    /// Hardware or ledger did not do their part.
+    pub async fn seal(&self, _: &OperatorPermit) -> Result<StoredCheckpoint, AuditRefused> {
+        self.keeper.seal().await.map_err(AuditRefused::Seal)
+    }
+
+    /// Tells of the export, seals, and writes everything that an outsider needs to check the log.
+    ///
+    /// # Errors
+    /// Ledger, hardware or disk did not do their part.
+    pub async fn export(
+        &self,
+        by: &OperatorPermit,
+        origin: &Origin,
+    ) -> Result<(StoredCheckpoint, PathBuf), AuditRefused> {
+        let telling = Telling::of(by.actor(), None, origin);
+        let name = format!("export-{}", origin.request);
+        let target = self.exports.join(&name);
+        self.ground
+            .write::<_, AuditRefused>(move |_| {
+                let entry = telling.entry("audit.export", name.as_str(), |detail| {
+                    detail.after(json!({ "directory": name }))
+                });
+                Ok(Told::new((), entry))
+            })
+            .await?;
+        let checkpoint = self.keeper.seal().await.map_err(AuditRefused::Seal)?;
+        export(&self.ground.ledger, &self.keys, &target).await.map_err(AuditRefused::Export)?;
+        Ok((checkpoint, target))
+    }
+
+    async fn filtered(&self, filter: EntryFilter) -> Result<Vec<StoredEntry>, AuditRefused> {
+        self.ground
+            .read::<_, AuditRefused>(move |view| {
+                view.entries(&filter).map_err(|fault: SqlFault| fault.into())
+            })
+            .await
+    }
+}

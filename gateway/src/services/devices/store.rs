@@ -1,0 +1,142 @@
+//! What the devices service keeps: clients and the hashes of their certificates.
+//! Who enters: the commands, inside a ledger transaction or view.
+//! What leaves: rows as types. No other service can run these statements.
+
+use audit::{Row, Schema, SqlFault, Statement, Table, Tx, View, params};
+
+use crate::api::CertificateHash;
+use crate::ids::{ClientId, Name, WorkspaceId};
+use crate::moment::Moment;
+use crate::services::columns::{bytes, moment, typed};
+
+const SERVICE: &str = "devices";
+
+/// The service's tables and statements.
+pub static SCHEMA: Schema = Schema {
+    service: SERVICE,
+    tables: &[Table { name: "clients", tenant: true }],
+    migrations: &[include_str!("schema/0001.sql")],
+    statements: &[&INSERT, &ENROL, &CLIENTS, &ALL, &REVOKE, &STANDS],
+};
+
+static INSERT: Statement = Statement::tenant(
+    SERVICE,
+    "INSERT INTO clients (workspace, id, name, state, serial, created_us, not_after_us)
+     VALUES (?1, ?2, ?3, 'drafted', ?4, ?5, ?6)",
+);
+static ENROL: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE clients SET state = 'enrolled', certificate_hash = ?3 WHERE workspace = ?1 AND id = ?2 AND state = 'drafted'",
+);
+static CLIENTS: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT id, name, state, serial, certificate_hash, created_us, not_after_us FROM clients
+     WHERE workspace = ?1 ORDER BY id",
+);
+static ALL: Statement = Statement::across_workspaces(
+    SERVICE,
+    "the certificate decides the workspace, so the roster is filled before any is known",
+    "SELECT workspace, id, state, certificate_hash FROM clients WHERE certificate_hash IS NOT NULL",
+);
+static REVOKE: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE clients SET state = 'revoked' WHERE workspace = ?1 AND id = ?2 AND state = 'enrolled' RETURNING certificate_hash",
+);
+static STANDS: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT 1 FROM clients WHERE workspace = ?1 AND id = ?2 AND state = 'enrolled'",
+);
+
+/// A client row.
+#[derive(Clone, Debug)]
+pub struct ClientRow {
+    /// Its id.
+    pub id: ClientId,
+    /// Its name.
+    pub name: Name,
+    /// `drafted` until its certificate was signed, `enrolled`, or `revoked`.
+    pub state: String,
+    /// The certificate's serial number.
+    pub serial: String,
+    /// The certificate's hash.
+    pub certificate: Option<CertificateHash>,
+    /// When it was made.
+    pub created: Moment,
+    /// When the certificate ends.
+    pub not_after: Moment,
+}
+
+/// A row for the roster.
+#[derive(Debug)]
+pub struct RosterRow {
+    /// The client's workspace.
+    pub workspace: WorkspaceId,
+    /// Its id.
+    pub id: ClientId,
+    /// Not revoked.
+    pub enrolled: bool,
+    /// The certificate's hash.
+    pub certificate: CertificateHash,
+}
+
+pub(super) fn insert(tx: &Tx<'_>, workspace: &WorkspaceId, row: &ClientRow) -> Result<(), SqlFault> {
+    let (created, not_after) = (row.created.micros(), row.not_after.micros());
+    let params = params![row.id.as_str(), row.name.as_str(), &row.serial, created, not_after];
+    tx.within(workspace.on_ledger()).run(&INSERT, params).map(drop)
+}
+
+pub(super) fn enrol(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &ClientId,
+    certificate: &CertificateHash,
+) -> Result<bool, SqlFault> {
+    Ok(tx.within(workspace.on_ledger()).run(&ENROL, params![id.as_str(), &certificate.0])? == 1)
+}
+
+pub(super) fn clients(view: &View<'_>, workspace: &WorkspaceId) -> Result<Vec<ClientRow>, SqlFault> {
+    view.within(workspace.on_ledger()).all(&CLIENTS, params![], |row| {
+        Ok(ClientRow {
+            id: typed(row, 0)?,
+            name: typed(row, 1)?,
+            state: row.text(2)?,
+            serial: row.text(3)?,
+            certificate: certificate_or_none(row, 4)?,
+            created: moment(row, 5)?,
+            not_after: moment(row, 6)?,
+        })
+    })
+}
+
+pub(super) fn roster(view: &View<'_>) -> Result<Vec<RosterRow>, SqlFault> {
+    view.all(&ALL, params![], |row| {
+        let (workspace, id) = (typed(row, 0)?, typed(row, 1)?);
+        Ok(RosterRow {
+            workspace,
+            id,
+            enrolled: row.text(2)? == "enrolled",
+            certificate: CertificateHash(bytes(row, 3)?),
+        })
+    })
+}
+
+pub(super) fn revoke(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &ClientId,
+) -> Result<Option<CertificateHash>, SqlFault> {
+    tx.within(workspace.on_ledger())
+        .one(&REVOKE, params![id.as_str()], |row| bytes(row, 0).map(CertificateHash))
+}
+
+/// Is the client still enrolled, as the database sees it in this very transaction?
+pub(super) fn stands(tx: &Tx<'_>, workspace: &WorkspaceId, id: &ClientId) -> Result<bool, SqlFault> {
+    Ok(tx.within(workspace.on_ledger()).one(&STANDS, params![id.as_str()], |_| Ok(()))?.is_some())
+}
+
+fn certificate_or_none(row: &Row<'_>, column: usize) -> Result<Option<CertificateHash>, SqlFault> {
+    match row.blob_or_null(column)? {
+        None => Ok(None),
+        Some(_) => bytes(row, column).map(|hash| Some(CertificateHash(hash))),
+    }
+}

@@ -1,0 +1,292 @@
+//! What the keys service keeps: keys, their versions with the pinned public halves, and each key's use counter.
+//! Who enters: the commands, inside a ledger transaction or view.
+//! What leaves: rows as types. No other service can run these statements.
+
+use audit::{Row, Schema, SqlFault, Statement, Table, Tx, View, params};
+use hsm::{Fingerprint, KeyId, KeyKind};
+
+use super::state::KeyState;
+use crate::ids::{Name, SigningKeyId, WorkspaceId};
+use crate::moment::Moment;
+use crate::services::columns::{bytes, moment, moment_or_none, typed};
+
+const SERVICE: &str = "keys";
+
+/// The service's tables and statements.
+pub static SCHEMA: Schema = Schema {
+    service: SERVICE,
+    tables: &[Table { name: "keys", tenant: true }, Table { name: "key_versions", tenant: true }],
+    migrations: &[include_str!("schema/0001.sql")],
+    statements: &[
+        &INSERT_KEY,
+        &INSERT_VERSION,
+        &MAKE_VERSION,
+        &DROP_VERSION,
+        &KEY_BY_ID,
+        &KEY_BY_NAME,
+        &KEYS,
+        &VERSIONS,
+        &SET_STATE,
+        &SET_LATEST,
+        &COUNT_USES,
+        &DROP_BLOBS,
+        &DUE,
+        &ON_ORDER,
+    ],
+};
+
+static INSERT_KEY: Statement = Statement::tenant(
+    SERVICE,
+    "INSERT INTO keys (workspace, id, name, kind, state, latest, uses, created_us)
+     VALUES (?1, ?2, ?3, ?4, 'creating', 1, 0, ?5)",
+);
+static INSERT_VERSION: Statement = Statement::tenant(
+    SERVICE,
+    "INSERT INTO key_versions (workspace, key, version, state, token_key, created_us)
+     VALUES (?1, ?2, ?3, 'ordered', ?4, ?5)",
+);
+static MAKE_VERSION: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE key_versions SET state = 'made', fingerprint = ?4, spki = ?5, sealed_blob = ?6, provenance = ?7
+     WHERE workspace = ?1 AND key = ?2 AND version = ?3 AND state = 'ordered'",
+);
+static DROP_VERSION: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE key_versions SET state = 'not_made' WHERE workspace = ?1 AND key = ?2 AND version = ?3 AND state = 'ordered'",
+);
+static KEY_BY_ID: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us FROM keys WHERE workspace = ?1 AND id = ?2",
+);
+static KEY_BY_NAME: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us FROM keys WHERE workspace = ?1 AND name = ?2",
+);
+static KEYS: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us FROM keys
+     WHERE workspace = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+);
+static VERSIONS: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT version, state, token_key, fingerprint, spki, sealed_blob, created_us, provenance FROM key_versions
+     WHERE workspace = ?1 AND key = ?2 ORDER BY version",
+);
+static SET_STATE: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE keys SET state = ?4, destroy_after_us = ?5 WHERE workspace = ?1 AND id = ?2 AND state = ?3",
+);
+static SET_LATEST: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE keys SET latest = ?3 WHERE workspace = ?1 AND id = ?2 AND latest < ?3",
+);
+static COUNT_USES: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE keys SET uses = uses + ?3 WHERE workspace = ?1 AND id = ?2 AND state = 'enabled' RETURNING uses",
+);
+static DROP_BLOBS: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE key_versions SET sealed_blob = NULL WHERE workspace = ?1 AND key = ?2",
+);
+static DUE: Statement = Statement::across_workspaces(
+    SERVICE,
+    "scheduled destruction is the appliance's own work, over all workspaces",
+    "SELECT workspace, id FROM keys WHERE destroy_after_us IS NOT NULL AND destroy_after_us <= ?1",
+);
+static ON_ORDER: Statement = Statement::across_workspaces(
+    SERVICE,
+    "orders that a crash left open are settled at start, over all workspaces",
+    "SELECT workspace, key, version, token_key FROM key_versions WHERE state = 'ordered'",
+);
+
+/// A key row.
+#[derive(Clone, Debug)]
+pub struct KeyRow {
+    /// Its id.
+    pub id: SigningKeyId,
+    /// Its name.
+    pub name: Name,
+    /// Its kind.
+    pub kind: KeyKind,
+    /// Where it stands.
+    pub state: KeyState,
+    /// The version that signs where the caller does not say.
+    pub latest: i64,
+    /// Signatures authorised with it, ever, over all versions.
+    pub uses: i64,
+    /// When its destruction falls due.
+    pub destroy_after: Option<Moment>,
+    /// When it was made.
+    pub created: Moment,
+}
+
+/// A version row.
+#[derive(Clone, Debug)]
+pub struct VersionRow {
+    /// Its number, from 1.
+    pub version: i64,
+    /// Its name in the token.
+    pub token_key: KeyId,
+    /// What the token made; `None` while on order or when nothing came of it.
+    pub made: Option<Made>,
+    /// When it was ordered.
+    pub created: Moment,
+}
+
+/// What the token made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// SHA-256 of the public key.
+    pub fingerprint: Fingerprint,
+    /// The public key, SPKI DER.
+    pub spki: Vec<u8>,
+    /// What a TPM needs to load it, sealed under the workspace's data key.
+    pub sealed_blob: Option<Vec<u8>>,
+    /// What the token says of the key's origin, JSON.
+    pub provenance: String,
+}
+
+/// An order that has no end yet.
+#[derive(Clone, Debug)]
+pub struct OpenOrder {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The key.
+    pub key: SigningKeyId,
+    /// The version.
+    pub version: i64,
+    /// Its name in the token.
+    pub token_key: KeyId,
+}
+
+pub(super) fn insert(tx: &Tx<'_>, workspace: &WorkspaceId, row: &KeyRow) -> Result<(), SqlFault> {
+    let params = params![row.id.as_str(), row.name.as_str(), row.kind.name(), row.created.micros()];
+    tx.within(workspace.on_ledger()).run(&INSERT_KEY, params).map(drop)
+}
+
+pub(super) fn order_version(tx: &Tx<'_>, order: &OpenOrder, now: Moment) -> Result<(), SqlFault> {
+    let params = params![order.key.as_str(), order.version, &order.token_key.0, now.micros()];
+    tx.within(order.workspace.on_ledger()).run(&INSERT_VERSION, params).map(drop)
+}
+
+pub(super) fn make_version(tx: &Tx<'_>, order: &OpenOrder, made: &Made) -> Result<bool, SqlFault> {
+    let within = tx.within(order.workspace.on_ledger());
+    let blob = made.sealed_blob.as_ref();
+    let params = params![
+        order.key.as_str(),
+        order.version,
+        &made.fingerprint.0,
+        &made.spki,
+        blob,
+        made.provenance.as_str()
+    ];
+    let changed = within.run(&MAKE_VERSION, params)?;
+    within.run(&SET_LATEST, params![order.key.as_str(), order.version])?;
+    Ok(changed == 1)
+}
+
+pub(super) fn drop_version(tx: &Tx<'_>, order: &OpenOrder) -> Result<bool, SqlFault> {
+    let changed = tx
+        .within(order.workspace.on_ledger())
+        .run(&DROP_VERSION, params![order.key.as_str(), order.version])?;
+    Ok(changed == 1)
+}
+
+/// Finds a key by id or by name: the two cannot be taken for one another, as names have no such ids.
+pub(super) fn key(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    selector: &str,
+) -> Result<Option<KeyRow>, SqlFault> {
+    let within = view.within(workspace.on_ledger());
+    match within.one(&KEY_BY_ID, params![selector], key_row)? {
+        Some(row) => Ok(Some(row)),
+        None => within.one(&KEY_BY_NAME, params![selector], key_row),
+    }
+}
+
+pub(super) fn keys(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<KeyRow>, SqlFault> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    view.within(workspace.on_ledger()).all(&KEYS, params![after, limit], key_row)
+}
+
+fn key_row(row: &Row<'_>) -> Result<KeyRow, SqlFault> {
+    Ok(KeyRow {
+        id: typed(row, 0)?,
+        name: typed(row, 1)?,
+        kind: typed(row, 2)?,
+        state: typed(row, 3)?,
+        latest: row.integer(4)?,
+        uses: row.integer(5)?,
+        destroy_after: moment_or_none(row, 6)?,
+        created: moment(row, 7)?,
+    })
+}
+
+pub(super) fn versions(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+) -> Result<Vec<VersionRow>, SqlFault> {
+    view.within(workspace.on_ledger()).all(&VERSIONS, params![key.as_str()], |row| {
+        let made = match row.text(1)?.as_str() {
+            "made" => Some(Made {
+                fingerprint: Fingerprint(bytes(row, 3)?),
+                spki: row.blob(4)?,
+                sealed_blob: row.blob_or_null(5)?,
+                provenance: row.text(7)?,
+            }),
+            _ => None,
+        };
+        Ok(VersionRow {
+            version: row.integer(0)?,
+            token_key: KeyId(bytes(row, 2)?),
+            made,
+            created: moment(row, 6)?,
+        })
+    })
+}
+
+/// Changes the state if it is still what the caller saw.
+pub(super) fn set_state(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SigningKeyId,
+    from: KeyState,
+    to: KeyState,
+    destroy_after: Option<Moment>,
+) -> Result<bool, SqlFault> {
+    let params = params![id.as_str(), from.text(), to.text(), destroy_after.map(Moment::micros)];
+    Ok(tx.within(workspace.on_ledger()).run(&SET_STATE, params)? == 1)
+}
+
+/// Counts uses of an enabled key; the counter after them, or `None` if it is not enabled.
+pub(super) fn count_uses(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SigningKeyId,
+    uses: i64,
+) -> Result<Option<i64>, SqlFault> {
+    tx.within(workspace.on_ledger()).one(&COUNT_USES, params![id.as_str(), uses], |row| row.integer(0))
+}
+
+/// Forgets what a TPM would need to load the key's versions.
+pub(super) fn drop_blobs(tx: &Tx<'_>, workspace: &WorkspaceId, id: &SigningKeyId) -> Result<(), SqlFault> {
+    tx.within(workspace.on_ledger()).run(&DROP_BLOBS, params![id.as_str()]).map(drop)
+}
+
+pub(super) fn due(view: &View<'_>, now: Moment) -> Result<Vec<(WorkspaceId, SigningKeyId)>, SqlFault> {
+    view.all(&DUE, params![now.micros()], |row| Ok((typed(row, 0)?, typed(row, 1)?)))
+}
+
+pub(super) fn on_order(view: &View<'_>) -> Result<Vec<OpenOrder>, SqlFault> {
+    view.all(&ON_ORDER, params![], |row| {
+        let (workspace, key) = (typed(row, 0)?, typed(row, 1)?);
+        Ok(OpenOrder { workspace, key, version: row.integer(2)?, token_key: KeyId(bytes(row, 3)?) })
+    })
+}

@@ -1,0 +1,190 @@
+//! The JSON of keys: what makes one, what is shown of one.
+//! Who enters: request bodies and queries, parsed once into commands.
+//! What leaves: answers with public keys as PEM, JWK and OpenSSH.
+
+use std::time::Duration;
+
+use hsm::{KeyKind, Scheme};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::KeyWithVersions;
+use super::store::{KeyRow, VersionRow};
+use crate::api::{Code, Problem};
+use crate::crypto::{self, Jwk};
+use crate::ids::Name;
+use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
+use crate::moment::Moment;
+
+/// Asks for a key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKey {
+    /// Its name in the workspace.
+    pub name: String,
+    /// `p256`, `p384`, `secp256k1`, `ed25519`, `rsa-2048`, `rsa-3072` or `rsa-4096`.
+    pub kind: String,
+}
+
+/// Asks for destruction.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleDestruction {
+    /// Days of notice, 1 to 90.
+    pub days: u32,
+}
+
+/// Which page of a list.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    /// The `next` of the page before.
+    #[serde(default)]
+    pub after: Option<String>,
+    /// Items on the page, at most 500; 100 if absent.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+/// A key.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Key {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// The schemes it signs with.
+    pub schemes: Vec<&'static str>,
+    /// `creating`, `enabled`, `disabled`, `destruction_pending`, `destroying`, `destroyed` or `failed`.
+    pub state: &'static str,
+    /// The version that signs.
+    pub latest_version: i64,
+    /// Signatures authorised with it, ever.
+    pub uses: i64,
+    /// When its destruction falls due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destroy_after: Option<Moment>,
+    /// When it was made.
+    pub created: Moment,
+}
+
+/// A key with its versions.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeyDetail {
+    /// The key.
+    #[serde(flatten)]
+    pub key: Key,
+    /// Its versions, oldest first.
+    pub versions: Vec<Version>,
+}
+
+/// A version of a key.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Version {
+    /// Its number.
+    pub version: i64,
+    /// Its CKA_ID in the token, as hex.
+    pub token_key: String,
+    /// SHA-256 of the public key (SPKI DER), as hex.
+    pub fingerprint: String,
+    /// The public key, PEM.
+    pub pem: String,
+    /// The public key as a JWK.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwk: Option<Jwk>,
+    /// The public key as OpenSSH writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<String>,
+    /// What the token says of where the key comes from.
+    pub provenance: serde_json::Value,
+    /// When it was made.
+    pub created: Moment,
+}
+
+/// A page of keys.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeyList {
+    /// The keys.
+    pub keys: Vec<Key>,
+    /// The `after` of the next page, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+impl CreateKey {
+    /// The command's parts.
+    ///
+    /// # Errors
+    /// A name or kind that cannot be.
+    pub fn parts(&self) -> Result<(Name, KeyKind), Problem> {
+        let name =
+            self.name.parse().map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
+        let kind = self.kind.parse().map_err(|_| {
+            let known = KeyKind::ALL.map(KeyKind::name).join(", ");
+            Problem::new(Code::Invalid, format!("a kind is one of {known}")).at("/kind")
+        })?;
+        Ok((name, kind))
+    }
+}
+
+impl ScheduleDestruction {
+    /// The notice.
+    pub fn notice(&self) -> Duration {
+        Duration::from_secs(u64::from(self.days) * 24 * 3600)
+    }
+}
+
+impl Page {
+    /// Items on this page.
+    ///
+    /// # Errors
+    /// More than a page may have, or none.
+    pub fn limit(&self) -> Result<usize, Problem> {
+        match self.limit.unwrap_or(PAGE_ITEMS_DEFAULT) {
+            limit @ 1..=PAGE_ITEMS_MAX => Ok(limit),
+            _ => Err(Problem::new(Code::BadRequest, format!("limit is 1 to {PAGE_ITEMS_MAX}"))),
+        }
+    }
+}
+
+impl From<&KeyRow> for Key {
+    fn from(row: &KeyRow) -> Self {
+        Self {
+            id: row.id.to_string(),
+            name: row.name.to_string(),
+            kind: row.kind.name(),
+            schemes: row.kind.schemes().iter().map(|scheme| Scheme::name(*scheme)).collect(),
+            state: row.state.text(),
+            latest_version: row.latest,
+            uses: row.uses,
+            destroy_after: row.destroy_after,
+            created: row.created,
+        }
+    }
+}
+
+impl From<KeyWithVersions> for KeyDetail {
+    fn from(found: KeyWithVersions) -> Self {
+        let versions =
+            found.versions.iter().filter_map(|version| Version::new(&found.row, version)).collect();
+        Self { key: Key::from(&found.row), versions }
+    }
+}
+
+impl Version {
+    fn new(key: &KeyRow, row: &VersionRow) -> Option<Self> {
+        let made = row.made.as_ref()?;
+        Some(Self {
+            version: row.version,
+            token_key: row.token_key.to_string(),
+            fingerprint: made.fingerprint.to_string(),
+            pem: crypto::pem("PUBLIC KEY", &made.spki),
+            jwk: crypto::jwk(key.kind, &made.spki),
+            ssh: crypto::ssh(key.kind, &made.spki, &format!("{}-v{}", key.name, row.version)),
+            provenance: serde_json::from_str(&made.provenance).unwrap_or_default(),
+            created: row.created,
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! Signing: admitted, authorised on the ledger, signed in the token, verified, answered. In that order, always.
+//! Who enters: members with the scope `sign`, with a message or a digest.
+//! What leaves: verified signatures, each with the entry and the use count that were written before the key was touched.
+
+mod batch;
+pub mod order;
+pub mod routes;
+pub mod wire;
+
+use std::sync::Arc;
+
+use audit::{Outcome, Recorded, Told, Tx};
+use hsm::TokenError;
+use serde_json::json;
+
+use self::order::{SignCommand, Target, Unrecorded, VerifyCommand};
+use super::devices::{self, DevicesRefused};
+use super::ground::{Ground, LedgerRefused, Telling};
+use super::keys::{self, Keys, KeysRefused};
+use super::workspaces::{self, WorkspacesRefused};
+use crate::admission::{Admission, Shed};
+use crate::api::Origin;
+use crate::api::guard::{Permit, Standing, may};
+use crate::crypto::VerifyRefused;
+use crate::ids::WorkspaceId;
+use crate::moment::Moment;
+use crate::refused_by_ledger;
+use crate::signer::{SignFailed, SignOrder, Signer};
+
+/// Why nothing was signed or verified.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningRefused {
+    /// The queue is longer than the request's patience.
+    #[error(transparent)]
+    Shed(#[from] Shed),
+    /// The key, its version or its state.
+    #[error(transparent)]
+    Key(#[from] KeysRefused),
+    /// The input does not fit the key or the scheme.
+    #[error(transparent)]
+    Input(#[from] VerifyRefused),
+    /// The API key was revoked since the guard saw it.
+    #[error(transparent)]
+    ApiKey(#[from] WorkspacesRefused),
+    /// The certificate was revoked since the guard saw it.
+    #[error(transparent)]
+    Client(#[from] DevicesRefused),
+    /// Authorised and recorded, but no signature came of it.
+    #[error(transparent)]
+    Failed(#[from] SignFailed),
+    /// The ledger did not take it.
+    #[error(transparent)]
+    Ledger(#[from] LedgerRefused),
+}
+refused_by_ledger!(SigningRefused);
+
+/// A signature with what a receipt will show.
+#[derive(Debug)]
+pub struct Signed {
+    /// In the token's shape.
+    pub raw: Vec<u8>,
+    /// The key and version that made it.
+    pub target: Target,
+    /// The entry that authorised it.
+    pub seq: u64,
+    /// The key's use counter in that entry.
+    pub use_number: i64,
+}
+
+/// The service.
+pub struct Signing {
+    ground: Ground,
+    keys: Arc<Keys>,
+    admission: Admission,
+    signer: Signer,
+}
+
+impl Signing {
+    /// The service on its ground.
+    pub fn new(ground: Ground, keys: Arc<Keys>, admission: Admission, signer: Signer) -> Self {
+        Self { ground, keys, admission, signer }
+    }
+
+    /// Signs one message or digest.
+    ///
+    /// # Errors
+    /// Nothing was signed, or the outcome is not known; the refusal says which.
+    pub async fn sign(
+        &self,
+        by: &Permit<may::Sign>,
+        origin: &Origin,
+        command: SignCommand,
+    ) -> Result<Signed, SigningRefused> {
+        let card = self.keys.card(by.workspace(), &command.key).await?;
+        let prepared = command.prepare(&card)?;
+        let slot = self.admission.admit(by.workspace(), origin.urgent, origin.deadline).await?;
+        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
+        let target = prepared.target.clone();
+        let authorised = self.authorise(by, telling.clone(), prepared.order(origin.deadline)).await?;
+        let signed = self.act(authorised, target, telling).await;
+        drop(slot);
+        signed
+    }
+
+    /// Verifies a signature against a recorded public key; old versions verify for ever.
+    ///
+    /// # Errors
+    /// There is no such key or version, or the input cannot be verified at all.
+    pub async fn verify(
+        &self,
+        by: &Permit<may::Verify>,
+        command: VerifyCommand,
+    ) -> Result<(Target, bool), SigningRefused> {
+        let card = self.keys.card(by.workspace(), &command.sign.key).await?;
+        let raw = command.raw_signature(card.row.kind);
+        let prepared = command.sign.prepare(&card)?;
+        let verdict = raw.map(|raw| prepared.key.pinned.verify(prepared.scheme, &prepared.input, &raw));
+        Ok((prepared.target, matches!(verdict, Ok(Ok(())))))
+    }
+
+    /// Writes the authorisation: credentials and key state are checked, and the use is counted, in the entry's own
+    /// transaction. If we stop after this, the ledger says that a signature was allowed, and none left the house.
+    async fn authorise(
+        &self,
+        by: &Permit<may::Sign>,
+        telling: Telling,
+        order: Unrecorded,
+    ) -> Result<Recorded<SignOrder>, SigningRefused> {
+        let (workspace, standing, now) = (by.workspace().clone(), by.standing().clone(), self.ground.now());
+        self.ground
+            .write::<_, SigningRefused>(move |tx| {
+                confirm(tx, &workspace, &standing, now)?;
+                let use_number = keys::count_uses(tx, &workspace, &order.target.key, 1)?;
+                let (order, entry) = order.told(&telling, use_number);
+                Ok(Told::new(order, entry))
+            })
+            .await
+    }
+
+    /// Takes a recorded order through the one door. A failure gets its own entry.
+    async fn act(
+        &self,
+        authorised: Recorded<SignOrder>,
+        target: Target,
+        telling: Telling,
+    ) -> Result<Signed, SigningRefused> {
+        let (seq, use_number) = (authorised.seq(), authorised.value().use_number);
+        match self.signer.sign(authorised).await {
+            Ok(signature) => Ok(Signed { raw: signature.raw, target, seq: signature.seq, use_number }),
+            Err(failed) => {
+                self.tell_failure(telling, &target, seq, word_for(&failed)).await;
+                Err(failed.into())
+            }
+        }
+    }
+
+    /// An authorised order whose time ran out before its turn at the token: never sent, and told so.
+    async fn give_up(
+        &self,
+        authorised: Recorded<SignOrder>,
+        target: &Target,
+        telling: Telling,
+        shed: Shed,
+    ) -> Result<Signed, SigningRefused> {
+        self.tell_failure(telling, target, authorised.seq(), "not_signed").await;
+        Err(shed.into())
+    }
+
+    async fn tell_failure(&self, telling: Telling, target: &Target, seq: u64, what: &'static str) {
+        let object = target.key.to_string();
+        let told = self.ground.write::<_, SigningRefused>(move |_| {
+            let entry = telling.entry("key.sign_failed", object.clone(), |detail| {
+                detail.after(json!({ "authorised_in": seq, "outcome": what }))
+            });
+            Ok(Told::new((), entry.outcome(Outcome::Failed)))
+        });
+        // The caller learns of the failure in any case; the authorisation stands on the ledger without its sequel.
+        if let Err(error) = told.await {
+            tracing::error!(%error, seq, "a failed signature could not be told");
+        }
+    }
+}
+
+/// Checks, inside a transaction, that certificate and API key still stand.
+fn confirm(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    standing: &Standing,
+    now: Moment,
+) -> Result<(), SigningRefused> {
+    workspaces::confirm(tx, workspace, standing, now)?;
+    Ok(devices::confirm(tx, workspace, standing)?)
+}
+
+fn word_for(failed: &SignFailed) -> &'static str {
+    match failed {
+        SignFailed::Token(TokenError::OutcomeUnknown) => "outcome_unknown",
+        SignFailed::Token(_) => "not_signed",
+        SignFailed::Withheld(_) => "withheld",
+    }
+}

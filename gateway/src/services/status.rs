@@ -1,0 +1,137 @@
+//! How the appliance is, over HTTP: live, ready, figures, the API's own description, what the token can do.
+//! Who enters: probes and dashboards; operators, who also see why.
+//! What leaves: short answers that never wait for a token or a disk.
+
+use std::sync::Arc;
+
+use audit::{Ledger, Standing};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::api::{Exchange, Open, OperatorOnly, OperatorPermit, Problem, Reply, Route};
+use crate::appliance::Tokens;
+use crate::boundary::describe::openapi;
+use crate::health::{Health, Readiness};
+use crate::metrics::Metrics;
+
+/// The status of the house.
+pub struct Status {
+    health: Health,
+    metrics: Metrics,
+    tokens: Tokens,
+    ledger: Ledger,
+}
+
+/// What an operator sees.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct StatusAnswer {
+    /// The daemon's version.
+    pub version: &'static str,
+    /// The log's name.
+    pub origin: String,
+    /// Ready, and part by part why or why not.
+    pub readiness: Readiness,
+    /// Whether the ledger takes writes, and if not, what was expected and found.
+    pub ledger: String,
+    /// Entries in the log.
+    pub entries: u64,
+    /// Entries that no checkpoint covers yet.
+    pub unsealed_entries: u64,
+}
+
+impl Status {
+    /// Over the parts it tells of.
+    pub fn new(health: Health, metrics: Metrics, tokens: Tokens, ledger: Ledger) -> Self {
+        Self { health, metrics, tokens, ledger }
+    }
+
+    fn answer(&self) -> StatusAnswer {
+        let health = self.ledger.health();
+        let ledger = match &health.standing {
+            Standing::Frozen(freeze) => format!("frozen: {freeze}"),
+            Standing::Open => "open".to_owned(),
+            Standing::Unverified => "not yet verified".to_owned(),
+            Standing::Lost => "the disk failed; restart the daemon to find out what is durable".to_owned(),
+            Standing::Closed => "closed".to_owned(),
+        };
+        StatusAnswer {
+            version: env!("CARGO_PKG_VERSION"),
+            origin: self.ledger.origin().to_owned(),
+            readiness: self.health.readiness(true),
+            ledger,
+            entries: health.entries,
+            unsealed_entries: health.unanchored_rows,
+        }
+    }
+}
+
+/// Adds the status routes, and the description of all routes together.
+pub fn with_routes(status: &Arc<Status>, mut routes: Vec<Route>) -> Vec<Route> {
+    let to = || Arc::clone(status);
+    routes.extend([
+        Route::get("/health/live").guard::<Open>().says("The daemon runs").gives_status(204).to(to(), live),
+        Route::get("/health/ready")
+            .guard::<Open>()
+            .says("Ready: the token signed, the ledger wrote, the anchor agrees")
+            .gives::<Readiness>(200)
+            .to(to(), ready),
+        Route::get("/v1/status")
+            .guard::<OperatorOnly>()
+            .says("How the appliance is, and why")
+            .gives::<StatusAnswer>(200)
+            .to(to(), show),
+        Route::get("/v1/token")
+            .guard::<OperatorOnly>()
+            .says("What the token and the TPM can do")
+            .to(to(), token),
+        Route::get("/metrics").guard::<OperatorOnly>().says("Figures for Prometheus").to(to(), metrics),
+    ]);
+    let described = Arc::new(std::sync::OnceLock::<String>::new());
+    let describe = Route::get("/v1/openapi.json")
+        .guard::<Open>()
+        .says("This description")
+        .to(Arc::clone(&described), description);
+    routes.push(describe);
+    // Set once, from the very table that is served.
+    let _ = described.set(openapi(&routes).to_string());
+    routes
+}
+
+async fn live(_: Arc<Status>, (): (), (): (), _: Exchange) -> Result<Reply, Problem> {
+    Ok(Reply::empty())
+}
+
+async fn ready(status: Arc<Status>, (): (), (): (), ex: Exchange) -> Result<Reply, Problem> {
+    // On the local socket there is no address, and whoever gets in there may know why.
+    let readiness = status.health.readiness(ex.origin.ip.is_none());
+    Reply::json(if readiness.ready { 200 } else { 503 }, &readiness)
+}
+
+async fn show(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {
+    Reply::json(200, &status.answer())
+}
+
+async fn token(status: Arc<Status>, _: OperatorPermit, (): (), ex: Exchange) -> Result<Reply, Problem> {
+    let probes = std::iter::once(&status.tokens.keys).chain(&status.tokens.tpm).map(hsm::Token::probe);
+    let probes: Vec<_> = probes.collect();
+    match ex.wants_text {
+        true => Ok(Reply::text(
+            "text/plain; charset=utf-8",
+            probes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        )),
+        false => Reply::json(200, &probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>()),
+    }
+}
+
+async fn metrics(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {
+    Ok(Reply::text("application/openmetrics-text; version=1.0.0; charset=utf-8", status.metrics.text()))
+}
+
+async fn description(
+    text: Arc<std::sync::OnceLock<String>>,
+    (): (),
+    (): (),
+    _: Exchange,
+) -> Result<Reply, Problem> {
+    Ok(Reply::text("application/json", text.get().cloned().unwrap_or_default()))
+}
