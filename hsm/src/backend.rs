@@ -30,6 +30,11 @@ pub trait Backend: Send {
 pub trait Lane: Keys + Seal + Anchor + Send {
     /// Signed statements, where the token makes them.
     fn attest(&mut self) -> Option<&mut dyn Attest>;
+
+    /// Successors of the root key, where the token can hold more than one.
+    fn rotate(&mut self) -> Option<&mut dyn Rotate> {
+        None
+    }
 }
 
 /// Keys: made, found, used, destroyed.
@@ -71,6 +76,15 @@ pub trait Seal {
 
     /// Opens what [`Seal::wrap`] closed, with the same `aad`; otherwise [`Refusal::SealBroken`] or [`Refusal::StateChanged`].
     fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault>;
+}
+
+/// Root keys that follow one another: what an old one closed opens until it is destroyed.
+pub trait Rotate {
+    /// The successor of this root, made unless it is there already; from now on [`Seal::wrap`] uses the newest.
+    fn succeed_root(&mut self, id: &[u8]) -> Result<RootKey, Fault>;
+
+    /// Destroys an old root; the newest is refused, one that is gone is success.
+    fn destroy_root(&mut self, id: &[u8]) -> Result<(), Fault>;
 }
 
 /// The ledger's head, remembered by the token.

@@ -114,6 +114,9 @@ pub enum Refusal {
     /// The root key is missing: nothing was ever wrapped here, or this is another token.
     #[error("the token holds no root key; run the initialisation, or plug in the right token")]
     RootMissing,
+    /// The newest root key is in use.
+    #[error("this root key is the newest; make its successor and wrap anew before it is destroyed")]
+    RootInUse,
     /// The PIN is not accepted. Not tried again: the token counts.
     #[error(
         "it does not accept the PIN; correct the PIN file and restart, each further try would count towards the lock-out"

@@ -106,6 +106,16 @@ pub enum Call {
     },
     /// Find or make the root key.
     EnsureRoot,
+    /// Make the successor of a root key.
+    SucceedRoot {
+        /** Of which. */
+        id: Vec<u8>,
+    },
+    /// Destroy an old root key.
+    DestroyRoot {
+        /** Which. */
+        id: Vec<u8>,
+    },
     /// Wrap a secret under the root key.
     Wrap {
         /** The secret. */

@@ -142,6 +142,20 @@ impl Token {
         }
     }
 
+    /// Makes the successor of a root key, or finds it: asked twice, it makes one. What is wrapped from now on is wrapped under the newest;
+    /// wrap anew what the old one holds, then [`Token::destroy_root`] it. A TPM has one root and answers `Unsupported`: wrap anew there.
+    pub async fn succeed_root(&self, root: &RootKey, deadline: Instant) -> Answered<RootKey> {
+        match self.ask(Call::SucceedRoot { id: root.id.clone() }, deadline).await? {
+            Reply::Root(root) => Ok(root),
+            other => Err(misfit(&other)),
+        }
+    }
+
+    /// Destroys an old root key, and with it all that was wrapped under it. The newest is refused; one that is gone is success.
+    pub async fn destroy_root(&self, root: &RootKey, deadline: Instant) -> Answered<()> {
+        self.ask(Call::DestroyRoot { id: root.id.clone() }, deadline).await.and_then(done)
+    }
+
     /// Wraps a secret under the root key, bound to `aad`.
     pub async fn wrap(&self, secret: &[u8], aad: &[u8], deadline: Instant) -> Answered<Vec<u8>> {
         let call = Call::Wrap { secret: Secret(secret.to_vec()), aad: aad.to_vec() };

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::keys::{SoftKey, broken, random};
 use super::{DoubleFault, Held, SERIAL, Shared, Stop};
 use crate::anchor::{AnchorReading, AnchorStep};
-use crate::backend::{Anchor, Attest, Fault, Keys, Lane, Seal};
+use crate::backend::{Anchor, Attest, Fault, Keys, Lane, Rotate, Seal};
 use crate::error::Refusal;
 use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Provenance, PublicKey, RootKey};
 use crate::scheme::{KeyKind, Scheme};
@@ -72,6 +72,10 @@ impl DoubleLane {
 impl Lane for DoubleLane {
     fn attest(&mut self) -> Option<&mut dyn Attest> {
         None
+    }
+
+    fn rotate(&mut self) -> Option<&mut dyn Rotate> {
+        Some(self)
     }
 }
 
@@ -165,33 +169,60 @@ impl Keys for DoubleLane {
 impl Seal for DoubleLane {
     fn ensure_root(&mut self) -> Result<RootKey, Fault> {
         self.strike(|held| {
-            let created = held.root.is_none();
-            held.root = Some(held.root.map_or_else(random, Ok)?);
-            Ok(RootKey { id: b"double-root".to_vec(), created })
+            let newest = held.roots.keys().next_back().copied();
+            match newest {
+                Some(number) => Ok(RootKey { id: vec![number], created: false }),
+                None => make_root(held, 1),
+            }
         })
     }
 
     fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
         self.strike(|held| {
+            let (number, root) = held.roots.last_key_value().ok_or(Refusal::RootMissing)?;
             let nonce: [u8; NONCE_LEN] = random()?;
             let mut wrapped = secret.to_vec();
-            root_key(held)?
+            cipher(root)?
                 .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut wrapped)
                 .map_err(|_| broken("a secret was not wrapped"))?;
-            Ok([nonce.as_slice(), &wrapped].concat())
+            Ok([&[*number], nonce.as_slice(), &wrapped].concat())
         })
     }
 
     fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
         self.strike(|held| {
-            let (nonce, sealed) = wrapped.split_first_chunk::<NONCE_LEN>().ok_or(Refusal::SealBroken)?;
+            let (number, rest) = wrapped.split_first().ok_or(Refusal::SealBroken)?;
+            let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Refusal::SealBroken)?;
             let mut opened = Zeroizing::new(sealed.to_vec());
-            let key = root_key(held)?;
+            let key = cipher(held.roots.get(number).ok_or(Refusal::SealBroken)?)?;
             let nonce = Nonce::assume_unique_for_key(*nonce);
             let len =
                 key.open_in_place(nonce, Aad::from(aad), &mut opened).map_err(|_| Refusal::SealBroken)?.len();
             opened.truncate(len);
             Ok(opened)
+        })
+    }
+}
+
+impl Rotate for DoubleLane {
+    fn succeed_root(&mut self, id: &[u8]) -> Result<RootKey, Fault> {
+        self.strike(|held| {
+            let next = id.first().and_then(|number| number.checked_add(1)).ok_or(Refusal::RootMissing)?;
+            if held.roots.contains_key(&next) {
+                return Ok(RootKey { id: vec![next], created: false });
+            }
+            make_root(held, next)
+        })
+    }
+
+    fn destroy_root(&mut self, id: &[u8]) -> Result<(), Fault> {
+        self.strike(|held| {
+            let newest = held.roots.keys().next_back().copied();
+            if newest.is_some_and(|newest| id == [newest]) {
+                return Err(Refusal::RootInUse.into());
+            }
+            held.roots.retain(|number, _| id != [*number]);
+            Ok(())
         })
     }
 }
@@ -228,8 +259,12 @@ fn check(key: &KeyRef, found: &SoftKey) -> Result<(), Fault> {
     Err(Fault::WrongKey { id: key.id, expected: key.fingerprint, found })
 }
 
-fn root_key(held: &Held) -> Result<LessSafeKey, Fault> {
-    let root = held.root.as_ref().ok_or(Refusal::RootMissing)?;
+fn make_root(held: &mut Held, number: u8) -> Result<RootKey, Fault> {
+    held.roots.insert(number, random()?);
+    Ok(RootKey { id: vec![number], created: true })
+}
+
+fn cipher(root: &[u8; 32]) -> Result<LessSafeKey, Fault> {
     UnboundKey::new(&AES_256_GCM, root)
         .map(LessSafeKey::new)
         .map_err(|_| broken("the root key does not load"))

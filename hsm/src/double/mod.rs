@@ -197,7 +197,7 @@ struct Shared(Mutex<Held>);
 struct Held {
     keys: BTreeMap<KeyId, Arc<SoftKey>>,
     hmac_keys: BTreeMap<KeyId, [u8; 32]>,
-    root: Option<[u8; 32]>,
+    roots: BTreeMap<u8, [u8; 32]>,
     anchor: AnchorReading,
     faults: VecDeque<DoubleFault>,
     unplugged: bool,

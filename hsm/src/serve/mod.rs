@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Fault, Lane};
+use crate::backend::{Backend, Fault, Lane, Rotate};
 use crate::config::TokenConfig;
 use crate::error::StartRefused;
 use crate::protocol::{Answer, Call, Garbled, Greeting, Hello, Reply, Request, Secret, VERSION, push_frame};
@@ -162,6 +162,8 @@ fn perform(lane: &mut dyn Lane, call: Call) -> Result<Reply, Fault> {
         Call::DestroyHmacKey { key } => lane.destroy_hmac_key(&key).map(|()| Reply::Done)?,
         Call::Random { len } => Reply::Bytes(lane.random(len)?),
         Call::EnsureRoot => Reply::Root(lane.ensure_root()?),
+        Call::SucceedRoot { id } => Reply::Root(rotating(lane)?.succeed_root(&id)?),
+        Call::DestroyRoot { id } => rotating(lane)?.destroy_root(&id).map(|()| Reply::Done)?,
         Call::Wrap { secret, aad } => Reply::Bytes(lane.wrap(&secret.0, &aad)?),
         Call::Unwrap { wrapped, aad } => {
             Reply::Secret(Secret(std::mem::take(&mut *lane.unwrap(&wrapped, &aad)?)))
@@ -174,4 +176,8 @@ fn perform(lane: &mut dyn Lane, call: Call) -> Result<Reply, Fault> {
         Call::AnchorCount => Reply::Count(lane.attest().map(|power| power.count()).transpose()?),
         Call::Quote { nonce } => Reply::Quote(lane.attest().map(|power| power.quote(nonce)).transpose()?),
     })
+}
+
+fn rotating(lane: &mut dyn Lane) -> Result<&mut dyn Rotate, Fault> {
+    lane.rotate().ok_or_else(|| Fault::Unsupported { what: "succession of root keys".to_owned() })
 }

@@ -259,6 +259,37 @@ pub async fn the_root_key_is_made_once(token: Token) -> Outcome {
     Ok(())
 }
 
+pub async fn an_old_root_opens_what_it_closed_until_it_is_destroyed(token: Token) -> Outcome {
+    let old = token.ensure_root(soon()).await?;
+    let wrapped = token.wrap(&[7; 32], b"master", soon()).await?;
+    let new = token.succeed_root(&old, soon()).await?;
+    assert!(new.created && new.id != old.id);
+    let again = token.succeed_root(&old, soon()).await?;
+    assert_eq!((again.id, again.created), (new.id.clone(), false), "asked twice, it is made once");
+    assert_eq!(token.ensure_root(soon()).await?.id, new.id);
+    let rewrapped = token.wrap(&token.unwrap(&wrapped, b"master", soon()).await?, b"master", soon()).await?;
+    token.destroy_root(&old, soon()).await?;
+    token.destroy_root(&old, soon()).await?;
+    assert_eq!(
+        token.unwrap(&wrapped, b"master", soon()).await,
+        Err(TokenError::Refused(Refusal::SealBroken))
+    );
+    assert_eq!(token.unwrap(&rewrapped, b"master", soon()).await?.as_slice(), [7; 32]);
+    Ok(())
+}
+
+pub async fn the_root_in_use_is_not_destroyed(token: Token) -> Outcome {
+    let root = token.ensure_root(soon()).await?;
+    let wrapped = token.wrap(&[7; 32], b"master", soon()).await?;
+    let answer = token.destroy_root(&root, soon()).await;
+    if let Err(unsupported @ TokenError::Unsupported { .. }) = answer {
+        return Err(unsupported);
+    }
+    assert_eq!(answer, Err(TokenError::Refused(Refusal::RootInUse)));
+    assert_eq!(token.unwrap(&wrapped, b"master", soon()).await?.as_slice(), [7; 32]);
+    Ok(())
+}
+
 /// A chain of steps as the ledger makes them.
 fn steps(count: u64) -> Vec<AnchorStep> {
     let mut before = [0; 32];

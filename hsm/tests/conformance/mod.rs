@@ -44,6 +44,8 @@ macro_rules! conformance {
             an_altered_wrapped_secret_does_not_open,
             wrapping_twice_gives_different_bytes,
             the_root_key_is_made_once,
+            an_old_root_opens_what_it_closed_until_it_is_destroyed,
+            the_root_in_use_is_not_destroyed,
             the_anchor_is_missing_at_first_and_then_follows_each_step,
             the_anchor_takes_a_step_twice_in_peace,
             the_anchor_refuses_a_step_from_elsewhere,

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, RwLock};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -35,6 +36,7 @@ pub(crate) fn connect(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRef
         serial: serial.clone(),
         objects: Mutex::new(()),
         handles: RwLock::new(HashMap::new()),
+        newest_root: AtomicU8::new(0),
     });
     let once = OneCall::load(path).map_err(|fault| refuse_module(path, fault))?;
     let lanes = (0..lanes_wanted(*threads, &info))

@@ -222,7 +222,7 @@ impl Desk {
         self.destroy_all(ObjectClass::SECRET_KEY, key.id)
     }
 
-    fn destroy_all(&self, class: ObjectClass, id: KeyId) -> Result<(), Fault> {
+    pub(super) fn destroy_all(&self, class: ObjectClass, id: KeyId) -> Result<(), Fault> {
         self.confirm_presence()?;
         for object in self.look_up(class, id)? {
             match self.session.destroy_object(object) {

@@ -17,13 +17,14 @@ mod wrap;
 pub(crate) use connect::connect;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::Slot;
-use hsm::backend::{Attest, Backend, Fault, Lane};
+use hsm::backend::{Attest, Backend, Fault, Lane, Rotate};
 use hsm::{Fingerprint, KeyId, Probe};
 
 use self::once::OneCall;
@@ -68,6 +69,8 @@ struct Shared {
     /// Makes, finds and destroys one at a time: modules race in their object lists, and answer with general errors or crashes.
     objects: Mutex<()>,
     handles: RwLock<HashMap<KeyId, Handle>>,
+    /// The root key in use, 0 until it is looked up.
+    newest_root: AtomicU8,
 }
 
 /// A key looked up and checked once in this worker's life.
@@ -125,6 +128,10 @@ impl Desk {
 impl Lane for Desk {
     fn attest(&mut self) -> Option<&mut dyn Attest> {
         None
+    }
+
+    fn rotate(&mut self) -> Option<&mut dyn Rotate> {
+        Some(self)
     }
 }
 

@@ -2,15 +2,17 @@
 //! Enters: a secret and what it is bound to.
 //! Leaves: a wrapped secret that opens in this token alone, bound to the same.
 
+use std::sync::atomic::Ordering;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
-use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::types::Ulong;
-use hsm::backend::{Fault, Seal};
+use hsm::backend::{Fault, Rotate, Seal};
 use hsm::{Fingerprint, KeyId, Refusal, RootKey};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::fault::{self, Effect};
 use super::templates::{SAFE_SECRET, secret_template};
@@ -20,30 +22,20 @@ impl Seal for Desk {
     fn ensure_root(&mut self) -> Result<RootKey, Fault> {
         let shared = self.shared.clone();
         let _alone = shared.objects();
-        let created = match self.look_up(ObjectClass::SECRET_KEY, ROOT)?.as_slice() {
-            [] => {
-                self.confirm_presence()?;
-                self.make_root()?;
-                true
-            }
-            [_] => false,
-            _ => {
-                return Err(
-                    Refusal::Other("the token holds two root keys; remove the stray one".to_owned()).into()
-                );
-            }
-        };
-        Ok(RootKey { id: ROOT.0.to_vec(), created })
+        match self.newest_root()? {
+            Some(number) => Ok(RootKey { id: name(number).0.to_vec(), created: false }),
+            None => self.make_root(FIRST),
+        }
     }
 
-    /// `version | length of the nonce | nonce | AES-256-GCM(SHA-256(aad) | secret)`. The binding travels inside the plaintext, since modules
+    /// `format | number of the root | nonce | AES-256-GCM(SHA-256(aad) | secret)`. The binding travels inside the plaintext, since modules
     /// exist that ignore GCM's associated data, or abort on it; GCM protects it there as well.
     fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
-        let root = self.root()?;
+        let (number, root) = self.root_in_use()?;
         let mut nonce = [0; NONCE_BYTES];
         self.session.generate_random_slice(&mut nonce).map_err(|error| fault::read(&error, Effect::None))?;
-        let mut plain = Zeroizing::new(digest(&SHA256, aad).as_ref().to_vec());
-        plain.reserve_exact(secret.len());
+        let mut plain = Zeroizing::new(Vec::with_capacity(32 + secret.len()));
+        plain.extend_from_slice(digest(&SHA256, aad).as_ref());
         plain.extend_from_slice(secret);
         let sealed = {
             let gcm = params(&mut nonce)?;
@@ -51,31 +43,55 @@ impl Seal for Desk {
         };
         let sealed = sealed.map_err(|error| fault::read(&error, Effect::None))?;
         // The nonce is read after the call: some tokens put their own in its place.
-        Ok([&[FORMAT, NONCE_BYTES as u8], nonce.as_slice(), &sealed].concat())
+        Ok([&[FORMAT, number], nonce.as_slice(), &sealed].concat())
     }
 
     fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        let [FORMAT, NONCE_LEN, rest @ ..] = wrapped else { return Err(Refusal::SealBroken.into()) };
+        let [FORMAT, number, rest @ ..] = wrapped else { return Err(Refusal::SealBroken.into()) };
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Refusal::SealBroken)?;
-        let root = self.root()?;
+        let root = self.root(*number)?;
         let mut nonce = *nonce;
         let opened = {
             let gcm = params(&mut nonce)?;
             self.session.decrypt(&Mechanism::AesGcm(gcm), root, sealed)
         };
-        let mut plain = Zeroizing::new(opened.map_err(|error| self.read_open_fault(&error))?);
+        let plain = Zeroizing::new(opened.map_err(|error| self.read_open_fault(&error))?);
         let bound = digest(&SHA256, aad);
         let (found, secret) = plain.split_first_chunk::<32>().ok_or(Refusal::SealBroken)?;
         verify_slices_are_equal(found, bound.as_ref()).map_err(|_| Refusal::SealBroken)?;
-        let secret = Zeroizing::new(secret.to_vec());
-        plain.zeroize();
-        Ok(secret)
+        Ok(Zeroizing::new(secret.to_vec()))
+    }
+}
+
+impl Rotate for Desk {
+    fn succeed_root(&mut self, id: &[u8]) -> Result<RootKey, Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        let next = number(id).and_then(|number| number.checked_add(1)).ok_or(Refusal::RootMissing)?;
+        let newest = self.newest_root()?.ok_or(Refusal::RootMissing)?;
+        match newest {
+            newest if newest == next => Ok(RootKey { id: name(next).0.to_vec(), created: false }),
+            newest if newest + 1 == next => self.make_root(next),
+            _ => Err(Refusal::RootMissing.into()),
+        }
+    }
+
+    fn destroy_root(&mut self, id: &[u8]) -> Result<(), Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        let number = number(id).ok_or(Refusal::RootMissing)?;
+        if number >= self.newest_root()?.ok_or(Refusal::RootMissing)? {
+            return Err(Refusal::RootInUse.into());
+        }
+        self.shared.forget(name(number));
+        self.destroy_all(ObjectClass::SECRET_KEY, name(number))
     }
 }
 
 impl Desk {
-    fn make_root(&self) -> Result<(), Fault> {
-        let mut template = secret_template(ROOT.0.to_vec(), "chancery-root");
+    fn make_root(&self, number: u8) -> Result<RootKey, Fault> {
+        let id = name(number).0.to_vec();
+        let mut template = secret_template(id.clone(), ROOT_LABEL);
         template.extend([
             Attribute::KeyType(KeyType::AES),
             Attribute::Encrypt(true),
@@ -89,23 +105,66 @@ impl Desk {
             .map_err(|error| fault::read(&error, Effect::Possible))?;
         self.require(root, &SAFE_SECRET).inspect_err(|_| {
             let _ = self.session.destroy_object(root);
-        })
+        })?;
+        self.shared.newest_root.store(number, Ordering::Release);
+        Ok(RootKey { id, created: true })
     }
 
-    fn root(&self) -> Result<ObjectHandle, Fault> {
-        if let Some(handle) = self.shared.cached(ROOT) {
+    /// The number of the newest root in the token.
+    fn newest_root(&self) -> Result<Option<u8>, Fault> {
+        let read = |error| fault::read(&error, Effect::None);
+        let ours = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::Token(true),
+            Attribute::Label(ROOT_LABEL.as_bytes().to_vec()),
+        ];
+        let mut newest = None;
+        for object in self.session.find_objects(&ours).map_err(read)? {
+            let found = self.session.get_attributes(object, &[AttributeType::Id]).map_err(read)?;
+            if let [Attribute::Id(id)] = found.as_slice() {
+                newest = newest.max(number(id));
+            }
+        }
+        if newest.is_none() {
+            self.confirm_presence()?;
+        }
+        self.shared.newest_root.store(newest.unwrap_or(0), Ordering::Release);
+        Ok(newest)
+    }
+
+    fn root_in_use(&self) -> Result<(u8, ObjectHandle), Fault> {
+        let number = match self.shared.newest_root.load(Ordering::Acquire) {
+            0 => {
+                let shared = self.shared.clone();
+                let _alone = shared.objects();
+                self.newest_root()?.ok_or(Refusal::RootMissing)?
+            }
+            known => known,
+        };
+        Ok((number, self.root(number)?))
+    }
+
+    fn root(&self, number: u8) -> Result<ObjectHandle, Fault> {
+        let id = name(number);
+        if let Some(handle) = self.shared.cached(id) {
             return Ok(handle.object);
         }
         let shared = self.shared.clone();
         let _alone = shared.objects();
-        match self.look_up(ObjectClass::SECRET_KEY, ROOT)?.as_slice() {
+        match self.look_up(ObjectClass::SECRET_KEY, id)?.as_slice() {
             [one] => {
                 // Nothing pins the root but what it opens: the cache's fingerprint is left blank.
-                self.shared.cache(ROOT, Handle { object: *one, fingerprint: Fingerprint([0; 32]) });
+                self.shared.cache(id, Handle { object: *one, fingerprint: Fingerprint([0; 32]) });
                 Ok(*one)
             }
-            [] => self.confirm_presence().and(Err(Refusal::RootMissing.into())),
-            _ => Err(Refusal::Other("the token holds two root keys; remove the stray one".to_owned()).into()),
+            [] => {
+                self.confirm_presence()?;
+                let any = self.newest_root()?.is_some();
+                Err(if any { Refusal::SealBroken } else { Refusal::RootMissing }.into())
+            }
+            _ => {
+                Err(Refusal::Other("the token holds two root keys of one name; remove one".to_owned()).into())
+            }
         }
     }
 
@@ -126,10 +185,22 @@ fn params(nonce: &mut [u8; NONCE_BYTES]) -> Result<GcmParams<'_>, Fault> {
     GcmParams::new(nonce, &[], Ulong::from(TAG_BITS)).map_err(|error| fault::read(&error, Effect::None))
 }
 
-/// The root key's name.
-const ROOT: KeyId = KeyId(*b"chancery-root-v1");
+/// A root key's name: its number stands at the end.
+fn name(number: u8) -> KeyId {
+    let mut id = *b"chancery-root-v0";
+    id[15] = number;
+    KeyId(id)
+}
 
+fn number(id: &[u8]) -> Option<u8> {
+    match id.strip_prefix(b"chancery-root-v")? {
+        [number] if *number >= FIRST => Some(*number),
+        _ => None,
+    }
+}
+
+const ROOT_LABEL: &str = "chancery-root";
+const FIRST: u8 = 1;
 const FORMAT: u8 = 1;
 const NONCE_BYTES: usize = 12;
-const NONCE_LEN: u8 = NONCE_BYTES as u8;
 const TAG_BITS: u64 = 128;
