@@ -99,7 +99,8 @@ async fn prepare(ledger: &Ledger) -> Result<(), Box<dyn Error>> {
 async fn sign_often(ledger: Ledger, client: u64, times: u64) -> Result<(), audit::WriteRefused<SqlFault>> {
     let (workspace, key) = (workspace(client), format!("key-{client}"));
     for n in 0..times {
-        let (workspace, key, request) = (workspace.clone(), key.clone(), format!("{client:04x}{n:012x}"));
+        // Rising with time, as request ids should be (UUID version 7): random ones touch a page of the index each.
+        let (workspace, key, request) = (workspace.clone(), key.clone(), format!("{n:012x}{client:04x}"));
         let work = move |tx: &mut audit::Tx<'_>| {
             tx.within(&workspace).run(&USE, params![&key])?;
             let detail = audit::Detail::new().ip("192.0.2.7").with("scheme", "ecdsa-p256-sha256");

@@ -79,11 +79,12 @@ impl NvStatement {
     }
 }
 
-/// Checks that `attestation` is its key's word that the index `name` held `value` when asked with `qualifying`.
-/// Whose key it is, is for the reader to know: compare it with the one pinned at enrolment.
+/// Checks that `attestation` is its key's word that an index held `value` when asked with `qualifying`.
+/// Whose key it is, is for the reader to know: compare it with the one pinned at enrolment. So it is with the index:
+/// its name stands in the statement, and every later statement must be about the index `name` of the first.
 pub fn check_attestation(
     attestation: &Attestation,
-    name: &[u8],
+    name: Option<&[u8]>,
     value: &Hash,
     qualifying: &Hash,
 ) -> Result<NvStatement, AttestationRefused> {
@@ -100,7 +101,7 @@ pub fn check_attestation(
             found: hex::encode(found),
         }),
     };
-    same("index name", name, &statement.index_name)?;
+    same("index name", name.unwrap_or(&statement.index_name), &statement.index_name)?;
     same("value", value, &statement.contents)?;
     same("qualifying data", qualifying, &statement.extra)?;
     Ok(statement)

@@ -58,6 +58,9 @@ pub enum SqlFault {
     /// No space is left; the transaction was undone.
     #[error("no space is left for the ledger")]
     DiskFull(#[source] rusqlite::Error),
+    /// Another program holds the file.
+    #[error("another program holds the ledger file")]
+    Busy(#[source] rusqlite::Error),
     /// The disk, or the file on it, failed.
     #[error("the disk under the ledger failed")]
     Disk(#[source] rusqlite::Error),
@@ -87,6 +90,7 @@ impl From<rusqlite::Error> for SqlFault {
                 }
                 ErrorCode::ConstraintViolation => Self::Refused(error),
                 ErrorCode::DiskFull => Self::DiskFull(error),
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Busy(error),
                 ErrorCode::SystemIoFailure
                 | ErrorCode::DatabaseCorrupt
                 | ErrorCode::NotADatabase

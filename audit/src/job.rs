@@ -46,6 +46,7 @@ pub(crate) enum Settled {
     Frozen(Arc<Freeze>),
     Unanchored(u64),
     NoSpace,
+    Overloaded,
     EntryTooLong {
         field: &'static str,
         bytes: usize,
@@ -63,6 +64,7 @@ impl Settled {
             Self::Frozen(freeze) => WriteRefused::Frozen(freeze),
             Self::Unanchored(rows) => WriteRefused::Unanchored { rows },
             Self::NoSpace => WriteRefused::NoSpace,
+            Self::Overloaded => WriteRefused::Overloaded,
             Self::EntryTooLong { field, bytes, bytes_max } => {
                 WriteRefused::EntryTooLong { field, bytes, bytes_max }
             }

@@ -48,6 +48,12 @@ pub enum SchemaRefused {
         /// Its text.
         sql: &'static str,
     },
+    /// Check such a rule at once: at commit it would fail the writes of others with it.
+    #[error("a migration of `{service}` defers a foreign key to the commit, which others share")]
+    Deferred {
+        /// The service.
+        service: &'static str,
+    },
     /// Register it once.
     #[error("`{service}` registers a service name or statement text that is already taken: {what}")]
     Twice {
@@ -79,6 +85,13 @@ impl Registry {
         let service = schema.service;
         if self.services.contains(&service) {
             return Err(SchemaRefused::Twice { service, what: service });
+        }
+        if schema
+            .migrations
+            .iter()
+            .any(|script| script.to_uppercase().contains("DEFERRABLE INITIALLY DEFERRED"))
+        {
+            return Err(SchemaRefused::Deferred { service });
         }
         let owner = Owner(self.services.len());
         self.services.push(service);

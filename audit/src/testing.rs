@@ -168,7 +168,8 @@ fn unsearched(conn: &Connection, registry: &Registry, sql: &str) -> rusqlite::Re
             || name.starts_with('(')
             || made.contains(name)
             || registry.table(name).is_some_and(|table| !table.tenant);
-        !harmless && !(line.starts_with("SEARCH ") && line.contains("(workspace=?"))
+        let by_workspace = line.starts_with("SEARCH ") && line.contains("(workspace=?");
+        !(harmless || by_workspace)
     };
     Ok(lines.iter().filter(|line| reaches(line)).cloned().collect())
 }

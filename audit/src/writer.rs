@@ -152,13 +152,22 @@ impl Writer {
         // Only a write that found no space is known to have left nothing behind. After a failed fsync the kernel
         // may have dropped the pages and report success next time, so a second try would vouch for data that is
         // gone: stop, and let the next start look at what is on disk.
-        if undone && matches!(halt, Halt::Fault(SqlFault::DiskFull(_))) {
-            self.appender.undo();
-            self.core.figures.undone_for_space.fetch_add(1, Ordering::Relaxed);
-            return Settled::NoSpace;
+        match halt {
+            Halt::Fault(SqlFault::DiskFull(_)) if undone => {
+                self.appender.undo();
+                self.core.figures.undone_for_space.fetch_add(1, Ordering::Relaxed);
+                Settled::NoSpace
+            }
+            // Another program, such as a copying tool, holds the file: it was never begun, or is undone.
+            Halt::Fault(SqlFault::Busy(_)) if undone => {
+                self.appender.undo();
+                Settled::Overloaded
+            }
+            _ => {
+                self.core.lose();
+                Settled::Lost
+            }
         }
-        self.core.lose();
-        Settled::Lost
     }
 
     /// Folds the write-ahead log into the database when it has grown. Done by hand, because the engine's own
@@ -172,8 +181,8 @@ impl Writer {
                 self.core.figures.syncs.fetch_add(2, Ordering::Relaxed);
                 self.wal_pages.store(0, Ordering::Relaxed);
             }
-            // The log keeps growing until there is space; its entries are durable where they are.
-            Err(SqlFault::DiskFull(_)) => {}
+            // The log keeps growing until there is space, or room; its entries are durable where they are.
+            Err(SqlFault::DiskFull(_) | SqlFault::Busy(_)) => {}
             Err(_) => self.core.lose(),
         }
     }

@@ -112,7 +112,9 @@ pub fn judge(memory: &Memory, reading: &Reading) -> Verdict {
 fn replaced(memory: &Memory, reading: &Reading) -> Option<Verdict> {
     let differs = |expected: String, found: String| Some(Verdict::ClearedOrReplaced { expected, found });
     let known = memory.identity.as_deref();
-    if reading.missing {
+    // Before the first step nothing has been set up, and nothing can be missed: the first step sets it up.
+    let awaits_first_step = known.is_none() && memory.last.is_none() && memory.counter.is_none();
+    if reading.missing && !awaits_first_step {
         return differs(known.map_or("an anchor that was set up".into(), hex::encode), "none".into());
     }
     match known {
@@ -220,6 +222,127 @@ impl Verdict {
             Self::ClearedOrReplaced { .. } => "cleared-or-replaced",
             Self::CounterBehind { .. } => "counter-behind",
             Self::CounterAhead { .. } => "counter-ahead",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Hash = [0xa; 32];
+    const B: Hash = [0xb; 32];
+    const C: Hash = [0xc; 32];
+    const ID: &[u8] = b"index";
+
+    fn last(k: u64, after: Hash) -> Option<Mark> {
+        Some(Mark { k, before: UNWRITTEN, after })
+    }
+
+    fn sealed() -> Memory {
+        Memory { last: last(2, A), identity: Some(ID.to_vec()), counter: Some(5), ..Memory::default() }
+    }
+
+    fn pending() -> Memory {
+        Memory { pending: Some(Mark { k: 3, before: A, after: B }), ..sealed() }
+    }
+
+    fn shows(head: Hash) -> Reading {
+        Reading { head: Some(head), identity: ID.to_vec(), counter: Some(5), ..Reading::default() }
+    }
+
+    fn forked(expected: Hash, found: Hash) -> Verdict {
+        Verdict::RolledBackOrForked { expected, found }
+    }
+
+    #[test]
+    fn every_row_of_the_recovery_table_has_its_verdict() {
+        let new = Memory::default();
+        let first = Memory { pending: Some(Mark { k: 1, before: UNWRITTEN, after: A }), ..Memory::default() };
+        let unwritten = Reading { identity: ID.to_vec(), ..Reading::default() };
+        let cases = [
+            ("a new ledger on a new anchor", &new, unwritten.clone(), Verdict::Fresh),
+            ("a new ledger on a used anchor", &new, shows(A), forked(UNWRITTEN, A)),
+            ("the first step, not taken", &first, unwritten.clone(), Verdict::RedoStep),
+            ("the first step, taken", &first, shows(A), Verdict::ConfirmStep),
+            ("the first step, something else taken", &first, shows(B), forked(UNWRITTEN, B)),
+            ("both agree", &sealed(), shows(A), Verdict::Intact),
+            ("a step not taken", &pending(), shows(A), Verdict::RedoStep),
+            ("a step taken", &pending(), shows(B), Verdict::ConfirmStep),
+            ("a step pending, something else taken", &pending(), shows(C), forked(A, C)),
+            ("a value nobody knows", &sealed(), shows(C), forked(A, C)),
+            (
+                "an older value of ours",
+                &Memory { older: Some(1), ..sealed() },
+                shows(C),
+                Verdict::Regressed { at: 1, last: 2 },
+            ),
+        ];
+        for (what, memory, reading, verdict) in cases {
+            assert_eq!(judge(memory, &reading), verdict, "{what}");
+        }
+    }
+
+    #[test]
+    fn another_cleared_or_missing_anchor_is_told_before_anything_else() {
+        let replaced =
+            |reading: Reading| matches!(judge(&sealed(), &reading), Verdict::ClearedOrReplaced { .. });
+        assert!(replaced(Reading { missing: true, ..shows(A) }));
+        assert!(replaced(Reading { identity: b"other".to_vec(), ..shows(A) }));
+        assert!(replaced(Reading { head: None, ..shows(A) }));
+        assert!(replaced(Reading { counter: None, ..shows(A) }));
+    }
+
+    #[test]
+    fn the_start_counter_may_be_one_ahead_only_when_a_start_was_begun() {
+        let with = |counter: u64| Reading { counter: Some(counter), ..shows(A) };
+        let begun = Memory { start_pending: true, ..sealed() };
+        assert_eq!(judge(&sealed(), &with(4)), Verdict::CounterBehind { recorded: 5, found: 4 });
+        assert_eq!(judge(&sealed(), &with(6)), Verdict::CounterAhead { recorded: 5, found: 6 });
+        assert_eq!(judge(&begun, &with(6)), Verdict::Intact);
+        assert_eq!(judge(&begun, &with(7)), Verdict::CounterAhead { recorded: 5, found: 7 });
+    }
+
+    #[test]
+    fn a_token_object_of_another_step_is_a_fork_even_with_the_right_value() {
+        let at = |steps: u64, head: Hash| Reading { steps: Some(steps), ..shows(head) };
+        assert_eq!(judge(&sealed(), &at(2, A)), Verdict::Intact);
+        assert_eq!(judge(&sealed(), &at(9, A)), forked(A, A));
+        assert_eq!(judge(&pending(), &at(3, B)), Verdict::ConfirmStep);
+        assert_eq!(judge(&pending(), &at(2, A)), Verdict::RedoStep);
+        assert_eq!(judge(&pending(), &at(4, B)), forked(A, B));
+    }
+
+    /// A model of the step with a crash after each of its parts, over many steps: no honest state is condemned, and
+    /// every older copy of the ledger under a newer anchor is, unless it still holds every step that was taken.
+    #[test]
+    fn no_honest_crash_is_condemned_and_every_rollback_behind_the_anchor_is() {
+        let step = |k: u64, before: &Hash| extend(before, &step_digest(k, k * 10, &[k as u8; 32]));
+        let mut states: Vec<(Memory, Hash)> = vec![(Memory::default(), UNWRITTEN)];
+        let mut value = UNWRITTEN;
+        for k in 1..=12 {
+            let (before, after) = (value, step(k, &value));
+            let known = states[states.len() - 1].0.clone();
+            let begun = Memory { pending: Some(Mark { k, before, after }), ..known };
+            states.push((begun.clone(), before));
+            states.push((begun.clone(), after));
+            let confirmed = Memory { last: Some(Mark { k, before, after }), pending: None, ..begun };
+            states.push((Memory { identity: Some(ID.to_vec()), ..confirmed }, after));
+            value = after;
+        }
+        let reading = |value: Hash| Reading {
+            head: (value != UNWRITTEN).then_some(value),
+            identity: ID.to_vec(),
+            ..Reading::default()
+        };
+        for (at, (memory, value)) in states.iter().enumerate() {
+            assert_eq!(judge(memory, &reading(*value)).freeze(), None, "honest state {at}");
+            for (later, (_, newer)) in states.iter().enumerate().skip(at + 1) {
+                let holds = memory.last.map_or(UNWRITTEN, |last| last.after) == *newer
+                    || memory.pending.is_some_and(|pending| pending.after == *newer);
+                let condemned = judge(memory, &reading(*newer)).freeze().is_some();
+                assert_eq!(condemned, !holds, "the ledger of state {at} under the anchor of state {later}");
+            }
         }
     }
 }

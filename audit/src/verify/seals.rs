@@ -28,6 +28,8 @@ pub(crate) struct Seals<'s> {
     /// The steps that the entries themselves tell of.
     told: u64,
     identity: Option<String>,
+    /// The TPM index that the first statement is about.
+    index_name: Option<Vec<u8>>,
     value: Hash,
     pub(crate) seen: Seen,
 }
@@ -54,7 +56,7 @@ impl<'s> Seals<'s> {
         let bundled = if pinned_ak.is_none() { source.export_ak()? } else { None };
         let seen = Seen { ak_bundled: pinned_ak.is_none(), ..Seen::default() };
         let ak = pinned_ak.or(bundled);
-        Ok(Self { source, keys, trust, ak, next, told: 0, identity: None, value: UNWRITTEN, seen })
+        Ok(Self { source, keys, trust, ak, next, told: 0, identity: None, index_name: None, value: UNWRITTEN, seen })
     }
 
     /// The entry was taken into the tree, which now stands at `frontier`.
@@ -208,10 +210,11 @@ impl<'s> Seals<'s> {
                 "checkpoint {k}: it was attested by another key than the ones before, or the one given"
             )));
         }
-        let name = hex::decode(anchor.line.identity.as_deref().unwrap_or_default()).unwrap_or_default();
         let attestation = Attestation { statement: statement.clone(), signature: signature.clone(), key };
-        check_attestation(&attestation, &name, &self.value, &checkpoint.body_hash())
+        let index = self.index_name.as_deref();
+        let statement = check_attestation(&attestation, index, &self.value, &checkpoint.body_hash())
             .map_err(|why| seal(format!("checkpoint {k}: {why}")))?;
+        self.index_name.get_or_insert(statement.index_name);
         self.seen.attested += 1;
         Ok(())
     }
