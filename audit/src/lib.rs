@@ -22,6 +22,7 @@ pub mod merkle;
 pub mod note;
 mod open;
 mod outside;
+mod proving;
 mod query;
 mod readers;
 mod receipt;
@@ -50,7 +51,8 @@ pub use ledger::{
 };
 pub use note::{KeyKind, NotAKey, Note, NoteKey, NoteRefused};
 pub use outside::{Clock, MachineClock, MachineRandom, NoRandomness, Random};
-pub use query::{EntryFilter, EntryOrder, EntryScope, NoProof, StoredCheckpoint, StoredEntry};
+pub use proving::{NoProof, StoredCheckpoint};
+pub use query::{EntryFilter, EntryOrder, EntryScope, StoredEntry};
 pub use receipt::{Receipt, ReceiptRefused};
 pub use registry::SchemaRefused;
 pub use sealing::verdict::{Mark, Memory, UNWRITTEN, Verdict, extend, judge, step_digest};

@@ -18,7 +18,7 @@ use crate::fault::SqlFault;
 use crate::leaf::length_prefixed;
 use crate::ledger::{Ledger, ReadRefused};
 use crate::note::NoteKey;
-use crate::query::StoredCheckpoint;
+use crate::proving::StoredCheckpoint;
 use crate::rows::{self, ROWS, Stopped};
 use crate::tx::View;
 use tiles::{HashTiles, TileWriter, write_file};

@@ -10,7 +10,7 @@ use crate::leaf::Hash;
 use crate::ledger::Freeze;
 use crate::merkle::{Frontier, Nodes};
 use crate::note::NoteKey;
-use crate::query::{NoProof, StoredTree};
+use crate::proving::{NoProof, StoredTree};
 use crate::rows::{self, ROWS, Stopped};
 use crate::sealing::store::AnchorRow;
 use crate::tx::{Session, View};

@@ -20,7 +20,7 @@ use crate::job::Pass;
 use crate::leaf::sha256;
 use crate::ledger::{Freeze, Ledger, ReadRefused, WriteRefused};
 use crate::note::{Note, NoteRefused};
-use crate::query::StoredCheckpoint;
+use crate::proving::StoredCheckpoint;
 use crate::told::Told;
 use crate::tx::View;
 use store::{AnchorRow, LogEnd, SIGNATURE_ONLY};

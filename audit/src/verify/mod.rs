@@ -2,7 +2,9 @@
 //! Who enters: `chancery-audit`, and tests, with evidence and the keys they trust.
 //! What leaves: a report that says what holds, by whose word, and what is not shown.
 
+mod archive;
 mod compare;
+mod database;
 mod prove;
 mod report;
 mod seals;
@@ -16,11 +18,13 @@ use crate::leaf::Hash;
 use crate::note::NoteKey;
 use seals::Seals;
 
+pub use archive::Export;
 pub use compare::{Relation, compare};
+pub use database::Database;
 pub use prove::{Kept, NotProvable, entry, prove};
 pub use report::Report;
 pub(crate) use source::Evidence;
-pub use source::{Database, Export, Source, Unreadable, spki_of_pem};
+pub use source::{Source, Unreadable, spki_of_pem};
 
 /// By whose word the checkpoints are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

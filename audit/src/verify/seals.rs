@@ -56,7 +56,18 @@ impl<'s> Seals<'s> {
         let bundled = if pinned_ak.is_none() { source.export_ak()? } else { None };
         let seen = Seen { ak_bundled: pinned_ak.is_none(), ..Seen::default() };
         let ak = pinned_ak.or(bundled);
-        Ok(Self { source, keys, trust, ak, next, told: 0, identity: None, index_name: None, value: UNWRITTEN, seen })
+        Ok(Self {
+            source,
+            keys,
+            trust,
+            ak,
+            next,
+            told: 0,
+            identity: None,
+            index_name: None,
+            value: UNWRITTEN,
+            seen,
+        })
     }
 
     /// The entry was taken into the tree, which now stands at `frontier`.
