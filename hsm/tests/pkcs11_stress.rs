@@ -1,0 +1,115 @@
+//! Many things at once, on a real module: everything mixed on all lanes, deadlines of a whole crowd, kills between the two halves of a step.
+//! Enters: SoftHSM through the real worker.
+//! Leaves: proof that nothing crashes by itself, that nobody waits past his deadline, and that the anchor is never between two steps.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+mod conformance;
+mod host;
+
+use std::time::{Duration, Instant};
+
+use conformance::verify::aws_lc_accepts;
+use conformance::{fresh_id, soon};
+use host::Host;
+use hsm::{AnchorStep, Hash, KeyKind, Scheme, SignInput, Token, TokenError, TokenState};
+use rustix::process::Signal;
+
+const MESSAGE: &[u8] = b"pay 1.00 to bob";
+
+/// The whole life of a key, and some of everything else.
+async fn a_busy_life(token: Token, round: u8) {
+    let kind = [KeyKind::P256, KeyKind::Ed25519, KeyKind::Secp256k1][usize::from(round) % 3];
+    let made = token.generate(fresh_id(), kind, "stress", soon()).await.unwrap();
+    let scheme = kind.schemes()[0];
+    for _ in 0..5 {
+        let signature =
+            token.sign(&made.key, scheme, SignInput::Message(MESSAGE.to_vec()), soon()).await.unwrap();
+        assert!(aws_lc_accepts(&made.public, scheme, MESSAGE, &signature));
+        assert_eq!(token.find(made.key.id, soon()).await.unwrap().as_ref(), Some(&made.public));
+    }
+    let hmac = token.generate_hmac_key(fresh_id(), "stress", soon()).await.unwrap();
+    token.hmac_sha256(&hmac, MESSAGE, soon()).await.unwrap();
+    let wrapped = token.wrap(&[round; 32], b"stress", soon()).await.unwrap();
+    assert_eq!(token.unwrap(&wrapped, b"stress", soon()).await.unwrap().as_slice(), [round; 32]);
+    token.destroy(&made.key, soon()).await.unwrap();
+    token.destroy_hmac_key(&hmac, soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_at_once_on_all_lanes_costs_no_worker() {
+    let host = Host::new();
+    let token = Token::start(host.config_with(|config| config.threads = 4)).await.unwrap();
+    token.ensure_root(soon()).await.unwrap();
+    let lives: Vec<_> = (0..48).map(|round| tokio::spawn(a_busy_life(token.clone(), round))).collect();
+    for life in lives {
+        life.await.unwrap();
+    }
+    assert_eq!(token.state(), TokenState::Ready { generation: 1 }, "a worker was lost");
+    token.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_before_a_stopped_worker_is_answered_in_time() {
+    let host = Host::new();
+    let token = Token::start(host.config()).await.unwrap();
+    let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
+    host::worker().signal(Signal::STOP);
+    let crowd: Vec<_> = (0..200_u64)
+        .map(|number| {
+            let (token, key) = (token.clone(), made.key.clone());
+            tokio::spawn(async move {
+                let deadline = Instant::now() + Duration::from_millis(200 + number % 7 * 40);
+                let answer = token
+                    .sign(&key, Scheme::EcdsaSha256, SignInput::Message(MESSAGE.to_vec()), deadline)
+                    .await;
+                (answer, Instant::now().saturating_duration_since(deadline))
+            })
+        })
+        .collect();
+    for call in crowd {
+        let (answer, late) = call.await.unwrap();
+        assert!(late < Duration::from_millis(250), "answered {late:?} after its deadline: {answer:?}");
+        match answer {
+            Ok(signature) => assert!(aws_lc_accepts(&made.public, Scheme::EcdsaSha256, MESSAGE, &signature)),
+            Err(fault) => assert!(fault.retry_is_safe() || fault == TokenError::OutcomeUnknown, "{fault:?}"),
+        }
+    }
+    token.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_any_moment_of_a_step_leaves_the_anchor_before_or_after_it() {
+    let host = Host::new();
+    let token =
+        Token::start(host.config_with(|config| config.limits.restart_pause_ms_max = 20)).await.unwrap();
+    let mut before = [0; 32];
+    for k in 1..=25_u64 {
+        let after = Hash::Sha256.digest(&[before, [7; 32]].concat()).try_into().unwrap();
+        let step = AnchorStep { k, size: k, root: [1; 32], digest: [7; 32], before, after };
+        let taking = {
+            let (token, step) = (token.clone(), step.clone());
+            tokio::spawn(async move { token.anchor_advance(step, soon()).await })
+        };
+        // A step takes about 3 ms here: the kill falls before, into and after it.
+        let mut spun = 0_u64;
+        while spun < k * 4_000 && !taking.is_finished() {
+            spun += 1;
+            std::hint::spin_loop();
+        }
+        host::worker().signal(Signal::KILL);
+        let first = taking.await.unwrap();
+        assert!(matches!(first, Ok(()) | Err(TokenError::OutcomeUnknown)), "{first:?}");
+        let reading = loop {
+            match token.anchor_read(soon()).await {
+                Ok(reading) => break reading,
+                Err(fault) => assert!(fault.retry_is_safe(), "{fault:?}"),
+            }
+        };
+        let at = (reading.steps.unwrap_or(0), reading.head.unwrap_or_default());
+        assert!(at == (k - 1, before) || at == (k, after), "step {k} left the anchor at {at:?}");
+        token.anchor_advance(step, soon()).await.unwrap();
+        assert_eq!(token.anchor_read(soon()).await.unwrap().head, Some(after));
+        before = after;
+    }
+    token.close().await;
+}
