@@ -124,9 +124,7 @@ impl Source {
     pub(crate) fn export_ak(&self) -> Result<Option<Vec<u8>>, Unreadable> {
         match self {
             Self::Database(_) => Ok(None),
-            Self::Export(export) => {
-                export.files.read("keys/ak.pem").map(|pem| pem.and_then(|it| spki_of_pem(&it)))
-            }
+            Self::Export(export) => export.ak(),
         }
     }
 
