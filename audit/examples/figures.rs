@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use audit::double::{MemoryAnchor, MemorySealer};
 use audit::verify::{Source, Terms, verify};
 use audit::{
-    Entry, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, Schema, SqlFault, Statement,
-    Table, Told, Workspace, params,
+    Entry, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, Schema, Sealing, SqlFault,
+    Statement, Table, Tier, Told, Workspace, params,
 };
 
 static MAKE: Statement =
