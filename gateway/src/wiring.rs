@@ -84,6 +84,21 @@ pub enum Unbuilt {
 }
 crate::refused_by_ledger!(UnbuiltRead);
 
+impl Unbuilt {
+    /// Starting again without a change by a person would do harm or no good.
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Token { source, .. } => !source.may_heal(),
+            Self::NoAppliance(_) | Self::Record(_) | Self::Master(_) => true,
+            Self::Ledger(refused) => matches!(
+                refused,
+                audit::OpenRefused::Foreign { .. } | audit::OpenRefused::MigrationChanged { .. }
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// Carries a read's fault to [`Unbuilt`].
 #[derive(Debug, thiserror::Error)]
 enum UnbuiltRead {

@@ -167,9 +167,9 @@ pub(super) struct VerifyArgs {
     /// The scheme.
     #[arg(long)]
     scheme: String,
-    /// The version; the latest if absent.
+    /// The key's version; the latest if absent.
     #[arg(long)]
-    version: Option<i64>,
+    key_version: Option<i64>,
     /// The signature file.
     #[arg(long)]
     signature: PathBuf,
@@ -217,7 +217,7 @@ pub(super) fn status(common: &Common) -> Result<(), Failure> {
     let answer = Ask::get("/v1/status").send(common)?;
     show::fields(common.json, &answer, &["version", "origin", "ledger", "entries", "unsealed_entries"]);
     if !common.json {
-        println!();
+        say!("");
         show::table(false, &answer["readiness"], "parts", &["part", "ready", "code", "detail"]);
     }
     match answer["readiness"]["ready"] == json!(true) {
@@ -256,7 +256,7 @@ pub(super) fn client(common: &Common, command: ClientCommand) -> Result<(), Fail
             let written = request.write(&out, &name, text("certificate"), text("ca"))?;
             show::fields(common.json, &answer, &["id", "name", "state", "certificate_hash", "not_after"]);
             if !common.json {
-                written.iter().for_each(|path| println!("wrote {}", path.display()));
+                written.iter().for_each(|path| say!("wrote {}", path.display()));
             }
         }
         ClientCommand::List => {
@@ -337,7 +337,7 @@ fn show_public(common: &Common, key: &str, form: &str) -> Result<(), Failure> {
     let newest =
         answer["versions"].as_array().and_then(|versions| versions.last()).cloned().unwrap_or_default();
     match &newest[form] {
-        Value::String(text) => print!("{text}"),
+        Value::String(text) => say_on!("{text}"),
         Value::Null => {
             return Err(Failure::new(
                 code::USAGE,
@@ -345,7 +345,7 @@ fn show_public(common: &Common, key: &str, form: &str) -> Result<(), Failure> {
                 "a public key is shown as pem, ssh or jwk, where its kind has that form",
             ));
         }
-        other => println!("{other}"),
+        other => say!("{other}"),
     }
     Ok(())
 }
@@ -363,7 +363,7 @@ pub(super) fn sign(common: &Common, args: &SignArgs) -> Result<(), Failure> {
     std::fs::write(&out, signature).map_err(|why| file_failure(&out, &why))?;
     show::fields(common.json, &answer, &["key", "version", "entry", "use"]);
     if !common.json {
-        println!("wrote {}", out.display());
+        say!("wrote {}", out.display());
     }
     Ok(())
 }
@@ -375,7 +375,7 @@ pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Result<(), Failure> 
         "scheme": args.scheme,
         "message": STANDARD.encode(message),
         "signature": STANDARD.encode(signature),
-        "version": args.version,
+        "version": args.key_version,
     });
     let answer = Ask::post(format!("/v1/keys/{}/verify", args.key), Some(body)).send(common)?;
     match answer["valid"] == json!(true) {
@@ -411,7 +411,7 @@ pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failur
         }
         AuditCommand::Checkpoint => print_text(common, Ask::get("/v1/audit/checkpoint"))?,
         AuditCommand::Receipt { seq } => {
-            println!("{}", Ask::get(format!("/v1/audit/receipts/{seq}")).send(common)?);
+            say!("{}", Ask::get(format!("/v1/audit/receipts/{seq}")).send(common)?);
         }
         AuditCommand::Seal => {
             let answer = Ask::post("/v1/audit/seal", None).send(common)?;
@@ -427,8 +427,8 @@ pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failur
 
 fn print_text(common: &Common, ask: Ask) -> Result<(), Failure> {
     match common.json {
-        true => println!("{}", ask.send(common)?),
-        false => print!("{}", ask.as_text().send(common)?.as_str().unwrap_or_default()),
+        true => say!("{}", ask.send(common)?),
+        false => say_on!("{}", ask.into_text().send(common)?.as_str().unwrap_or_default()),
     }
     Ok(())
 }

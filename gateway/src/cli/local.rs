@@ -37,7 +37,7 @@ impl Ask {
     }
 
     /// Would rather have text than JSON.
-    pub(super) fn as_text(mut self) -> Self {
+    pub(super) fn into_text(mut self) -> Self {
         self.text = true;
         self
     }

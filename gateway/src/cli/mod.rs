@@ -2,6 +2,15 @@
 //! Who enters: operators at a shell, and scripts with `--json`.
 //! What leaves: words or JSON on standard output, problems on standard error, and an exit code that tells them apart.
 
+/// Says a line on standard output.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::cli::show::write(&format!("{}\n", format_args!($($words)*))) };
+}
+/// Says something on standard output, without ending the line.
+macro_rules! say_on {
+    ($($words:tt)*) => { $crate::cli::show::write(&format!($($words)*)) };
+}
+
 mod ask;
 mod enrol;
 mod local;
@@ -29,6 +38,8 @@ pub mod code {
     pub const CONFIGURATION: u8 = 4;
     /// The daemon could not start or had to stop.
     pub const FAILED: u8 = 5;
+    /// The daemon could not start, and trying again would do harm or no good: a wrong PIN burns the token's lock-out.
+    pub const NEEDS_A_PERSON: u8 = 6;
 }
 
 /// Chancery: signs with keys that never leave the hardware, and writes down every signature before it is made.
@@ -37,7 +48,7 @@ pub mod code {
     name = "chancery",
     version,
     propagate_version = true,
-    after_help = "Exit codes: 0 done, 1 refused or not valid, 2 usage, 3 daemon unreachable, 4 configuration, 5 could not start."
+    after_help = "Exit codes: 0 done, 1 refused or not valid, 2 usage, 3 daemon unreachable, 4 configuration, 5 could not start, 6 needs a person (such as a wrong PIN)."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -144,5 +155,15 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::from(code::DONE),
         Err(failure) => failure.tell(cli.common.json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -11,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Common, code};
 use crate::config::{Config, ConfigRefused, LogConfig, LogFormat};
-use crate::{serve as serving, wiring};
+use crate::serve as serving;
+use crate::wiring::{self, Unbuilt};
 
 /// A command that did not do what it should.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Failure {
     /// Tells it, and gives the exit code.
     pub fn tell(self, as_json: bool) -> ExitCode {
         match as_json {
-            true => println!("{}", json!({ "error": { "code": self.word, "detail": self.text } })),
+            true => say!("{}", json!({ "error": { "code": self.word, "detail": self.text } })),
             false => eprintln!("chancery: {}", self.text),
         }
         ExitCode::from(self.code)
@@ -60,15 +61,15 @@ impl From<ConfigRefused> for Failure {
 
 pub(super) fn check_config(common: &Common) -> Result<(), Failure> {
     match Config::read(&common.config) {
-        Ok(_) if common.json => println!("{}", json!({ "ok": true, "defects": [] })),
-        Ok(_) => println!("{} is right.", common.config.display()),
+        Ok(_) if common.json => say!("{}", json!({ "ok": true, "defects": [] })),
+        Ok(_) => say!("{} is right.", common.config.display()),
         Err(refused) if common.json => {
             let defects: Vec<_> = refused
                 .defects
                 .iter()
                 .map(|defect| json!({ "at": defect.at, "what": defect.what }))
                 .collect();
-            println!("{}", json!({ "ok": false, "defects": defects }));
+            say!("{}", json!({ "ok": false, "defects": defects }));
             return Err(Failure::new(code::CONFIGURATION, "configuration", "the configuration is not right"));
         }
         Err(refused) => return Err(refused.into()),
@@ -80,12 +81,12 @@ pub(super) fn init(common: &Common) -> Result<(), Failure> {
     let config = Config::read(&common.config)?;
     start_log(&config.log);
     let made = runtime()?.block_on(wiring::init(&config));
-    made.map_err(|why| Failure::because(code::FAILED, "not_initialised", &why))?;
+    made.map_err(|why| not_started(&why))?;
     match common.json {
         true => {
-            println!("{}", json!({ "initialised": config.state_directory, "origin": config.ledger.origin }))
+            say!("{}", json!({ "initialised": config.state_directory, "origin": config.ledger.origin }))
         }
-        false => println!("The appliance {} is made. Start it with `chancery serve`.", config.ledger.origin),
+        false => say!("The appliance {} is made. Start it with `chancery serve`.", config.ledger.origin),
     }
     Ok(())
 }
@@ -95,10 +96,8 @@ pub(super) fn serve(common: &Common) -> Result<(), Failure> {
     start_log(&config.log);
     leave_no_core();
     runtime()?.block_on(async {
-        let house = wiring::build(&config)
-            .await
-            .map_err(|why| Failure::because(code::FAILED, "not_started", &why))?;
-        let served = serving::serve(&config, house, |address| println!("serving on https://{address}")).await;
+        let house = wiring::build(&config).await.map_err(|why| not_started(&why))?;
+        let served = serving::serve(&config, house, |address| say!("serving on https://{address}")).await;
         served.map_err(|why| Failure::because(code::FAILED, "not_serving", &why))
     })
 }
@@ -110,10 +109,18 @@ pub(super) fn probe(common: &Common) -> Result<(), Failure> {
         .map_err(|why| Failure::because(code::FAILED, "no_token", &why))?;
     let probes: Vec<_> = std::iter::once(&tokens.keys).chain(&tokens.tpm).map(hsm::Token::probe).collect();
     match common.json {
-        true => println!("{}", json!(probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>())),
-        false => probes.iter().for_each(|probe| println!("{probe}")),
+        true => say!("{}", json!(probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>())),
+        false => probes.iter().for_each(|probe| say!("{probe}")),
     }
     Ok(())
+}
+
+/// Trying again by itself must not burn the token's lock-out, so a service manager is told not to.
+fn not_started(why: &Unbuilt) -> Failure {
+    match why.needs_a_person() {
+        true => Failure::because(code::NEEDS_A_PERSON, "needs_a_person", why),
+        false => Failure::because(code::FAILED, "not_started", why),
+    }
 }
 
 /// The threads of the daemon: one for each processor.

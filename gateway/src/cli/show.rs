@@ -2,40 +2,48 @@
 //! Who enters: the daemon's JSON and the columns that matter.
 //! What leaves: text with aligned columns; or, with `--json`, the JSON as it came.
 
+use std::io::Write;
+
 use serde_json::Value;
+
+/// Writes text to standard output. A reader that has gone, such as `head`, is no fault of ours.
+pub(super) fn write(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
 
 /// Prints a list as a table, or the whole answer as JSON.
 pub(super) fn table(as_json: bool, answer: &Value, list: &str, columns: &[&str]) {
     if as_json {
-        return println!("{answer}");
+        return say!("{answer}");
     }
     let rows = answer[list].as_array().cloned().unwrap_or_default();
     if rows.is_empty() {
-        return println!("none");
+        return say!("none");
     }
-    print!("{}", table_text(&rows, columns));
+    say_on!("{}", table_text(&rows, columns));
     if !answer["next"].is_null() {
-        println!("(more: --after {})", plain(&answer["next"]));
+        say!("(more: --after {})", plain(&answer["next"]));
     }
 }
 
 /// Prints the named fields of one thing, or the whole answer as JSON.
 pub(super) fn fields(as_json: bool, answer: &Value, names: &[&str]) {
     if as_json {
-        return println!("{answer}");
+        return say!("{answer}");
     }
     let width = names.iter().map(|name| name.len()).max().unwrap_or_default();
     for name in names.iter().filter(|name| !answer[**name].is_null()) {
-        println!("{:width$}  {}", name.replace('_', " "), plain(&answer[*name]));
+        say!("{:width$}  {}", name.replace('_', " "), plain(&answer[*name]));
     }
 }
 
 /// Prints a sentence, or the answer as JSON.
 pub(super) fn sentence(as_json: bool, answer: &Value, text: &str) {
     match (as_json, answer.is_null()) {
-        (true, true) => println!("{{\"ok\":true}}"),
-        (true, false) => println!("{answer}"),
-        (false, _) => println!("{text}"),
+        (true, true) => say!("{{\"ok\":true}}"),
+        (true, false) => say!("{answer}"),
+        (false, _) => say!("{text}"),
     }
 }
 

@@ -261,6 +261,7 @@ impl From<AuditRefused> for Problem {
                     .after(SOON)
             }
             AuditRefused::Seal(fault) => Self::internal(&chain(&fault)),
+            AuditRefused::Directory(fault) => Self::internal(&chain(&fault)),
             AuditRefused::Export(fault) => Self::internal(&chain(&fault)),
             AuditRefused::Ledger(refused) => refused.into(),
         }

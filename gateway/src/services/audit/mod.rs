@@ -41,6 +41,9 @@ pub enum AuditRefused {
     /// The seal did not come about.
     #[error("the ledger was not sealed")]
     Seal(#[source] SealRefused),
+    /// The directory for exports cannot be made.
+    #[error("the directory for exports cannot be made")]
+    Directory(#[source] std::io::Error),
     /// The export could not be written.
     #[error("the export was not written")]
     Export(#[source] ReadRefused<ExportRefused>),
@@ -177,6 +180,7 @@ impl Audit {
             })
             .await?;
         let checkpoint = self.keeper.seal().await.map_err(AuditRefused::Seal)?;
+        std::fs::create_dir_all(&self.exports).map_err(AuditRefused::Directory)?;
         export(&self.ground.ledger, &self.keys, &target).await.map_err(AuditRefused::Export)?;
         Ok((checkpoint, target))
     }

@@ -22,10 +22,13 @@ pub struct KeyCard {
     pub versions: BTreeMap<i64, Arc<SigningKey>>,
 }
 
+/// A workspace's cards, each under the id or name it was asked for by.
+type Selected = HashMap<String, Arc<KeyCard>>;
+
 /// Cards by workspace and selector; cheap to clone.
 #[derive(Clone, Default)]
 pub struct KeyRing {
-    cards: Arc<RwLock<HashMap<WorkspaceId, HashMap<String, Arc<KeyCard>>>>>,
+    cards: Arc<RwLock<HashMap<WorkspaceId, Selected>>>,
 }
 
 /// Cards kept for one workspace; past it the workspace's cards are read anew.

@@ -1,0 +1,55 @@
+# The developer's whole manual. `make help` prints it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+# nextest where it is installed, plain cargo test where not.
+NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
+
+.PHONY: help deps build demo dev test lint bench torture fuzz install uninstall check-units openapi
+
+help: ## print this
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install what a fresh Debian 12 machine lacks (SoftHSM, swtpm, TPM libraries, a fast linker)
+	@.ci/deps
+
+build: deps ## build everything
+	$(CARGO) build --workspace --all-targets
+
+demo: deps ## simulate the whole appliance, sign, verify, audit, and catch a forger
+	$(CARGO) build --workspace --bins
+	target/debug/chancery dev --listen 127.0.0.1:0 --then demo/demo.sh
+
+dev: deps ## start a simulated appliance and leave it running
+	$(CARGO) build --workspace --bins
+	target/debug/chancery dev
+
+test: deps ## pass all tests
+	$(CARGO) build --workspace --bins
+ifdef NEXTEST
+	$(CARGO) nextest run --workspace
+else
+	$(CARGO) test --workspace --lib --bins --tests
+endif
+	$(CARGO) test --workspace --doc
+
+lint: deps ## formatting, clippy with warnings as errors, units, advisories where cargo-audit is present
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	systemd/check.sh
+	@.ci/advisories
+
+bench: deps ## measure the gateway against a bare token, and write target/bench/report.json
+	$(CARGO) build --release --workspace --bins
+	target/release/bench
+
+torture: deps ## all crash points and fault cycles, not only the sample (hours)
+	$(CARGO) build --workspace --bins
+	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'test(crash) | test(fault) | test(torture) | test(kill) | test(disk)'
+
+install: ## install binaries and units (DESTDIR and PREFIX are honoured)
+	$(CARGO) build --release -p gateway --no-default-features -p hsm -p audit
+	BUILD=target/release systemd/install.sh
+
+uninstall: ## remove binaries and units; data stays unless PURGE=1
+	systemd/uninstall.sh $(if $(PURGE),--purge)
