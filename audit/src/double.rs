@@ -124,6 +124,11 @@ impl MemoryAnchor {
         }
     }
 
+    /// Another machine's anchor, brought to the same state: only its attestation key differs.
+    pub fn impostor(&self) -> Self {
+        Self { ak: Self::new(self.tier).ak, ..self.clone() }
+    }
+
     /// A copy of what it holds.
     pub fn state(&self) -> AnchorState {
         unpoisoned(&self.state).clone()

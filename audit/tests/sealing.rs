@@ -285,6 +285,26 @@ async fn a_cleared_anchor_is_found_at_start() {
 }
 
 #[tokio::test]
+async fn another_tpm_brought_to_the_same_value_is_found_at_start_and_at_a_seal() {
+    let mut sealed = Sealed::with_history(Tier::TpmNv).await;
+    let honest = sealed.anchor.clone();
+    sealed.anchor = honest.impostor();
+    let refused = sealed.refused().await;
+    assert!(
+        refused.starts_with(
+            "the anchor is not the one this ledger was sealed to: expected the attestation key "
+        ),
+        "{refused}"
+    );
+    sealed.anchor = honest;
+    let (ledger, sealing) = sealed.start().await;
+    drop(sealing);
+    let impostor =
+        Sealing::new(ledger.clone(), sealed.sealer.clone(), Some(Arc::new(sealed.anchor.impostor())));
+    assert!(matches!(impostor.seal().await, Err(SealRefused::Frozen(_))));
+}
+
+#[tokio::test]
 async fn a_ledger_without_entries_on_a_used_anchor_is_found_at_start() {
     let sealed = Sealed::with_history(Tier::TpmNv).await;
     let emptied =

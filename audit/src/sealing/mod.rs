@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use crate::attest::{AttestationRefused, check_attestation};
+use crate::attest::{AttestationRefused, NvStatement, check_attestation};
 use crate::checkpoint::Checkpoint;
 use crate::entry::{Detail, Entry};
 use crate::fault::SqlFault;
 use crate::hardware::{Anchor, Attestation, HardwareFault, Reading, Sealer, Step, Tier};
 use crate::job::Pass;
-use crate::leaf::sha256;
+use crate::leaf::{Hash, sha256};
 use crate::ledger::{Freeze, Ledger, ReadRefused, WriteRefused};
 use crate::note::{Note, NoteRefused};
 use crate::proving::StoredCheckpoint;
@@ -173,13 +173,32 @@ impl Sealing {
         if found != row.after {
             return Err(self.freeze(Verdict::RolledBackOrForked { expected: row.after, found }));
         }
-        let qualifying = parse(row)?.body_hash();
-        let attestation = anchor.attest(qualifying).await?;
-        if let Some(attestation) = &attestation {
-            // Which anchor this is was judged at the start, by its identity; the verifier holds all statements to one index.
-            check_attestation(attestation, None, &row.after, &qualifying)?;
-        }
+        let attestation = self.attested(anchor, &row.after, parse(row)?.body_hash()).await?;
         Ok((reading, attestation))
+    }
+
+    /// The hardware's signed word about `value`: about the same index and by the same key as the first one.
+    async fn attested(
+        &self,
+        anchor: &dyn Anchor,
+        value: &Hash,
+        qualifying: Hash,
+    ) -> Result<Option<Attestation>, SealRefused> {
+        let Some(attestation) = anchor.attest(qualifying).await? else { return Ok(None) };
+        let first = self.read(|view| view.first_attested()).await?;
+        let index = match &first {
+            Some((statement, _)) => Some(NvStatement::parse(statement)?.index_name),
+            None => None,
+        };
+        check_attestation(&attestation, index.as_deref(), value, &qualifying)?;
+        match first {
+            Some((_, pinned)) if pinned != attestation.key => {
+                let name = |key: &[u8]| format!("the attestation key {}", hex::encode(sha256(&[key])));
+                let (expected, found) = (name(&pinned), name(&attestation.key));
+                Err(self.freeze(Verdict::ClearedOrReplaced { expected, found }))
+            }
+            _ => Ok(Some(attestation)),
+        }
     }
 
     /// The anchor that a row was begun for; none for a checkpoint that is only signed.

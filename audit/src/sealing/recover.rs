@@ -6,6 +6,7 @@ use crate::entry::{Detail, Entry};
 use crate::fault::SqlFault;
 use crate::hardware::{HardwareFault, Reading};
 use crate::job::Pass;
+use crate::leaf::sha256;
 use crate::ledger::{Freeze, ReadRefused, WriteRefused};
 use crate::told::Told;
 
@@ -55,6 +56,7 @@ impl Sealing {
             return Err(self.frozen(freeze));
         }
         self.finish_pending().await?;
+        self.same_hardware().await?;
         let counter = self.count_start(&reading, &verdict, tail).await?;
         let sealed = self.read(|view| Ok(view.last_anchor()?.map_or(0, |row| row.size))).await?;
         self.ledger.shared.anchored(sealed, false);
@@ -94,6 +96,20 @@ impl Sealing {
         let asked = reading.clone();
         let memory: Memory = self.read(move |view| view.memory(&asked)).await?;
         Ok((Some(judge(&memory, &reading)), reading))
+    }
+
+    /// An index with the right value can be made again on another TPM; its attestation key cannot.
+    async fn same_hardware(&self) -> Result<(), RecoverRefused> {
+        let Some(anchor) = self.anchor.as_deref() else { return Ok(()) };
+        let reading = anchor.read().await?;
+        let Some(value) = reading.head else { return Ok(()) };
+        let now = self.ledger.shared.clock.unix_us().to_be_bytes();
+        let qualifying = sha256(&[b"chancery.audit.start.v1\n", &now, &value]);
+        match self.attested(anchor, &value, qualifying).await {
+            Ok(_) => Ok(()),
+            Err(SealRefused::Frozen(freeze)) => Err(RecoverRefused::Frozen(freeze)),
+            Err(other) => Err(other.into()),
+        }
     }
 
     /// Intent, increment, confirmation: the same order as a seal, so that a crash between any two is understood.

@@ -101,6 +101,14 @@ impl View<'_> {
         Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
     }
 
+    /// Statement and key of the first attested step. The name of an index is the same on every TPM; the key is not.
+    pub(crate) fn first_attested(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, SqlFault> {
+        const FIND: &str = "SELECT statement, ak FROM anchor WHERE ak IS NOT NULL ORDER BY k LIMIT 1";
+        let mut find = self.session.own(FIND)?;
+        let mut rows = find.raw_query();
+        Ok(rows.next()?.map(|row| Ok::<_, SqlFault>((row.get(0)?, row.get(1)?))).transpose()?)
+    }
+
     /// The counter as last confirmed, and the number of a start that was begun and not confirmed.
     pub(crate) fn starts(&self) -> Result<(Option<u64>, Option<u64>), SqlFault> {
         const CONFIRMED: &str = "SELECT counter FROM service_start WHERE state = 'confirmed' AND counter IS NOT NULL \
