@@ -20,27 +20,35 @@ use crate::protocol::{Answer, Garbled, Request, next_frame, push_frame};
 pub(super) struct Inbox {
     bytes: Vec<u8>,
     at: usize,
+    filled: usize,
 }
 
 impl Inbox {
     pub(super) fn take<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, Garbled> {
-        next_frame(&self.bytes, &mut self.at)
+        next_frame(&self.bytes[..self.filled], &mut self.at)
     }
 
     pub(super) fn fill(&mut self, socket: &mut impl Read) -> io::Result<usize> {
-        let rest = self.bytes.len() - self.at;
-        self.bytes.copy_within(self.at.., 0);
-        self.bytes[rest..].zeroize();
-        self.at = 0;
-        self.bytes.resize(rest + READ_BYTES, 0);
+        self.make_room();
         let read = loop {
-            match socket.read(&mut self.bytes[rest..]) {
+            match socket.read(&mut self.bytes[self.filled..]) {
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
                 other => break other,
             }
         };
-        self.bytes.truncate(rest + read.as_ref().unwrap_or(&0));
+        self.filled += read.as_ref().unwrap_or(&0);
         read
+    }
+
+    /// Moves what is not taken yet to the front, and wipes what was: a frame may have held a secret.
+    fn make_room(&mut self) {
+        let rest = self.filled - self.at;
+        self.bytes.copy_within(self.at..self.filled, 0);
+        self.bytes[rest..self.filled].zeroize();
+        (self.at, self.filled) = (0, rest);
+        if self.bytes.len() < rest + READ_BYTES {
+            self.bytes.resize(rest + READ_BYTES, 0);
+        }
     }
 
     pub(super) fn wait_for_one<T: serde::de::DeserializeOwned>(
@@ -159,7 +167,7 @@ impl<'a> Outbox<'a> {
         };
         // A daemon that is gone is noticed by the reader; what cannot be delivered is its to resolve.
         let _ = socket.write_all(&bytes);
-        bytes.zeroize();
+        bytes.as_mut_slice().zeroize();
     }
 
     pub(super) fn hang_up(&self) {

@@ -191,7 +191,8 @@ impl Line {
             }
         }
         // A batch may have held a secret on its way to be wrapped.
-        self.outgoing.zeroize();
+        self.outgoing.as_mut_slice().zeroize();
+        self.outgoing.clear();
         self.written = 0;
         Ok(())
     }

@@ -152,7 +152,7 @@ pub struct Worker(Pid);
 /// The one worker that this process has.
 pub fn worker() -> Worker {
     let children = children();
-    assert_eq!(children.len(), 1, "exactly one worker");
+    assert_eq!(children.len(), 1, "one worker; run by cargo nextest, which gives each test its own process");
     Worker(Pid::from_raw(children[0]).unwrap())
 }
 

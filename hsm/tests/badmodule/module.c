@@ -1,0 +1,106 @@
+/* A PKCS#11 module that misbehaves on command, between the worker and SoftHSM.
+ * Enters: every call; the words in the file that BAD_MODULE_WORDS names, read anew each time.
+ * Leaves: what SoftHSM answers, or the fault asked for.
+ *
+ * slots       slot numbers are others than SoftHSM's
+ * hang        C_Sign never returns                      crash      C_Sign dies of a bad pointer
+ * device      C_Sign gives CKR_DEVICE_ERROR             full       C_GenerateKeyPair gives CKR_DEVICE_MEMORY
+ * loose       a private key says it is extractable      short      C_Sign gives a byte too few
+ * lasttry     the token says one PIN try is left        session    C_SignInit gives CKR_SESSION_HANDLE_INVALID
+ */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef unsigned long ulong_t;
+typedef ulong_t rv_t;
+
+/* The standard fixes the order of the 68 functions; these are their places. */
+enum { LIST = 3, SLOT_LIST = 4, SLOT_INFO, TOKEN_INFO, MECHANISM_LIST, MECHANISM_INFO, OPEN = 12, ATTRIBUTES = 24,
+       SIGN_INIT = 42, SIGN = 43, GENERATE_PAIR = 59, FUNCTIONS = 68 };
+struct functions { unsigned char major, minor; void *at[FUNCTIONS]; };
+struct attribute { ulong_t type; void *value; ulong_t len; };
+
+static struct functions real, ours;
+
+static int told(const char *word) {
+    char words[256] = "";
+    FILE *file = fopen(getenv("BAD_MODULE_WORDS"), "r");
+    if (!file) return 0;
+    size_t len = fread(words, 1, sizeof words - 1, file);
+    fclose(file);
+    words[len] = 0;
+    return strstr(words, word) != NULL;
+}
+
+static ulong_t shift(ulong_t slot) { return told("slots") ? slot ^ 0x40 : slot; }
+
+static rv_t slot_list(unsigned char present, ulong_t *list, ulong_t *count) {
+    rv_t rv = ((rv_t (*)(unsigned char, ulong_t *, ulong_t *))real.at[SLOT_LIST])(present, list, count);
+    for (ulong_t i = 0; !rv && list && i < *count; i++) list[i] = shift(list[i]);
+    return rv;
+}
+static rv_t slot_info(ulong_t slot, void *info) { return ((rv_t (*)(ulong_t, void *))real.at[SLOT_INFO])(shift(slot), info); }
+static rv_t token_info(ulong_t slot, unsigned char *info) {
+    rv_t rv = ((rv_t (*)(ulong_t, void *))real.at[TOKEN_INFO])(shift(slot), info);
+    /* The flags stand behind label, manufacturer, model and serial: 32 + 32 + 16 + 16 bytes. */
+    ulong_t flags;
+    memcpy(&flags, info + 96, sizeof flags);
+    if (told("lasttry")) flags |= 0x00020000UL;
+    memcpy(info + 96, &flags, sizeof flags);
+    return rv;
+}
+static rv_t mechanism_list(ulong_t slot, ulong_t *list, ulong_t *count) {
+    return ((rv_t (*)(ulong_t, ulong_t *, ulong_t *))real.at[MECHANISM_LIST])(shift(slot), list, count);
+}
+static rv_t mechanism_info(ulong_t slot, ulong_t type, void *info) {
+    return ((rv_t (*)(ulong_t, ulong_t, void *))real.at[MECHANISM_INFO])(shift(slot), type, info);
+}
+static rv_t open_session(ulong_t slot, ulong_t flags, void *app, void *notify, ulong_t *session) {
+    return ((rv_t (*)(ulong_t, ulong_t, void *, void *, ulong_t *))real.at[OPEN])(shift(slot), flags, app, notify, session);
+}
+static rv_t attributes(ulong_t session, ulong_t object, struct attribute *list, ulong_t count) {
+    rv_t rv = ((rv_t (*)(ulong_t, ulong_t, struct attribute *, ulong_t))real.at[ATTRIBUTES])(session, object, list, count);
+    for (ulong_t i = 0; !rv && told("loose") && i < count; i++)
+        if (list[i].type == 0x162 && list[i].value) *(unsigned char *)list[i].value = 1;
+    return rv;
+}
+static rv_t sign_init(ulong_t session, void *mechanism, ulong_t key) {
+    if (told("session")) return 0xB3;
+    return ((rv_t (*)(ulong_t, void *, ulong_t))real.at[SIGN_INIT])(session, mechanism, key);
+}
+static rv_t sign(ulong_t session, void *data, ulong_t data_len, void *made, ulong_t *made_len) {
+    while (told("hang")) pause();
+    if (told("crash")) *(volatile int *)8 = 0;
+    if (told("device")) return 0x30;
+    rv_t rv = ((rv_t (*)(ulong_t, void *, ulong_t, void *, ulong_t *))real.at[SIGN])(session, data, data_len, made, made_len);
+    if (!rv && told("short")) --*made_len;
+    return rv;
+}
+static rv_t generate_pair(ulong_t a, void *b, void *c, ulong_t d, void *e, ulong_t f, void *g, void *h) {
+    if (told("full")) return 0x31;
+    return ((rv_t (*)(ulong_t, void *, void *, ulong_t, void *, ulong_t, void *, void *))real.at[GENERATE_PAIR])(a, b, c, d, e, f, g, h);
+}
+
+rv_t C_GetFunctionList(struct functions **list) {
+    void *softhsm = dlopen(getenv("BAD_MODULE_REAL"), RTLD_NOW);
+    rv_t (*given)(struct functions **) = softhsm ? (rv_t (*)(struct functions **))dlsym(softhsm, "C_GetFunctionList") : NULL;
+    struct functions *theirs;
+    if (!given || given(&theirs)) return 5;
+    real = ours = *theirs;
+    ours.at[LIST] = C_GetFunctionList;
+    ours.at[SLOT_LIST] = slot_list;
+    ours.at[SLOT_INFO] = slot_info;
+    ours.at[TOKEN_INFO] = token_info;
+    ours.at[MECHANISM_LIST] = mechanism_list;
+    ours.at[MECHANISM_INFO] = mechanism_info;
+    ours.at[OPEN] = open_session;
+    ours.at[ATTRIBUTES] = attributes;
+    ours.at[SIGN_INIT] = sign_init;
+    ours.at[SIGN] = sign;
+    ours.at[GENERATE_PAIR] = generate_pair;
+    *list = &ours;
+    return 0;
+}
