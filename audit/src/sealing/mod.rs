@@ -23,7 +23,7 @@ use crate::note::{Note, NoteRefused};
 use crate::proving::StoredCheckpoint;
 use crate::told::Told;
 use crate::tx::View;
-use store::{AnchorRow, LogEnd, SIGNATURE_ONLY};
+use store::{AnchorRow, FirstAttested, LogEnd, SIGNATURE_ONLY};
 use verdict::{UNWRITTEN, Verdict, extend, step_digest};
 
 pub use recover::{RecoverRefused, Recovered};
@@ -187,12 +187,12 @@ impl Sealing {
         let Some(attestation) = anchor.attest(qualifying).await? else { return Ok(None) };
         let first = self.read(|view| view.first_attested()).await?;
         let index = match &first {
-            Some((statement, _)) => Some(NvStatement::parse(statement)?.index_name),
+            Some(first) => Some(NvStatement::parse(&first.statement)?.index_name),
             None => None,
         };
         check_attestation(&attestation, index.as_deref(), value, &qualifying)?;
         match first {
-            Some((_, pinned)) if pinned != attestation.key => {
+            Some(FirstAttested { key: pinned, .. }) if pinned != attestation.key => {
                 let name = |key: &[u8]| format!("the attestation key {}", hex::encode(sha256(&[key])));
                 let (expected, found) = (name(&pinned), name(&attestation.key));
                 Err(self.freeze(Verdict::ClearedOrReplaced { expected, found }))

@@ -26,6 +26,12 @@ impl AnchorRow {
     }
 }
 
+/// What the TPM said first, and by which key: later statements must be about the same index, by the same key.
+pub(crate) struct FirstAttested {
+    pub(crate) statement: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
+
 /// The tier of checkpoints that no hardware counter holds.
 pub(crate) const SIGNATURE_ONLY: &str = "signature";
 
@@ -102,11 +108,12 @@ impl View<'_> {
     }
 
     /// Statement and key of the first attested step. The name of an index is the same on every TPM; the key is not.
-    pub(crate) fn first_attested(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, SqlFault> {
+    pub(crate) fn first_attested(&self) -> Result<Option<FirstAttested>, SqlFault> {
         const FIND: &str = "SELECT statement, ak FROM anchor WHERE ak IS NOT NULL ORDER BY k LIMIT 1";
         let mut find = self.session.own(FIND)?;
         let mut rows = find.raw_query();
-        Ok(rows.next()?.map(|row| Ok::<_, SqlFault>((row.get(0)?, row.get(1)?))).transpose()?)
+        let Some(row) = rows.next()? else { return Ok(None) };
+        Ok(Some(FirstAttested { statement: row.get(0)?, key: row.get(1)? }))
     }
 
     /// The counter as last confirmed, and the number of a start that was begun and not confirmed.
