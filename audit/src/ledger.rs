@@ -270,6 +270,40 @@ impl Ledger {
 
     /// Runs `work` in a transaction and commits its change together with the entries it tells. The closure may
     /// run more than once before it is committed once. Dropping the future does not stop the write.
+    ///
+    /// ```no_run
+    /// # use audit::{Entry, Ledger, SqlFault, Statement, Told, params};
+    /// static TURN: Statement = Statement::appliance("dials", "UPDATE dial SET turned = 1");
+    /// # async fn turn(ledger: Ledger) {
+    /// let turned = ledger.write(|tx| {
+    ///     let rows = tx.run(&TURN, params![])?;
+    ///     Ok::<_, SqlFault>(Told::new(rows, Entry::new("dial.turn").actor("user:alice")))
+    /// });
+    /// # let _ = turned.await; }
+    /// ```
+    ///
+    /// The same change without its entry does not compile:
+    ///
+    /// ```compile_fail
+    /// # use audit::{Entry, Ledger, SqlFault, Statement, Told, params};
+    /// static TURN: Statement = Statement::appliance("dials", "UPDATE dial SET turned = 1");
+    /// # async fn turn(ledger: Ledger) {
+    /// let turned = ledger.write(|tx| {
+    ///     let rows = tx.run(&TURN, params![])?;
+    ///     Ok::<_, SqlFault>(rows)
+    /// });
+    /// # let _ = turned.await; }
+    /// ```
+    ///
+    /// Nor does a change in a view that only reads:
+    ///
+    /// ```compile_fail
+    /// # use audit::{Ledger, SqlFault, Statement, params};
+    /// static TURN: Statement = Statement::appliance("dials", "UPDATE dial SET turned = 1");
+    /// # async fn turn(ledger: Ledger) {
+    /// let turned = ledger.read(|view| view.run(&TURN, params![]));
+    /// # let _ = turned.await; }
+    /// ```
     pub async fn write<T, E>(
         &self,
         work: impl FnMut(&mut Tx<'_>) -> Result<Told<T>, E> + Send + 'static,

@@ -211,6 +211,33 @@ async fn a_log_signed_by_another_key_is_found() {
 }
 
 #[tokio::test]
+async fn a_log_under_another_name_is_not_covered_by_this_logs_keys() {
+    let sealed = Sealed::new(Tier::TpmNv);
+    let ledger = sealed.house.try_open(|options| options.origin = "test.example/audit/0002".into()).unwrap();
+    let sealing = audit::Sealing::new(ledger.clone(), sealed.sealer.clone(), None);
+    sealed.house.add(&ledger, "a", "one").await;
+    sealing.seal().await.unwrap();
+    drop(sealing);
+    ledger.close().await;
+    let found = report(&sealed.house.path(), &pinned(&sealed)).finding.unwrap();
+    assert_eq!(
+        found,
+        "checkpoint 1: it is signed by `test.example/audit/0001`, which is no key of `test.example/audit/0002`"
+    );
+}
+
+#[test]
+fn the_tool_links_no_token_library() {
+    let linked = Command::new("ldd").arg(env!("CARGO_BIN_EXE_chancery-audit")).output();
+    let linked = linked.expect("ldd is needed for this test: apt-get install libc-bin");
+    let linked = String::from_utf8(linked.stdout).unwrap();
+    assert!(linked.contains("libc.so"), "{linked}");
+    for library in ["pkcs11", "softhsm", "tss2", "p11"] {
+        assert!(!linked.contains(library), "{linked}");
+    }
+}
+
+#[tokio::test]
 async fn a_stolen_log_key_without_the_hardware_line_is_found() {
     let sealed = Sealed::with_history(Tier::TpmNv).await;
     let note: String = {
@@ -236,7 +263,14 @@ async fn an_older_checkpoint_in_the_auditors_hand_convicts_a_cut_and_a_fork() {
     assert!(report(&sealed.house.path(), &holding(newest.clone())).verified);
     let forked = report(&sealed.house.path(), &holding(Checkpoint { root: [7; 32], ..newest.clone() }));
     assert!(forked.finding.unwrap().ends_with("two histories"));
+    let newest_copy = newest.clone();
     let longer = report(&sealed.house.path(), &holding(Checkpoint { size: 99, ..newest }));
+    let foreign =
+        report(&sealed.house.path(), &holding(Checkpoint { origin: "other.example".into(), ..newest_copy }));
+    assert_eq!(
+        foreign.finding.unwrap(),
+        "the checkpoint you hold is of the log `other.example`, this is `test.example/audit/0001`"
+    );
     assert_eq!(
         longer.finding.unwrap(),
         "the log has 15 entries, but the checkpoint you hold covers 99: entries were cut off, or this is an older copy"

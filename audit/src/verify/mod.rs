@@ -116,6 +116,13 @@ struct Visit<'s, P> {
 
 impl<P: FnMut(u64)> Visit<'_, P> {
     fn whole(&mut self, source: &Source) -> Result<(), Stop> {
+        if let Some(known) = self.known.filter(|known| known.origin != source.origin()) {
+            let (held, here) = (&known.origin, source.origin());
+            return Err(Finding::Seal(format!(
+                "the checkpoint you hold is of the log `{held}`, this is `{here}`"
+            ))
+            .into());
+        }
         self.known_size(0)?;
         source.each(0, |evidence| self.one(&evidence))??;
         let size = self.walk.tip().size();

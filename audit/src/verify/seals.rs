@@ -165,10 +165,20 @@ impl<'s> Seals<'s> {
         Checkpoint::parse(note.text()).map_err(|why| bad(why.to_string()))
     }
 
-    /// Where a TPM holds the anchor and its note key is known, that key must have signed too: the log's own key
-    /// alone may have been stolen.
+    /// The log's own name must be among the signers: a key of another log proves nothing here. Where a TPM holds the
+    /// anchor and its note key is known, that key must have signed too: the log's own key alone may have been stolen.
     fn required_lines(&self, signers: &[&NoteKey], tier: &str) -> Result<(), String> {
-        let hardware = format!("{}/tpm", self.source.origin());
+        let origin = self.source.origin();
+        let own = |key: &NoteKey| {
+            key.name().strip_prefix(origin).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        if !signers.iter().any(|key| own(key)) {
+            return Err(format!(
+                "it is signed by `{}`, which is no key of `{origin}`",
+                signers.first().map_or("nobody", |key| key.name())
+            ));
+        }
+        let hardware = format!("{origin}/tpm");
         let known = self.keys.iter().any(|key| key.name() == hardware);
         if tier == "tpm-nv" && known && !signers.iter().any(|key| key.name() == hardware) {
             return Err(format!("the hardware line `{hardware}` is missing"));
