@@ -1,0 +1,123 @@
+//! The appliance under test: the release daemon with SoftHSM and swtpm, in a temporary directory.
+//! Who enters: the benchmark, once.
+//! What leaves: an address, a client identity, an API key, and the processes whose usage is counted.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use simulators::{SoftHsm, Swtpm};
+
+use crate::load::{Identity, Trouble};
+
+/// The running appliance.
+pub(crate) struct Appliance {
+    pub(crate) hsm: SoftHsm,
+    pub(crate) identity: Identity,
+    pub(crate) api_key: String,
+    pub(crate) daemon: u32,
+    /// From the start of the process to its first answer.
+    pub(crate) start_ms: f64,
+    config: PathBuf,
+    process: Child,
+    _tpm: Swtpm,
+    _home: tempfile::TempDir,
+}
+
+/// The body of a request to sign: what a client sends that signs a digest, or a short message where the scheme has none.
+pub(crate) fn body(scheme: &str) -> String {
+    let text = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let field = if scheme == "ed25519" { "message" } else { "digest" };
+    format!(r#"{{"scheme":"{scheme}","{field}":"{text}"}}"#)
+}
+
+fn beside(name: &str) -> Result<PathBuf, Trouble> {
+    let own = std::env::current_exe()?;
+    Ok(own.with_file_name(name))
+}
+
+impl Appliance {
+    pub(crate) fn start() -> Result<Self, Trouble> {
+        // The ledger must lie on a real disk: a temporary directory may be memory.
+        let home = tempfile::tempdir_in(beside("")?.parent().ok_or("no directory")?)?;
+        let hsm = SoftHsm::create(home.path().join("hsm"), "bench")?;
+        let tpm = Swtpm::start(home.path().join("tpm"))?;
+        let config = write_config(home.path(), &hsm, &tpm)?;
+        run(&config, &["init"])?;
+        let begun = Instant::now();
+        let mut process = Command::new(beside("chancery")?)
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        let address =
+            line.trim().strip_prefix("serving on https://").ok_or("the daemon did not start")?.parse()?;
+        let start_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        run(&config, &["workspace", "create", "bench"])?;
+        let out = home.path().join("client");
+        run(&config, &["-w", "bench", "client", "enroll", "load", "--out", &out.to_string_lossy()])?;
+        let read = |name: &str| std::fs::read_to_string(out.join(name));
+        let identity =
+            Identity { ca: read("ca.pem")?, certificate: read("load.pem")?, key: read("load.key")?, address };
+        let answer = run(&config, &["--json", "-w", "bench", "apikey", "create", "load", "--scope", "sign"])?;
+        let answer: serde_json::Value = serde_json::from_str(&answer)?;
+        let api_key = answer["secret"].as_str().ok_or("no secret")?.to_owned();
+        let daemon = process.id();
+        Ok(Self { hsm, identity, api_key, daemon, start_ms, config, process, _tpm: tpm, _home: home })
+    }
+
+    pub(crate) fn create_key(&self, kind: &str) -> Result<(), Trouble> {
+        run(&self.config, &["-w", "bench", "key", "create", &format!("bench-{kind}"), "--kind", kind])
+            .map(drop)
+    }
+
+    pub(crate) fn metrics(&self) -> Result<String, Trouble> {
+        let socket = self.config.with_file_name("chancery.sock");
+        let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n")?;
+        Ok(std::io::read_to_string(stream)?)
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn write_config(home: &std::path::Path, hsm: &SoftHsm, tpm: &Swtpm) -> Result<PathBuf, Trouble> {
+    let (state, path, worker) = (home.join("state"), home.join("chancery.toml"), beside("chancery-hsm")?);
+    std::fs::create_dir(&state)?;
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700))?;
+    let environment: String = hsm.env().iter().map(|(name, value)| format!("{name} = {value:?}\n")).collect();
+    let text = format!(
+        "state_directory = {state:?}\nsocket = {:?}\n[api]\nlisten = \"127.0.0.1:0\"\nnames = [\"localhost\"]\n\
+         [token]\nkind = \"pkcs11\"\nmodule = {:?}\nserial = {:?}\npin_file = {:?}\nworker = {worker:?}\n\
+         [token.environment]\n{environment}\
+         [tpm]\nkind = \"tpm\"\ntcti = {:?}\nindex_auth_file = {:?}\nworker = {worker:?}\n\
+         [ledger]\norigin = \"localhost/bench\"\n[rates]\nworkspace = {{ burst = 1000000, per_second = 1000000 }}\n\
+         address = {{ burst = 1000000, per_second = 1000000 }}\n",
+        home.join("chancery.sock"),
+        hsm.module(),
+        hsm.serial(),
+        hsm.pin_file(),
+        tpm.tcti(),
+        state.join("index.auth"),
+    );
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+fn run(config: &std::path::Path, words: &[&str]) -> Result<String, Trouble> {
+    let output = Command::new(beside("chancery")?).arg("--config").arg(config).args(words).output()?;
+    if !output.status.success() {
+        return Err(format!("chancery {words:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}

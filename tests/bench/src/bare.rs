@@ -1,0 +1,132 @@
+//! The bare token: a loop over PKCS#11 with nothing around it, one thread and session for each processor.
+//! Who enters: the benchmark, with a kind of key.
+//! What leaves: signatures a second, the figure everything else is compared with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
+use cryptoki::object::{Attribute, KeyType, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::types::AuthPin;
+use simulators::SoftHsm;
+
+use crate::load::Trouble;
+
+/// A key of its own in the token that the gateway uses too.
+pub(crate) struct Bare {
+    module: Pkcs11,
+    serial: String,
+    pin: AuthPin,
+    kind: &'static str,
+    key: ObjectHandle,
+    _login: Session,
+}
+
+const P256_OID: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+const ED25519_OID: [u8; 5] = [0x06, 0x03, 0x2b, 0x65, 0x70];
+/// DigestInfo of SHA-256 (RFC 8017 section 9.2, note 1).
+const SHA256_INFO: [u8; 19] = [
+    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00,
+    0x04, 0x20,
+];
+
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl Bare {
+    pub(crate) fn new(hsm: &SoftHsm, kind: &'static str) -> Result<Self, Trouble> {
+        let pin = AuthPin::new(std::fs::read_to_string(hsm.pin_file())?.trim().to_owned().into());
+        let (module, serial) = (loaded(hsm)?, hsm.serial().to_owned());
+        let login = session(&module, &serial)?;
+        match login.login(UserType::User, Some(&pin)) {
+            Ok(())
+            | Err(cryptoki::error::Error::Pkcs11(cryptoki::error::RvError::UserAlreadyLoggedIn, _)) => {}
+            Err(why) => return Err(why.into()),
+        }
+        let key = generate(&login, kind)?;
+        Ok(Self { module, serial, pin, kind, key, _login: login })
+    }
+
+    /// Signs as fast as it goes.
+    pub(crate) fn run(&self, duration: Duration) -> Result<f64, Trouble> {
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let _ = &self.pin;
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let mut going = Vec::new();
+            for _ in 0..threads() {
+                let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
+                going.push(scope.spawn(move || self.sign_until(&stop, &count)));
+            }
+            std::thread::sleep(duration);
+            stop.store(true, Ordering::Relaxed);
+            going.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
+        })?;
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let signed = count.load(Ordering::Relaxed) as f64;
+        Ok(signed / begun.elapsed().as_secs_f64())
+    }
+
+    fn sign_until(&self, stop: &AtomicBool, count: &AtomicU64) -> Result<(), Trouble> {
+        let session = session(&self.module, &self.serial)?;
+        let digest: Vec<u8> = (0..32).collect();
+        let (mechanism, input) = match self.kind {
+            "ed25519" => (Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure)), digest),
+            "rsa-2048" => (Mechanism::RsaPkcs, [&SHA256_INFO[..], &digest].concat()),
+            _ => (Mechanism::Ecdsa, digest),
+        };
+        while !stop.load(Ordering::Relaxed) {
+            session.sign(&mechanism, self.key, &input)?;
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// The module reads its configuration from the environment, once in a process.
+fn loaded(hsm: &SoftHsm) -> Result<Pkcs11, Trouble> {
+    static MODULE: std::sync::OnceLock<Pkcs11> = std::sync::OnceLock::new();
+    if let Some(module) = MODULE.get() {
+        return Ok(module.clone());
+    }
+    let module = Pkcs11::new(hsm.module())?;
+    module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
+    Ok(MODULE.get_or_init(|| module).clone())
+}
+
+fn session(module: &Pkcs11, serial: &str) -> Result<Session, Trouble> {
+    for slot in module.get_slots_with_initialized_token()? {
+        if module.get_token_info(slot)?.serial_number().trim() == serial {
+            return Ok(module.open_rw_session(slot)?);
+        }
+    }
+    Err("the token is not there".into())
+}
+
+fn generate(session: &Session, kind: &str) -> Result<ObjectHandle, Trouble> {
+    let private = [
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Sign(true),
+    ];
+    let public =
+        |more: Vec<Attribute>| [vec![Attribute::Token(false), Attribute::Verify(true)], more].concat();
+    let (mechanism, public) = match kind {
+        "ed25519" => (
+            Mechanism::EccEdwardsKeyPairGen,
+            public(vec![Attribute::KeyType(KeyType::EC_EDWARDS), Attribute::EcParams(ED25519_OID.to_vec())]),
+        ),
+        "rsa-2048" => (
+            Mechanism::RsaPkcsKeyPairGen,
+            public(vec![Attribute::ModulusBits(2048.into()), Attribute::PublicExponent(vec![1, 0, 1])]),
+        ),
+        _ => (Mechanism::EccKeyPairGen, public(vec![Attribute::EcParams(P256_OID.to_vec())])),
+    };
+    Ok(session.generate_key_pair(&mechanism, &public, &private)?.1)
+}

@@ -1,0 +1,96 @@
+//! The benchmark: the whole gateway over mutual TLS against a bare loop on the same token, in one run.
+//! Who enters: `make bench`, with release builds beside this program.
+//! What leaves: a table for people and `target/bench/report.json` for programs. Ratios count; absolute figures depend on the machine.
+
+mod appliance;
+mod bare;
+mod figures;
+mod load;
+mod report;
+
+use std::time::Duration;
+
+use self::appliance::Appliance;
+use self::bare::Bare;
+use self::figures::Usage;
+use self::load::{Load, Protocol, Trouble};
+use self::report::{Report, Run};
+
+/// What is measured: the key's kind, its scheme, and the bare loop's mechanism.
+const KINDS: [(&str, &str); 3] =
+    [("p256", "ecdsa-sha256"), ("ed25519", "ed25519"), ("rsa-2048", "rsa-pkcs1-sha256")];
+const CONNECTIONS: [usize; 4] = [1, 8, 64, 256];
+
+fn main() -> Result<(), Trouble> {
+    let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4.0);
+    let only = std::env::var("BENCH_ONLY").ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let duration = Duration::from_secs_f64(seconds);
+    let mut report = Report::begin();
+    let appliance = Appliance::start()?;
+    report.start_ms = appliance.start_ms;
+    for (kind, scheme) in
+        KINDS.into_iter().filter(|(kind, _)| only.as_deref().is_none_or(|only| only == *kind))
+    {
+        appliance.create_key(kind)?;
+        let bare = Bare::new(&appliance.hsm, kind)?.run(duration)?;
+        println!("{kind}: bare token {bare:.0} signatures/s with {} threads", bare::threads());
+        for protocol in [Protocol::H1, Protocol::H2] {
+            for connections in CONNECTIONS {
+                let run = measure(&runtime, &appliance, kind, scheme, protocol, connections, duration, bare)?;
+                report.tell(&run);
+                report.runs.push(run);
+            }
+        }
+    }
+    report.idle_rss_mib = runtime.block_on(idle(&appliance, 1000))?;
+    println!("memory with 1000 idle connections: {:.0} MiB", report.idle_rss_mib);
+    report.write()
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the cell of a table: its row, column and what it is compared with"
+)]
+fn measure(
+    runtime: &tokio::runtime::Runtime,
+    appliance: &Appliance,
+    kind: &'static str,
+    scheme: &str,
+    protocol: Protocol,
+    connections: usize,
+    duration: Duration,
+    bare: f64,
+) -> Result<Run, Trouble> {
+    let load = Load {
+        identity: appliance.identity.clone(),
+        api_key: appliance.api_key.clone(),
+        path: format!("/v1/keys/bench-{kind}/sign"),
+        body: appliance::body(scheme),
+        protocol,
+        connections,
+        duration,
+    };
+    let before = Usage::of(appliance)?;
+    let outcome = runtime.block_on(load.run())?;
+    let used = Usage::of(appliance)?.since(&before);
+    if outcome.broken > 0 || !outcome.refused.is_empty() {
+        return Err(format!(
+            "not every request was signed: {} broken, {:?}",
+            outcome.broken, outcome.refused
+        )
+        .into());
+    }
+    Ok(Run::new(kind, protocol, connections, bare, &outcome, &used))
+}
+
+/// The daemon's memory while so many clients are connected and silent.
+async fn idle(appliance: &Appliance, connections: usize) -> Result<f64, Trouble> {
+    let mut open = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        open.push(load::connect(&appliance.identity, Protocol::H1).await?);
+    }
+    let usage = Usage::of(appliance)?;
+    drop(open);
+    Ok(usage.rss_mib)
+}

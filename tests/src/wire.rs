@@ -1,0 +1,290 @@
+//! HTTP as clients speak it: one question, one answer, over TLS or the local socket, in HTTP/1.1 or h2.
+//! Who enters: members and operators, with questions.
+//! What leaves: answers taken apart; or the error with which a connection ended, for a refusal may have no words.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::identity::Identity;
+
+/// Where an appliance listens. Clones follow it through restarts, for the port may be another each time.
+#[derive(Clone, Debug)]
+pub struct Door {
+    address: Arc<Mutex<SocketAddr>>,
+}
+
+/// How to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    H1,
+    /// HTTP/2.
+    H2,
+}
+
+/// A question.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    method: Method,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Option<Bytes>,
+}
+
+/// An answer, whole.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// An open connection.
+#[derive(Clone)]
+pub struct Connection {
+    sender: Sender,
+    credential: Option<String>,
+}
+
+#[derive(Clone)]
+enum Sender {
+    H1(Arc<tokio::sync::Mutex<http1::SendRequest<Full<Bytes>>>>),
+    H2(http2::SendRequest<Full<Bytes>>),
+}
+
+/// The name that the appliance's certificate carries.
+pub const SERVER_NAME: &str = "localhost";
+/// Longer than the longest patience of the daemon: whoever waits so long met a hang.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(75);
+
+/// A question that reads.
+pub fn get(path: impl Into<String>) -> Ask {
+    Ask { method: Method::GET, path: path.into(), headers: Vec::new(), body: None }
+}
+
+/// A question that changes something; `Value::Null` sends no body.
+pub fn post(path: impl Into<String>, body: Value) -> Ask {
+    let body = (!body.is_null()).then(|| Bytes::from(body.to_string()));
+    Ask { method: Method::POST, path: path.into(), headers: Vec::new(), body }
+}
+
+/// A question that takes something away.
+pub fn delete(path: impl Into<String>) -> Ask {
+    Ask { method: Method::DELETE, path: path.into(), headers: Vec::new(), body: None }
+}
+
+impl Ask {
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Any bytes as the body, JSON or not.
+    #[must_use]
+    pub fn raw(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
+    /// Shows an API key.
+    #[must_use]
+    pub fn bearer(self, secret: &str) -> Self {
+        self.header("authorization", &format!("Bearer {secret}"))
+    }
+
+    fn request(self, credential: Option<&str>, h2: bool) -> io::Result<Request<Full<Bytes>>> {
+        let uri = if h2 { format!("https://{SERVER_NAME}{}", self.path) } else { self.path };
+        let mut request = Request::builder().method(self.method).uri(uri);
+        if !h2 {
+            request = request.header(header::HOST, SERVER_NAME);
+        }
+        let has = |name: &str| self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        if let Some(secret) = credential.filter(|_| !has("authorization")) {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {secret}"));
+        }
+        if self.body.is_some() && !has("content-type") {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        request.body(Full::new(self.body.unwrap_or_default())).map_err(io::Error::other)
+    }
+}
+
+impl Answer {
+    /// The body as JSON; null if it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The stable code of a problem; empty in an answer that is none.
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The entry that tells of what was done.
+    pub fn entry(&self) -> Option<u64> {
+        self.header("chancery-entry").and_then(|text| text.parse().ok())
+    }
+
+    /// The request's id.
+    pub fn request_id(&self) -> String {
+        self.header("request-id").unwrap_or_default().to_owned()
+    }
+
+    /// Insists on a status.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text());
+        self
+    }
+
+    /// Insists on a problem: its status, its code, and that it says what to do.
+    #[track_caller]
+    pub fn refused(self, status: u16, code: &str) -> Self {
+        assert_eq!((self.status, self.code().as_str()), (status, code), "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let detail = self.json()["detail"].as_str().unwrap_or_default().to_owned();
+        assert!(!detail.is_empty(), "a refusal without advice: {}", self.text());
+        self
+    }
+}
+
+impl Door {
+    /// At an address.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address: Arc::new(Mutex::new(address)) }
+    }
+
+    /// Where it is now.
+    pub fn address(&self) -> SocketAddr {
+        *self.address.lock().expect("nobody panics holding an address")
+    }
+
+    /// It moved, in a restart.
+    pub fn moved(&self, address: SocketAddr) {
+        *self.address.lock().expect("nobody panics holding an address") = address;
+    }
+
+    /// As foreign programs want it.
+    pub fn url(&self) -> String {
+        format!("https://{SERVER_NAME}:{}", self.address().port())
+    }
+
+    /// A TLS stream, for those who speak HTTP badly on purpose.
+    pub async fn tls(&self, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address()).await?;
+        stream.set_nodelay(true)?;
+        let name = SERVER_NAME.try_into().map_err(io::Error::other)?;
+        TlsConnector::from(config).connect(name, stream).await
+    }
+
+    /// A connection that shows an identity and, with each request, an API key.
+    pub async fn connect(
+        &self,
+        identity: &Identity,
+        api_key: Option<&str>,
+        protocol: Protocol,
+    ) -> io::Result<Connection> {
+        let stream = self.tls(identity.client_config(protocol)).await?;
+        Connection::over(stream, protocol, api_key).await
+    }
+}
+
+impl Connection {
+    /// Over any stream.
+    pub async fn over<S>(stream: S, protocol: Protocol, api_key: Option<&str>) -> io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
+        // The connection's own end is told to whoever waits for an answer.
+        let sender = match protocol {
+            Protocol::H1 => {
+                let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+                tokio::spawn(connection);
+                Sender::H1(Arc::new(tokio::sync::Mutex::new(sender)))
+            }
+            Protocol::H2 => {
+                let (sender, connection) =
+                    http2::handshake(TokioExecutor::new(), io).await.map_err(io::Error::other)?;
+                tokio::spawn(connection);
+                Sender::H2(sender)
+            }
+        };
+        Ok(Self { sender, credential: api_key.map(str::to_owned) })
+    }
+
+    /// Over a local socket.
+    pub async fn local(socket: &Path) -> io::Result<Self> {
+        Self::over(UnixStream::connect(socket).await?, Protocol::H1, None).await
+    }
+
+    /// Asks, and waits for the whole answer.
+    ///
+    /// # Errors
+    /// The connection ended without one.
+    pub async fn send(&self, ask: Ask) -> io::Result<Answer> {
+        let credential = self.credential.as_deref();
+        let exchange = async {
+            let response = match &self.sender {
+                Sender::H1(sender) => {
+                    let mut sender = sender.lock().await;
+                    sender.ready().await.map_err(io::Error::other)?;
+                    sender.send_request(ask.request(credential, false)?).await
+                }
+                Sender::H2(sender) => {
+                    let mut sender = sender.clone();
+                    sender.ready().await.map_err(io::Error::other)?;
+                    sender.send_request(ask.request(credential, true)?).await
+                }
+            };
+            let (head, body) = response.map_err(io::Error::other)?.into_parts();
+            let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+            Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+        };
+        let answered = tokio::time::timeout(ANSWER_WAIT_MAX, exchange).await;
+        answered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer, not even a refusal"))?
+    }
+}
+
+impl Protocol {
+    /// Its name in the handshake.
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::H1 => b"http/1.1",
+            Self::H2 => b"h2",
+        }
+    }
+}
