@@ -113,6 +113,8 @@ pub trait Attest {
 pub enum Fault {
     /// Says no; the device is well.
     Refused(Refusal),
+    /// Its turn came after its deadline; it was not begun. Only the serving loop says so.
+    Expired,
     /// No key of this name.
     KeyMissing {
         /// The name looked up.

@@ -36,6 +36,8 @@ pub enum Greeting {
 pub struct Request {
     /// Names the call in its answer.
     pub number: u64,
+    /// From this moment on, by [`monotonic_ns`], the call must not begin any more.
+    pub deadline_ns: u64,
     /// What is to be done.
     pub call: Call,
 }
@@ -283,6 +285,13 @@ impl postcard::ser_flavors::Flavor for Tail<'_> {
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
     }
+}
+
+/// The monotonic clock, which all processes of one machine share.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// Both sides of this number are built from one commit; it rises when a word changes its meaning.

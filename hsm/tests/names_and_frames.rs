@@ -62,7 +62,11 @@ fn a_request() -> Request {
         fingerprint: Fingerprint([2; 32]),
         blob: vec![3; 9],
     };
-    Request { number: 7, call: Call::Sign { key, scheme: Scheme::ALL[7], input: vec![4; 48] } }
+    Request {
+        number: 7,
+        deadline_ns: 9,
+        call: Call::Sign { key, scheme: Scheme::ALL[7], input: vec![4; 48] },
+    }
 }
 
 #[test]
@@ -100,7 +104,7 @@ fn a_frame_that_claims_to_be_huge_is_refused_before_it_is_awaited() {
         key: hsm::HmacKeyRef { id: KeyId([0; 16]), check: Fingerprint([0; 32]), blob: Vec::new() },
         data: vec![0; FRAME_BYTES_MAX],
     };
-    assert!(push_frame(&mut batch, &Request { number: 1, call }).is_err());
+    assert!(push_frame(&mut batch, &Request { number: 1, deadline_ns: 9, call }).is_err());
     assert_eq!(batch, [1, 2, 3], "a refused frame leaves the batch as it was");
 }
 

@@ -78,6 +78,42 @@ async fn a_crowd_before_a_stopped_worker_is_answered_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_work_than_can_be_done_in_time_expires_and_costs_no_worker() {
+    let host = Host::new();
+    let token = Token::start(host.config()).await.unwrap();
+    let made = token.generate(fresh_id(), KeyKind::Rsa4096, "k", soon()).await.unwrap();
+    let crowd: Vec<_> = (0..300_u64)
+        .map(|number| {
+            let (token, key) = (token.clone(), made.key.clone());
+            tokio::spawn(async move {
+                let deadline = Instant::now() + Duration::from_millis(150 + number);
+                token.sign(&key, key.kind.schemes()[0], SignInput::Message(MESSAGE.to_vec()), deadline).await
+            })
+        })
+        .collect();
+    let (mut signed, mut expired, mut unseen) = (0, 0, 0);
+    for call in crowd {
+        match call.await.unwrap() {
+            Ok(_) => signed += 1,
+            Err(TokenError::Expired) => expired += 1,
+            Err(TokenError::OutcomeUnknown) => unseen += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        signed > 0 && expired > 0,
+        "{signed} signed, {expired} expired: too little or too much work for this test"
+    );
+    assert!(unseen <= signed, "{unseen} outcomes unknown beside {signed} signatures");
+    assert_eq!(
+        token.state(),
+        TokenState::Ready { generation: 1 },
+        "a healthy worker was killed for being busy"
+    );
+    token.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_at_any_moment_of_a_step_leaves_the_anchor_before_or_after_it() {
     let host = Host::new();
     let token =

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Fault, Lane, Rotate};
 use crate::config::TokenConfig;
 use crate::error::StartRefused;
-use crate::protocol::{Answer, Call, Garbled, Greeting, Hello, Reply, Request, Secret, VERSION, push_frame};
+use crate::protocol::{
+    Answer, Call, Garbled, Greeting, Hello, Reply, Request, Secret, VERSION, monotonic_ns, push_frame,
+};
+use crate::scheme::KeyKind;
 use line::{Inbox, Line, Outbox};
 
 pub use board::{Board, LANES_MAX};
@@ -132,15 +135,25 @@ fn feed(mut socket: &UnixStream, inbox: &mut Inbox, line: &Line) -> Ended {
 /// One thread, one session: takes the next call in line until there is none and will be none.
 fn run_lane(mut lane: Box<dyn Lane>, place: usize, board: &Board, line: &Line, outbox: &Outbox<'_>) {
     let mut last = Duration::ZERO;
+    let mut pace = Pace::default();
     while let Some((request, behind)) = line.next(|| outbox.flush()) {
         outbox.flush_if_due(last, behind);
         // If we stop before this mark, the daemon finds the call not begun and hands it to the next worker.
         if board.mark(place, request.number).is_err() {
             break;
         }
+        // Marked first, then looked at the clock: the daemon, which looks in the other order, then knows that a call not marked at its
+        // deadline never begins.
         let begun = Instant::now();
-        let result = perform(lane.as_mut(), request.call);
-        last = begun.elapsed();
+        let kind = kind_signed_with(&request.call);
+        let result = if pace.is_in_time(kind, request.deadline_ns) {
+            let result = perform(lane.as_mut(), request.call);
+            last = begun.elapsed();
+            pace.took(kind, last);
+            result
+        } else {
+            Err(Fault::Expired)
+        };
         let lost = matches!(result, Err(Fault::Lost { .. }));
         outbox.push(&Answer { number: request.number, result });
         if lost {
@@ -148,6 +161,38 @@ fn run_lane(mut lane: Box<dyn Lane>, place: usize, board: &Board, line: &Line, o
             outbox.hang_up();
             break;
         }
+    }
+}
+
+/// How long a signature by each kind of key took last, so that one is not begun that cannot end in time: begun, its outcome would be
+/// unknown; not begun, it may safely be sent again.
+#[derive(Default)]
+struct Pace([Duration; KeyKind::ALL.len()]);
+
+impl Pace {
+    fn is_in_time(&mut self, kind: Option<KeyKind>, deadline_ns: u64) -> bool {
+        let left = Duration::from_nanos(deadline_ns.saturating_sub(monotonic_ns()));
+        let Some(kind) = kind else { return !left.is_zero() };
+        let expected = &mut self.0[kind as usize];
+        let in_time = left > *expected;
+        if !in_time {
+            // One slow signature must not bar the next ones for ever.
+            *expected /= 2;
+        }
+        in_time
+    }
+
+    fn took(&mut self, kind: Option<KeyKind>, time: Duration) {
+        if let Some(kind) = kind {
+            self.0[kind as usize] = time;
+        }
+    }
+}
+
+const fn kind_signed_with(call: &Call) -> Option<KeyKind> {
+    match call {
+        Call::Sign { key, .. } => Some(key.kind),
+        _ => None,
     }
 }
 

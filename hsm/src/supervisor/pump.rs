@@ -16,7 +16,8 @@ use super::queue::Queue;
 use super::{Order, Supervisor, retry_after};
 use crate::backend::Fault;
 use crate::error::TokenError;
-use crate::protocol::{Answer, Garbled, Greeting, Hello, next_frame, push_frame};
+use crate::protocol::{Answer, Garbled, Greeting, Hello, monotonic_ns, next_frame, push_frame};
+use crate::serve::Board;
 
 /// Why a worker is no longer spoken to.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +28,8 @@ pub(super) enum Broken {
     Socket(#[from] io::Error),
     #[error("its worker does not keep to the protocol: {0}")]
     Garbled(#[from] Garbled),
-    #[error("a call passed its deadline")]
-    Overdue,
+    #[error("a call passed its deadline and does not end")]
+    Stuck,
     #[error("the device failed: {0}")]
     Device(String),
     #[error("it was closed")]
@@ -40,14 +41,14 @@ impl Supervisor {
     /// or back in line.
     pub(super) async fn pump(&mut self, mut line: Line, life: Life) -> Broken {
         self.queue.begin_generation();
-        let broken = match self.carry(&mut line).await {
+        let board = life.board();
+        let broken = match self.carry(&mut line, &board).await {
             Ok(()) => {
                 line.part(&life).await;
                 Broken::Closed
             }
             Err(broken) => broken,
         };
-        let board = life.board();
         // The board is read only after the worker's death: alive, it could begin another call after we looked.
         let begun = if self.nursery.bury(life).await { board.highest() } else { u64::MAX };
         self.queue.worker_died(begun, retry_after(&self.limits));
@@ -55,7 +56,7 @@ impl Supervisor {
     }
 
     /// `Ok` when the token is to close and the last call in hand is answered.
-    async fn carry(&mut self, line: &mut Line) -> Result<(), Broken> {
+    async fn carry(&mut self, line: &mut Line, board: &Board) -> Result<(), Broken> {
         let mut orders = Vec::with_capacity(ORDERS_AT_ONCE);
         let mut timer = Box::pin(tokio::time::sleep_until(self.queue.next_deadline().into()));
         let mut open = true;
@@ -77,8 +78,8 @@ impl Supervisor {
                 () = &mut timer => {
                     let now = Instant::now();
                     self.queue.expire(now);
-                    if self.queue.is_overdue(now) {
-                        return Err(Broken::Overdue);
+                    if self.queue.is_stuck(now, board, retry_after(&self.limits)) {
+                        return Err(Broken::Stuck);
                     }
                     timer.as_mut().reset(self.queue.next_deadline().into());
                 }
@@ -156,10 +157,13 @@ impl Line {
 
     /// Fills one batch from the line and writes it at once.
     fn hand_over(&mut self, queue: &mut Queue, in_hand_max: usize) -> Result<(), Broken> {
-        let now = Instant::now();
+        // The clock of the wire is read first, so that no deadline comes out later there than here.
+        let (now_ns, now) = (monotonic_ns(), Instant::now());
         while queue.in_hand() < in_hand_max && self.outgoing.len() < BATCH_BYTES_MAX {
             let Some((number, call)) = queue.hand_over(now) else { break };
-            if let Err(garbled) = push_frame(&mut self.outgoing, &RequestRef { number, call }) {
+            let left = u64::try_from(call.deadline.duration_since(now).as_nanos()).unwrap_or(u64::MAX);
+            let request = RequestRef { number, deadline_ns: now_ns.saturating_add(left), call: &call.call };
+            if let Err(garbled) = push_frame(&mut self.outgoing, &request) {
                 tracing::warn!(why = %garbled, "a call is too long for the worker");
                 let why = "it is longer than the worker takes".to_owned();
                 queue.answer(number, Err(TokenError::Refused(crate::Refusal::BadInput(why))));
@@ -247,6 +251,7 @@ impl Line {
 #[derive(serde::Serialize)]
 struct RequestRef<'a> {
     number: u64,
+    deadline_ns: u64,
     call: &'a crate::protocol::Call,
 }
 
@@ -254,6 +259,7 @@ struct RequestRef<'a> {
 fn outward(fault: Fault) -> TokenError {
     match fault {
         Fault::Refused(refusal) => TokenError::Refused(refusal),
+        Fault::Expired => TokenError::Expired,
         Fault::KeyMissing { id } => TokenError::KeyMissing { id },
         Fault::WrongKey { id, expected, found } => TokenError::WrongKey { id, expected, found },
         Fault::Unsupported { what } => TokenError::Unsupported { what },
