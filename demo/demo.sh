@@ -30,7 +30,7 @@ call() {
   curl --silent --show-error --fail-with-body --cacert ca.pem --cert build-server.pem --key build-server.key \
     -H "Authorization: Bearer $secret" "$@"
 }
-sign() { call -H 'Content-Type: application/json' -d "$2" "$CHANCERY_URL/v1/keys/$1/sign"; }
+sign() { printf '%s' "$2" | call -H 'Content-Type: application/json' --data-binary @- "$CHANCERY_URL/v1/keys/$1/sign"; }
 sign release-p256 "{\"scheme\":\"ecdsa-sha256\",\"digest\":\"$digest\",\"context\":\"firmware 1.0\"}" >p256.json
 sign release-rsa-2048 "{\"scheme\":\"rsa-pss-sha256\",\"digest\":\"$digest\"}" >rsa.json
 sign release-ed25519 "{\"scheme\":\"ed25519\",\"message\":\"$(base64 -w0 firmware.bin)\"}" >ed25519.json

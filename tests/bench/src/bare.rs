@@ -2,7 +2,6 @@
 //! Who enters: the benchmark, with a kind of key.
 //! What leaves: signatures a second, the figure everything else is compared with.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,14 +15,12 @@ use simulators::SoftHsm;
 
 use crate::load::Trouble;
 
-/// A key of its own in the token that the gateway uses too.
-pub(crate) struct Bare {
+/// The token that the gateway uses too, opened by this process for itself.
+pub(crate) struct BareToken {
     module: Pkcs11,
     serial: String,
-    pin: AuthPin,
-    kind: &'static str,
-    key: ObjectHandle,
-    _login: Session,
+    /// Logs in for the whole process.
+    login: Session,
 }
 
 const P256_OID: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -38,31 +35,29 @@ pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-impl Bare {
-    pub(crate) fn new(hsm: &SoftHsm, kind: &'static str) -> Result<Self, Trouble> {
-        let pin = AuthPin::new(std::fs::read_to_string(hsm.pin_file())?.trim().to_owned().into());
-        let (module, serial) = (loaded(hsm)?, hsm.serial().to_owned());
-        let login = session(&module, &serial)?;
-        match login.login(UserType::User, Some(&pin)) {
-            Ok(())
-            | Err(cryptoki::error::Error::Pkcs11(cryptoki::error::RvError::UserAlreadyLoggedIn, _)) => {}
-            Err(why) => return Err(why.into()),
-        }
-        let key = generate(&login, kind)?;
-        Ok(Self { module, serial, pin, kind, key, _login: login })
+impl BareToken {
+    pub(crate) fn open(hsm: &SoftHsm) -> Result<Self, Trouble> {
+        let module = Pkcs11::new(hsm.module())?;
+        module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
+        let login = session(&module, hsm.serial())?;
+        let pin = std::fs::read_to_string(hsm.pin_file())?;
+        login.login(UserType::User, Some(&AuthPin::new(pin.trim().to_owned().into())))?;
+        Ok(Self { module, serial: hsm.serial().to_owned(), login })
     }
 
-    /// Signs as fast as it goes.
-    pub(crate) fn run(&self, duration: Duration) -> Result<f64, Trouble> {
-        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let _ = &self.pin;
+    /// Signs as fast as it goes, and says how fast that was.
+    pub(crate) fn rate(&self, kind: &'static str, duration: Duration) -> Result<f64, Trouble> {
+        let key = generate(&self.login, kind)?;
+        let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+        let mut sessions = Vec::new();
+        for _ in 0..threads() {
+            sessions.push(session(&self.module, &self.serial)?);
+        }
         let begun = Instant::now();
         std::thread::scope(|scope| {
-            let mut going = Vec::new();
-            for _ in 0..threads() {
-                let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
-                going.push(scope.spawn(move || self.sign_until(&stop, &count)));
-            }
+            let (stop_at, counted) = (&stop, &count);
+            let start = |session| scope.spawn(move || sign_until(session, kind, key, stop_at, counted));
+            let going: Vec<_> = sessions.into_iter().map(start).collect();
             std::thread::sleep(duration);
             stop.store(true, Ordering::Relaxed);
             going.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
@@ -71,32 +66,26 @@ impl Bare {
         let signed = count.load(Ordering::Relaxed) as f64;
         Ok(signed / begun.elapsed().as_secs_f64())
     }
-
-    fn sign_until(&self, stop: &AtomicBool, count: &AtomicU64) -> Result<(), Trouble> {
-        let session = session(&self.module, &self.serial)?;
-        let digest: Vec<u8> = (0..32).collect();
-        let (mechanism, input) = match self.kind {
-            "ed25519" => (Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure)), digest),
-            "rsa-2048" => (Mechanism::RsaPkcs, [&SHA256_INFO[..], &digest].concat()),
-            _ => (Mechanism::Ecdsa, digest),
-        };
-        while !stop.load(Ordering::Relaxed) {
-            session.sign(&mechanism, self.key, &input)?;
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
 }
 
-/// The module reads its configuration from the environment, once in a process.
-fn loaded(hsm: &SoftHsm) -> Result<Pkcs11, Trouble> {
-    static MODULE: std::sync::OnceLock<Pkcs11> = std::sync::OnceLock::new();
-    if let Some(module) = MODULE.get() {
-        return Ok(module.clone());
+fn sign_until(
+    session: Session,
+    kind: &str,
+    key: ObjectHandle,
+    stop: &AtomicBool,
+    count: &AtomicU64,
+) -> Result<(), Trouble> {
+    let digest: Vec<u8> = (0..32).collect();
+    let (mechanism, input) = match kind {
+        "ed25519" => (Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure)), digest),
+        "rsa-2048" => (Mechanism::RsaPkcs, [&SHA256_INFO[..], &digest].concat()),
+        _ => (Mechanism::Ecdsa, digest),
+    };
+    while !stop.load(Ordering::Relaxed) {
+        session.sign(&mechanism, key, &input)?;
+        count.fetch_add(1, Ordering::Relaxed);
     }
-    let module = Pkcs11::new(hsm.module())?;
-    module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
-    Ok(MODULE.get_or_init(|| module).clone())
+    Ok(())
 }
 
 fn session(module: &Pkcs11, serial: &str) -> Result<Session, Trouble> {

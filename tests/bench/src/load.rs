@@ -1,300 +1,197 @@
-//! A load: many connections that ask for signatures as fast as they are answered, and keep a journal of their own.
-//! Who enters: tests and benchmarks, with where, who, which key, how many and how long.
-//! What leaves: a tally of every signature handed out, every refusal by code, and how long each answer took.
+//! The load of the benchmark: lean on purpose, as the clients share the processors with what they measure.
+//! Who enters: an address, an identity, one ready-made body.
+//! What leaves: how many were signed and how long each took; the answers' bodies are not looked into.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
-use sha2::{Digest, Sha256, Sha384, Sha512};
-use tokio::task::{JoinHandle, JoinSet};
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
-use crate::identity::Identity;
-use crate::people::Member;
-use crate::wire::{Answer, Ask, Connection, Door, Protocol, post};
+/// Any of the many things that can go wrong with a benchmark.
+pub(crate) type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
-/// When a load ends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
-    /// After so long.
-    Over(Duration),
-    /// After so many requests.
-    Sent(u64),
-    /// When it is told to.
-    Told,
+/// What a client needs to connect: PEM texts and the address.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) ca: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+    pub(crate) address: std::net::SocketAddr,
 }
 
-/// A load to be put on an appliance.
+/// HTTP/1.1 with keep-alive, or h2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    H1,
+    H2,
+}
+
+/// What to send, over how many connections, for how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
-    /// Where.
-    pub(crate) door: Door,
-    /// Shown in the handshake.
     pub(crate) identity: Identity,
-    /// Shown with each request.
-    pub(crate) secret: String,
-    /// The key's id or name.
-    pub(crate) key: String,
-    /// The scheme.
-    pub(crate) scheme: String,
-    /// Connections, each with its own handshake.
-    pub(crate) connections: usize,
-    /// Requests under way at once on each connection; more than one needs h2.
-    pub(crate) streams: usize,
-    /// How to speak.
+    pub(crate) api_key: String,
+    pub(crate) path: String,
+    pub(crate) body: String,
     pub(crate) protocol: Protocol,
-    /// When to end.
-    pub(crate) until: Until,
-    /// How often a request is sent again that got no signature.
-    pub(crate) retries: u32,
-    /// More headers.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) connections: usize,
+    pub(crate) duration: Duration,
 }
 
-/// A signature as it was handed out.
-#[derive(Clone, Debug)]
-pub(crate) struct Signed {
-    /// The request's id.
-    pub(crate) request: String,
-    /// What was signed, as the ledger names it.
-    pub(crate) digest: String,
-    /// The entry that authorised it.
-    pub(crate) entry: u64,
-    /// The key's use counter.
-    pub(crate) use_number: u64,
-}
-
-/// What came of a load.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tally {
-    /// Every signature handed out.
-    pub(crate) signed: Vec<Signed>,
-    /// Refusals and broken connections, by code, retries included.
-    pub(crate) refused: BTreeMap<String, u64>,
-    /// Requests that got no signature, with all their retries.
-    pub(crate) failed: u64,
-    /// How long each signature took.
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The time each signature took, sorted.
     pub(crate) latencies: Vec<Duration>,
-    /// 503 answers that did not say when to come back.
-    pub(crate) without_retry_after: u64,
-    /// How long all of it took.
-    pub(crate) took: Duration,
+    /// Answers other than 200, by status.
+    pub(crate) refused: BTreeMap<u16, u64>,
+    /// Requests that got no answer.
+    pub(crate) broken: u64,
+    /// From the first request to the last answer.
+    pub(crate) elapsed: Duration,
 }
 
-/// A load under way.
-pub(crate) struct Running {
-    state: Arc<Progress>,
-    task: JoinHandle<Tally>,
+/// A connection that sends one request after the other.
+pub(crate) enum Sender {
+    H1(http1::SendRequest<Full<Bytes>>),
+    H2(http2::SendRequest<Full<Bytes>>),
 }
 
-#[derive(Default)]
-struct Progress {
-    stop: AtomicBool,
-    sent: AtomicU64,
-    signed: AtomicU64,
+impl Outcome {
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    pub(crate) fn per_second(&self) -> f64 {
+        self.latencies.len() as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// The latency that so many in a hundred stayed below.
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
+        let at = self.latencies.len().saturating_sub(1) * percent / 100;
+        self.latencies.get(at).copied().unwrap_or_default()
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.latencies.extend(other.latencies);
+        self.broken += other.broken;
+        for (status, count) in other.refused {
+            *self.refused.entry(status).or_default() += count;
+        }
+    }
 }
 
-/// Before a request is sent again; a client in a hurry, but not a spinning one.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
+impl Sender {
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<u16, hyper::Error> {
+        let response = match self {
+            Self::H1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Self::H2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+        };
+        let status = response.status().as_u16();
+        response.into_body().collect().await?;
+        Ok(status)
+    }
+}
+
+fn tls(identity: &Identity, protocol: Protocol) -> Result<TlsConnector, Trouble> {
+    let mut roots = rustls::RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(identity.ca.as_bytes()) {
+        roots.add(ca?)?;
+    }
+    let chain =
+        CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
+    config.alpn_protocols =
+        vec![if protocol == Protocol::H1 { b"http/1.1".to_vec() } else { b"h2".to_vec() }];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Opens one connection.
+pub(crate) async fn connect(identity: &Identity, protocol: Protocol) -> Result<Sender, Trouble> {
+    let stream = TcpStream::connect(identity.address).await?;
+    stream.set_nodelay(true)?;
+    let io =
+        TokioIo::new(tls(identity, protocol)?.connect(ServerName::try_from("localhost")?, stream).await?);
+    Ok(match protocol {
+        Protocol::H1 => {
+            let (sender, connection) = http1::handshake(io).await?;
+            tokio::spawn(connection);
+            Sender::H1(sender)
+        }
+        Protocol::H2 => {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            Sender::H2(sender)
+        }
+    })
+}
 
 impl Load {
-    /// A member's load on one of its keys, until it is told to end.
-    pub(crate) fn of(member: &Member, door: &Door, key: &str) -> Self {
-        Self {
-            door: door.clone(),
-            identity: member.identity.clone(),
-            secret: member.secret.clone(),
-            key: key.to_owned(),
-            scheme: "ecdsa-sha256".to_owned(),
-            connections: 4,
-            streams: 1,
-            protocol: Protocol::H1,
-            until: Until::Told,
-            retries: 0,
-            headers: Vec::new(),
+    /// Runs the load: every connection sends, waits for the answer, and sends again.
+    pub(crate) async fn run(&self) -> Result<Outcome, Trouble> {
+        let mut senders = Vec::with_capacity(self.connections);
+        for _ in 0..self.connections {
+            senders.push(connect(&self.identity, self.protocol).await?);
         }
-    }
-
-    /// Starts it.
-    pub(crate) fn start(self) -> Running {
-        let state = Arc::new(Progress::default());
-        let task = tokio::spawn(self.run(Arc::clone(&state)));
-        Running { state, task }
-    }
-
-    /// Runs it to its end.
-    pub(crate) async fn finish(self) -> Tally {
-        self.start().finish().await
-    }
-
-    async fn run(self, state: Arc<Progress>) -> Tally {
+        let load = Arc::new(self.clone());
         let begun = Instant::now();
-        let load = Arc::new(self);
-        let mut lanes = JoinSet::new();
-        for _ in 0..load.connections {
-            let wire = Wire { load: Arc::clone(&load), connection: Arc::default() };
-            for _ in 0..load.streams {
-                lanes.spawn(lane(Arc::clone(&load), wire.clone(), Arc::clone(&state), begun));
-            }
+        let mut going = JoinSet::new();
+        for sender in senders {
+            going.spawn(Arc::clone(&load).drive(sender, begun + self.duration));
         }
-        let mut tally = Tally::default();
-        while let Some(lane) = lanes.join_next().await {
-            tally.add(lane.expect("a lane of the load"));
+        let mut whole = Outcome::default();
+        while let Some(part) = going.join_next().await {
+            whole.merge(part?);
         }
-        tally.took = begun.elapsed();
-        tally
+        whole.elapsed = begun.elapsed();
+        whole.latencies.sort_unstable();
+        Ok(whole)
     }
 
-    fn is_over(&self, state: &Progress, begun: Instant) -> bool {
-        let sent = state.sent.fetch_add(1, Ordering::Relaxed);
-        state.stop.load(Ordering::Relaxed)
-            || match self.until {
-                Until::Over(length) => begun.elapsed() >= length,
-                Until::Sent(count) => sent >= count,
-                Until::Told => false,
-            }
-    }
-
-    /// A question that nobody asked before, and what the ledger will call its content.
-    fn order(&self, number: u64) -> (Ask, String) {
-        let message = format!("{} {number} {:?}", self.key, Instant::now());
-        let digest = match self.scheme.rsplit('-').next() {
-            Some("sha384") => Sha384::digest(&message).to_vec(),
-            Some("sha512") => Sha512::digest(&message).to_vec(),
-            _ => Sha256::digest(&message).to_vec(),
-        };
-        let body = match self.scheme.as_str() {
-            "ed25519" => json!({ "scheme": self.scheme, "message": STANDARD.encode(&message) }),
-            _ => json!({ "scheme": self.scheme, "digest": STANDARD.encode(&digest) }),
-        };
-        let ask = post(format!("/v1/keys/{}/sign", self.key), body);
-        let ask = self.headers.iter().fold(ask, |ask, (name, value)| ask.header(name, value));
-        (ask, hex::encode(digest))
-    }
-}
-
-impl Running {
-    /// Signatures handed out so far.
-    pub(crate) fn signed(&self) -> u64 {
-        self.state.signed.load(Ordering::Relaxed)
-    }
-
-    /// Tells it to end, and gives the tally.
-    pub(crate) async fn stop(self) -> Tally {
-        self.state.stop.store(true, Ordering::Relaxed);
-        self.finish().await
-    }
-
-    /// Waits for its end.
-    pub(crate) async fn finish(self) -> Tally {
-        self.task.await.expect("the load")
-    }
-}
-
-impl Tally {
-    /// Signatures per second.
-    pub(crate) fn rate(&self) -> f64 {
-        self.signed.len() as f64 / self.took.as_secs_f64().max(f64::EPSILON)
-    }
-
-    /// The latency that so many per cent of the signatures kept.
-    pub(crate) fn percentile(&self, per_cent: f64) -> Duration {
-        let mut sorted = self.latencies.clone();
-        sorted.sort_unstable();
-        let at = (sorted.len() as f64 * per_cent / 100.0).ceil() as usize;
-        sorted.get(at.saturating_sub(1)).copied().unwrap_or_default()
-    }
-
-    fn add(&mut self, other: Self) {
-        self.signed.extend(other.signed);
-        self.latencies.extend(other.latencies);
-        self.failed += other.failed;
-        self.without_retry_after += other.without_retry_after;
-        for (code, count) in other.refused {
-            *self.refused.entry(code).or_default() += count;
-        }
-    }
-
-    fn refuse(&mut self, code: &str) {
-        *self.refused.entry(code.to_owned()).or_default() += 1;
-    }
-}
-
-/// A connection that is opened again when it broke, shared by its streams.
-#[derive(Clone)]
-struct Wire {
-    load: Arc<Load>,
-    connection: Arc<tokio::sync::Mutex<Option<Connection>>>,
-}
-
-impl Wire {
-    async fn send(&self, ask: Ask) -> std::io::Result<Answer> {
-        let connection = {
-            let mut held = self.connection.lock().await;
-            match held.as_ref() {
-                Some(connection) => connection.clone(),
-                None => {
-                    let Load { door, identity, secret, protocol, .. } = &*self.load;
-                    held.insert(door.connect(identity, Some(secret), *protocol).await?).clone()
+    async fn drive(self: Arc<Self>, mut sender: Sender, end: Instant) -> Outcome {
+        let mut outcome = Outcome::default();
+        while Instant::now() < end {
+            let Ok(request) = self.request() else { return outcome };
+            let begun = Instant::now();
+            match sender.send(request).await {
+                Ok(200) => outcome.latencies.push(begun.elapsed()),
+                Ok(status) => *outcome.refused.entry(status).or_default() += 1,
+                Err(_) => {
+                    outcome.broken += 1;
+                    return outcome;
                 }
             }
+        }
+        outcome
+    }
+
+    fn request(&self) -> http::Result<Request<Full<Bytes>>> {
+        let uri = match self.protocol {
+            Protocol::H1 => self.path.clone(),
+            Protocol::H2 => format!("https://localhost{}", self.path),
         };
-        let answer = connection.send(ask).await;
-        if answer.is_err() {
-            *self.connection.lock().await = None;
-        }
-        answer
+        Request::post(uri)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.api_key))
+            .body(Full::from(self.body.clone()))
     }
-}
-
-async fn lane(load: Arc<Load>, wire: Wire, state: Arc<Progress>, begun: Instant) -> Tally {
-    let mut tally = Tally::default();
-    while !load.is_over(&state, begun) {
-        let (ask, digest) = load.order(state.sent.load(Ordering::Relaxed));
-        let started = Instant::now();
-        let mut answered = one(&wire, ask.clone(), &digest, &mut tally).await;
-        for _ in 0..load.retries {
-            if answered.is_some() {
-                break;
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-            answered = one(&wire, ask.clone(), &digest, &mut tally).await;
-        }
-        match answered {
-            Some(signed) => {
-                tally.latencies.push(started.elapsed());
-                tally.signed.push(signed);
-                state.signed.fetch_add(1, Ordering::Relaxed);
-            }
-            None => {
-                tally.failed += 1;
-                // Whoever was turned away comes back later; without this a refused load is a spinning one.
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-    }
-    tally
-}
-
-async fn one(wire: &Wire, ask: Ask, digest: &str, tally: &mut Tally) -> Option<Signed> {
-    let answer = match wire.send(ask).await {
-        Ok(answer) => answer,
-        Err(why) => {
-            tally.refuse(if why.kind() == std::io::ErrorKind::TimedOut { "no_answer" } else { "broken" });
-            return None;
-        }
-    };
-    if answer.status != 200 {
-        tally.refuse(&answer.code());
-        tally.without_retry_after +=
-            u64::from(answer.status == 503 && answer.header("retry-after").is_none());
-        return None;
-    }
-    let (body, request) = (answer.json(), answer.request_id());
-    let (entry, use_number) = (body["entry"].as_u64()?, body["use"].as_u64()?);
-    Some(Signed { request, digest: digest.to_owned(), entry, use_number })
 }

@@ -11,7 +11,7 @@ mod report;
 use std::time::Duration;
 
 use self::appliance::Appliance;
-use self::bare::Bare;
+use self::bare::BareToken;
 use self::figures::Usage;
 use self::load::{Load, Protocol, Trouble};
 use self::report::{Report, Run};
@@ -29,11 +29,12 @@ fn main() -> Result<(), Trouble> {
     let mut report = Report::begin();
     let appliance = Appliance::start()?;
     report.start_ms = appliance.start_ms;
+    let token = BareToken::open(&appliance.hsm)?;
     for (kind, scheme) in
         KINDS.into_iter().filter(|(kind, _)| only.as_deref().is_none_or(|only| only == *kind))
     {
         appliance.create_key(kind)?;
-        let bare = Bare::new(&appliance.hsm, kind)?.run(duration)?;
+        let bare = token.rate(kind, duration)?;
         println!("{kind}: bare token {bare:.0} signatures/s with {} threads", bare::threads());
         for protocol in [Protocol::H1, Protocol::H2] {
             for connections in CONNECTIONS {

@@ -46,7 +46,7 @@ impl Run {
     ) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let signed = (outcome.latencies.len() as f64).max(1.0);
-        let millis = |percent| outcome.percentile(percent).as_secs_f64() * 1000.0;
+        let millis = |percent: usize| outcome.percentile(percent).as_secs_f64() * 1000.0;
         Self {
             key,
             protocol: if protocol == Protocol::H1 { "h1" } else { "h2" },
@@ -54,8 +54,8 @@ impl Run {
             bare_per_s: bare,
             gateway_per_s: outcome.per_second(),
             ratio: outcome.per_second() / bare,
-            p50_ms: millis(50.0),
-            p99_ms: millis(99.0),
+            p50_ms: millis(50),
+            p99_ms: millis(99),
             fsyncs_per_signature: used.syncs / signed,
             cpu_us_per_signature: (used.daemon_cpu_us + used.worker_cpu_us) / signed,
             daemon_cpu_us: used.daemon_cpu_us / signed,
