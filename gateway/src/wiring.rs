@@ -311,7 +311,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         audit: &audit,
         status: &status,
     };
-    let gate = |routes| gate(config, routes, &roster, &register, &metrics, &ground.dice);
+    let gate = |routes| gate(config, routes, &roster, &register, &metrics, &ground);
     let (api, local) = (gate(rooms.routes())?, gate(rooms.routes())?);
     let seal = facts.log.note_key(&config.ledger.origin, &tokens.keys)?.1;
     let probes = Probes {
@@ -365,13 +365,14 @@ fn gate(
     roster: &Roster,
     register: &Register,
     metrics: &Metrics,
-    dice: &Dice,
+    ground: &Ground,
 ) -> Result<Arc<Gate>, Claimed> {
     Ok(Arc::new(Gate::new(GateParts {
         tree: RouteTree::new(routes)?,
         directory: Arc::new(roster.clone()),
         register: register.clone(),
-        dice: dice.clone(),
+        dice: ground.dice.clone(),
+        clock: Arc::clone(&ground.clock),
         metrics: metrics.clone(),
         workspace_quota: config.rates.workspace,
         address_quota: config.rates.address,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use audit::Clock;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
@@ -26,6 +27,7 @@ use crate::limits::{
     RATE_KEYS_MAX, REQUEST_WAIT_DEFAULT, REQUEST_WAIT_MAX, TARGET_BYTES_MAX, USER_AGENT_BYTES_MAX,
 };
 use crate::metrics::Metrics;
+use crate::moment::Moment;
 
 /// What the gate needs to know to let requests through.
 pub struct GateParts {
@@ -37,6 +39,8 @@ pub struct GateParts {
     pub register: Register,
     /// Where ids come from.
     pub dice: Dice,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
     /// Counters and clocks.
     pub metrics: Metrics,
     /// Requests a workspace may send.
@@ -68,14 +72,15 @@ impl Gate {
     /// Answers one request.
     pub async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> HttpResponse {
         let begun = Instant::now();
-        let followed = follow(request.headers(), &self.parts.dice);
+        let now = Moment::now(self.parts.clock.as_ref());
+        let followed = follow(request.headers(), now, &self.parts.dice);
         let span = tracing::info_span!("request", request_id = %followed.request, trace_id = %followed.trace.trace_id());
         let (response, pattern) =
             self.answer_followed(peer, request, &followed, begun).instrument(span.clone()).await;
         let took = begun.elapsed();
         let status = response.status().as_u16();
         self.parts.metrics.answered(pattern, status, took);
-        span.in_scope(|| tracing::info!(route = pattern, status, took_us = took.as_micros(), "answered"));
+        span.in_scope(|| log_answer(pattern, status, took));
         response
     }
 
@@ -165,6 +170,15 @@ impl Gate {
             _ => return Ok(None),
         };
         self.workspaces.take(workspace, now).map(Some).map_err(rate_limited)
+    }
+}
+
+/// What went well stands on the ledger or changed nothing; the log is for what did not.
+fn log_answer(route: &str, status: u16, took: Duration) {
+    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    match status {
+        ..400 => tracing::debug!(route, status, took_us, "answered"),
+        _ => tracing::info!(route, status, took_us, "refused"),
     }
 }
 

@@ -8,6 +8,7 @@ use http::HeaderMap;
 
 use crate::dice::Dice;
 use crate::ids::RequestId;
+use crate::moment::Moment;
 
 /// The position of this request in a trace that may have begun elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ fn is_lower_hex(text: &str) -> bool {
 }
 
 /// Takes up the caller's trace, or begins one, and names the request.
-pub fn follow(headers: &HeaderMap, dice: &Dice) -> Followed {
+pub fn follow(headers: &HeaderMap, now: Moment, dice: &Dice) -> Followed {
     let mut parents = headers.get_all("traceparent").iter();
     let came = match (parents.next(), parents.next()) {
         (Some(only), None) => only.to_str().ok().and_then(TraceContext::parse),
@@ -89,7 +90,7 @@ pub fn follow(headers: &HeaderMap, dice: &Dice) -> Followed {
     let state = came.as_ref().and_then(|_| headers.get("tracestate")?.to_str().ok());
     let state = state.filter(|text| text.len() <= TRACE_STATE_BYTES_MAX).map(str::to_owned);
     let trace = came.unwrap_or_else(|| TraceContext::new(dice)).next_span(dice);
-    Followed { request: RequestId::new(dice), trace, state }
+    Followed { request: RequestId::at(now, dice), trace, state }
 }
 
 #[cfg(test)]
