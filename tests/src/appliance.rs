@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 
 use crate::daemon::Daemon;
+use crate::disk::SmallDisk;
 use crate::people::{Member, Operator, SCOPES};
 use crate::plan::{self, Hardware, Plan};
 use crate::programs::{program, succeeds};
@@ -22,15 +23,18 @@ use crate::wire::Door;
 
 /// A simulated appliance.
 pub struct Appliance {
-    directory: TempDir,
-    config: Table,
-    environment: Vec<(String, String)>,
-    door: Door,
+    // In the order in which they have to go: the daemon before its disk, everything before the directory.
     daemon: Option<Daemon>,
     /// The software HSM.
     pub hsm: Option<SoftHsm>,
     /// The software TPM.
     pub tpm: Option<Swtpm>,
+    /// The small disk, if the plan asked for one.
+    pub disk: Option<SmallDisk>,
+    config: Table,
+    environment: Vec<(String, String)>,
+    door: Door,
+    directory: TempDir,
 }
 
 /// The name of every test's log.
@@ -53,11 +57,12 @@ impl Appliance {
     pub(crate) fn init(plan: Plan) -> Self {
         let directory = tempfile::Builder::new().prefix("promise-").tempdir().expect("a temporary directory");
         let home = directory.path();
+        let disk = plan.disk.map(|(part, bytes)| SmallDisk::mount(&home.join(part), bytes));
         let hsm = (plan.hardware != Hardware::Tpm)
             .then(|| SoftHsm::create(home.join("hsm"), "promises").unwrap_or_else(|why| panic!("{why}")));
         let tpm = (plan.hardware != Hardware::Token)
             .then(|| Swtpm::start(home.join("tpm")).unwrap_or_else(|why| panic!("{why}")));
-        let state = plan.state.clone().unwrap_or_else(|| home.join("state"));
+        let state = home.join("state");
         private_directory(&state);
         let mut config = config(home, &state, hsm.as_ref(), tpm.as_ref());
         for (key, value) in plan.settings {
@@ -65,7 +70,7 @@ impl Appliance {
         }
         let door = Door::at(([127, 0, 0, 1], 9).into());
         let environment = plan.environment;
-        let house = Self { directory, config, environment, door, daemon: None, hsm, tpm };
+        let house = Self { daemon: None, hsm, tpm, disk, config, environment, door, directory };
         house.write_config();
         succeeds(&mut house.command(&["init"]));
         house
@@ -159,7 +164,8 @@ impl Appliance {
         self.try_serve_under(&[]).await
     }
 
-    async fn try_serve_under(&mut self, prefix: &[OsString]) -> Result<(), ExitStatus> {
+    /// Serves under another program, or says how the attempt ended.
+    pub async fn try_serve_under(&mut self, prefix: &[OsString]) -> Result<(), ExitStatus> {
         assert!(self.daemon.is_none(), "stop it before starting it again");
         let own = program("chancery").into_os_string();
         let line: Vec<&OsString> = prefix.iter().chain([&own]).collect();
@@ -219,7 +225,8 @@ impl Appliance {
 
 fn private_directory(path: &Path) {
     std::fs::create_dir_all(path).expect("create the state directory");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).expect("close the state directory");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+        .expect("close the state directory");
 }
 
 fn config(home: &Path, state: &Path, hsm: Option<&SoftHsm>, tpm: Option<&Swtpm>) -> Table {

@@ -32,11 +32,13 @@ impl Daemon {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log's file");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|why| panic!("{command:?} did not start: {why}"));
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("a process id");
+        let pid =
+            child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("a process id");
         let mut lines = BufReader::new(child.stdout.take().expect("its standard output")).lines();
         let line = within("the daemon's first line", START_MAX, lines.next_line()).await.expect("its output");
         let address = line.map(|line| {
-            let address = line.strip_prefix("serving on https://").unwrap_or_else(|| panic!("it said: {line}"));
+            let address =
+                line.strip_prefix("serving on https://").unwrap_or_else(|| panic!("it said: {line}"));
             address.parse().expect("an address")
         });
         (Self { child, pid, log: log.to_owned() }, address)
@@ -79,7 +81,8 @@ impl Daemon {
 
     /// Resident memory in bytes.
     pub fn resident(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero())).expect("its status");
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero()))
+            .expect("its status");
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or_default() * 1024
     }
@@ -87,10 +90,12 @@ impl Daemon {
 
 /// Whose parent is this process, oldest first.
 pub fn children(parent: Pid) -> Vec<Pid> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())).into_iter().flatten().flatten();
+    let tasks =
+        std::fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let mut found: Vec<i32> =
-        lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+    let mut found: Vec<i32> = lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect();
     found.sort_unstable();
     found.into_iter().filter_map(Pid::from_raw).collect()
 }

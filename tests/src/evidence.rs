@@ -57,7 +57,8 @@ pub fn report(evidence: &Path, keys: &[String]) -> (bool, Value) {
         command.arg("--key").arg(key);
     }
     let output = command.output().expect("chancery-audit");
-    let report = serde_json::from_str(&said(&output)).unwrap_or_else(|_| json!({ "said": complained(&output) }));
+    let report =
+        serde_json::from_str(&said(&output)).unwrap_or_else(|_| json!({ "said": complained(&output) }));
     (output.status.success(), report)
 }
 
@@ -90,7 +91,8 @@ pub async fn each_has_its_entry(house: &Appliance, key: &str, signed: &[Signed])
         assert_eq!(after["digest"].as_str(), Some(one.digest.as_str()), "{}", told[0]);
         assert_eq!(after["use"].as_u64(), Some(one.use_number), "{}", told[0]);
     }
-    let uses: Vec<u64> = entries.iter().filter_map(|entry| entry["detail"]["after"]["use"].as_u64()).collect();
+    let uses: Vec<u64> =
+        entries.iter().filter_map(|entry| entry["detail"]["after"]["use"].as_u64()).collect();
     assert!(uses.windows(2).all(|pair| pair[1] == pair[0] + 1), "the use counter has gaps");
     assert_eq!(uses.first().copied().unwrap_or(1), 1, "the use counter starts at one");
 }

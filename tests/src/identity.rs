@@ -46,7 +46,8 @@ pub fn request() -> (String, String) {
 impl Identity {
     /// A client of a CA that is not the appliance's, though it says so: same names, another key.
     pub fn forged(ca: &str) -> Self {
-        let (mine, authority) = (KeyPair::generate().expect("a key pair"), KeyPair::generate().expect("a key pair"));
+        let (mine, authority) =
+            (KeyPair::generate().expect("a key pair"), KeyPair::generate().expect("a key pair"));
         let der = CertificateDer::from_pem_slice(ca.as_bytes()).expect("the CA's certificate");
         // The forger copies what a certificate shows and cannot copy the key behind it.
         let issuer = Issuer::from_ca_cert_der(&der, authority).expect("an issuer");
@@ -69,7 +70,9 @@ impl Identity {
             key: directory.join("client.key"),
             ca: directory.join("ca.pem"),
         };
-        for (path, text) in [(&files.certificate, &self.certificate), (&files.key, &self.key), (&files.ca, &self.ca)] {
+        for (path, text) in
+            [(&files.certificate, &self.certificate), (&files.key, &self.key), (&files.ca, &self.ca)]
+        {
             std::fs::write(path, text).expect("write the identity");
         }
         files
@@ -81,7 +84,8 @@ impl Identity {
         let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes());
         let chain = chain.collect::<Result<Vec<_>, _>>().expect("a certificate");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).expect("TLS 1.3");
+        let config =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).expect("TLS 1.3");
         let config = config.with_root_certificates(self.roots()).with_client_auth_cert(chain, key);
         let mut config = config.expect("a certificate with its own key");
         config.alpn_protocols = vec![protocol.alpn().to_vec()];
@@ -91,9 +95,8 @@ impl Identity {
     /// A client that shows no certificate at all.
     pub fn nameless(&self) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .expect("TLS 1.3");
+        let config =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).expect("TLS 1.3");
         Arc::new(config.with_root_certificates(self.roots()).with_no_client_auth())
     }
 

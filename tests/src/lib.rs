@@ -4,9 +4,11 @@
 
 pub mod appliance;
 pub mod daemon;
+pub mod disk;
 pub mod evidence;
 pub mod foreign;
 pub mod identity;
+pub mod insider;
 pub mod load;
 pub mod people;
 pub mod plan;

@@ -105,7 +105,8 @@ impl Operator {
 
     /// Issues an API key in the workspace acted in: its id and its secret.
     pub async fn issue(&self, name: &str, scopes: &[&str]) -> (String, String) {
-        let answer = self.ask(post("/v1/api-keys", json!({ "name": name, "scopes": scopes }))).await.expect(201);
+        let answer =
+            self.ask(post("/v1/api-keys", json!({ "name": name, "scopes": scopes }))).await.expect(201);
         let text = |name: &str| answer.json()[name].as_str().expect(name).to_owned();
         (text("id"), text("secret"))
     }
@@ -149,7 +150,8 @@ impl Member {
 
     /// Makes a key and hands back its id.
     pub async fn create_key(&self, name: &str, kind: &str) -> String {
-        let ask = post("/v1/keys", json!({ "name": name, "kind": kind })).header("chancery-deadline-ms", "60000");
+        let ask =
+            post("/v1/keys", json!({ "name": name, "kind": kind })).header("chancery-deadline-ms", "60000");
         let made = self.ask(ask).await.expect(201).json();
         made["id"].as_str().expect("an id").to_owned()
     }

@@ -2,8 +2,6 @@
 //! Who enters: tests, with the hardware they need and the settings they change.
 //! What leaves: a plan that `start` turns into a running appliance.
 
-use std::path::PathBuf;
-
 use toml::{Table, Value};
 
 use crate::appliance::Appliance;
@@ -24,14 +22,14 @@ pub enum Hardware {
 pub struct Plan {
     pub(crate) hardware: Hardware,
     pub(crate) settings: Vec<(String, Value)>,
-    pub(crate) state: Option<PathBuf>,
+    pub(crate) disk: Option<(String, u64)>,
     pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Plan {
     /// With this hardware, and no settings but the necessary.
     pub fn with(hardware: Hardware) -> Self {
-        Self { hardware, settings: Vec::new(), state: None, environment: Vec::new() }
+        Self { hardware, settings: Vec::new(), disk: None, environment: Vec::new() }
     }
 
     /// Sets one key of the configuration, such as `ledger.seal_seconds`.
@@ -41,10 +39,10 @@ impl Plan {
         self
     }
 
-    /// Puts the state directory elsewhere, on a small disk for instance.
+    /// Puts a part of the appliance, such as `state`, on a disk of so many bytes.
     #[must_use]
-    pub fn state_in(mut self, directory: PathBuf) -> Self {
-        self.state = Some(directory);
+    pub fn small_disk(mut self, part: &str, bytes: u64) -> Self {
+        self.disk = Some((part.to_owned(), bytes));
         self
     }
 

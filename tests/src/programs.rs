@@ -23,9 +23,13 @@ pub fn tool(name: &str, package: &str) -> Command {
 
 /// Where Debian puts the library that bends time.
 pub fn libfaketime() -> PathBuf {
-    let places = ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib64/faketime"];
-    let found = places.iter().map(|place| PathBuf::from(place).join("libfaketime.so.1")).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("libfaketime is not installed: run `apt-get install faketime` and try again"))
+    let places =
+        ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib64/faketime"];
+    let found =
+        places.iter().map(|place| PathBuf::from(place).join("libfaketime.so.1")).find(|path| path.exists());
+    found.unwrap_or_else(|| {
+        panic!("libfaketime is not installed: run `apt-get install faketime` and try again")
+    })
 }
 
 /// Standard output as text.
@@ -41,6 +45,12 @@ pub fn complained(output: &Output) -> String {
 /// Runs a program to its end and insists on success.
 pub fn succeeds(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|why| panic!("{command:?} did not start: {why}"));
-    assert!(output.status.success(), "{command:?}: {}\n{}{}", output.status, said(&output), complained(&output));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        said(&output),
+        complained(&output)
+    );
     said(&output)
 }

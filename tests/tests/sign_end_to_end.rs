@@ -87,9 +87,15 @@ async fn signs_so_that_strangers_verify(house: &Appliance, kinds: &[(&str, &[&st
             for ask in asks {
                 let signature = signature_of(&member.ask(ask).await.expect(200));
                 let at = format!("{kind} {scheme}");
-                assert!(openssl_accepts(&house.path(""), scheme, &pem, &message, &signature), "openssl: {at}");
+                assert!(
+                    openssl_accepts(&house.path(""), scheme, &pem, &message, &signature),
+                    "openssl: {at}"
+                );
                 assert!(aws_lc_accepts(kind, scheme, &pem, &message, &signature), "aws-lc: {at}");
-                assert!(!openssl_accepts(&house.path(""), scheme, &pem, b"another", &signature), "anything goes: {at}");
+                assert!(
+                    !openssl_accepts(&house.path(""), scheme, &pem, b"another", &signature),
+                    "anything goes: {at}"
+                );
             }
         }
     }
@@ -115,7 +121,10 @@ async fn a_tpm_refuses_by_name_the_kinds_that_it_cannot_make() {
     let house = Plan::with(Hardware::Tpm).start().await;
     let member = house.member("acme").await;
     for (kind, _) in KINDS.into_iter().filter(|(kind, _)| !TPM_KINDS.contains(kind)) {
-        member.ask(post("/v1/keys", json!({ "name": kind, "kind": kind }))).await.refused(501, "token_cannot");
+        member
+            .ask(post("/v1/keys", json!({ "name": kind, "kind": kind })))
+            .await
+            .refused(501, "token_cannot");
     }
 }
 
@@ -137,7 +146,8 @@ async fn curl_signs_over_http_1_1_and_h2() {
         let text = said(&output);
         let (answer, trailer) = text.rsplit_once('\n').unwrap_or_else(|| panic!("{}", complained(&output)));
         assert_eq!(trailer, format!("{version} 200"), "{text}{}", complained(&output));
-        let signature = serde_json::from_str::<Value>(answer).unwrap()["signature"].as_str().unwrap().to_owned();
+        let signature =
+            serde_json::from_str::<Value>(answer).unwrap()["signature"].as_str().unwrap().to_owned();
         let signature = STANDARD.decode(signature).unwrap();
         let pem = public_key(&member, &key, 1).await;
         assert!(openssl_accepts(&house.path(""), "ecdsa-sha256", &pem, b"by curl", &signature));
@@ -243,8 +253,12 @@ async fn a_workspace_sees_its_own_entries_and_keys_only() {
     let key = acme.create_key("release", "p256").await;
     let seq = acme.ask(sign_p256(&key, b"acme's business")).await.expect(200).entry().unwrap();
     let theirs = globex.ask(get("/v1/audit/entries?limit=500")).await.expect(200).json();
-    let foreign: Vec<_> =
-        theirs["entries"].as_array().unwrap().iter().filter(|e| e["workspace"] != globex.workspace.as_str()).collect();
+    let foreign: Vec<_> = theirs["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|e| e["workspace"] != globex.workspace.as_str())
+        .collect();
     assert!(foreign.is_empty() && !theirs["entries"].as_array().unwrap().is_empty(), "{foreign:?}");
     globex.ask(get(format!("/v1/audit/entries/{seq}"))).await.refused(404, "not_found");
     globex.ask(get(format!("/v1/audit/receipts/{seq}"))).await.refused(404, "not_found");

@@ -1,0 +1,358 @@
+//! Who may do what: every route the appliance serves, for every caller, in an open and in a closed workspace.
+//! Who enters: the API's own description, from which every cell is generated.
+//! What leaves: a failure naming each cell that differs, and each route that this matrix does not know.
+
+use std::collections::BTreeSet;
+
+use promises::insider::forge;
+use promises::wire::Ask;
+use promises::{Appliance, Identity, Member, Protocol, SCOPES, delete, get, post};
+use serde_json::{Value, json};
+
+/// A caller, seen from the first workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    NoApiKey,
+    WrongScope,
+    RightScope,
+    AnothersApiKey,
+    RevokedClient,
+    RevokedApiKey,
+    NotEnrolled,
+    OperatorInWorkspace,
+    OperatorNowhere,
+}
+
+const CALLERS: [Caller; 9] = [
+    Caller::NoApiKey,
+    Caller::WrongScope,
+    Caller::RightScope,
+    Caller::AnothersApiKey,
+    Caller::RevokedClient,
+    Caller::RevokedApiKey,
+    Caller::NotEnrolled,
+    Caller::OperatorInWorkspace,
+    Caller::OperatorNowhere,
+];
+
+/// A guard as the description names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Guard {
+    Open,
+    Enrolled,
+    Scope(String),
+    Operator,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    method: String,
+    path: String,
+    guard: Guard,
+}
+
+/// Every route there is. One that is served and does not stand here, or the reverse, fails the test: whoever adds a
+/// route decides in this list, in the open, who may use it.
+const KNOWN: [&str; 35] = [
+    "DELETE /v1/api-keys/{api_key}: scope access:manage",
+    "DELETE /v1/clients/{client}: scope access:manage",
+    "GET /health/live: open",
+    "GET /health/ready: open",
+    "GET /metrics: operator",
+    "GET /v1/api-keys: scope access:read",
+    "GET /v1/audit/checkpoint: enrolled client",
+    "GET /v1/audit/consistency: enrolled client",
+    "GET /v1/audit/entries/{seq}: scope audit:read",
+    "GET /v1/audit/entries: scope audit:read",
+    "GET /v1/audit/everything: operator",
+    "GET /v1/audit/receipts/{seq}: scope audit:read",
+    "GET /v1/ca: open",
+    "GET /v1/clients: scope access:read",
+    "GET /v1/keys/{key}: scope keys:read",
+    "GET /v1/keys: scope keys:read",
+    "GET /v1/openapi.json: open",
+    "GET /v1/status: operator",
+    "GET /v1/token: operator",
+    "GET /v1/workspaces: operator",
+    "POST /v1/api-keys: scope access:manage",
+    "POST /v1/audit/export: operator",
+    "POST /v1/audit/seal: operator",
+    "POST /v1/clients: operator",
+    "POST /v1/keys/{key}/disable: scope keys:manage",
+    "POST /v1/keys/{key}/enable: scope keys:manage",
+    "POST /v1/keys/{key}/keep: scope keys:manage",
+    "POST /v1/keys/{key}/rotate: scope keys:manage",
+    "POST /v1/keys/{key}/schedule-destruction: scope keys:manage",
+    "POST /v1/keys/{key}/sign: scope sign",
+    "POST /v1/keys/{key}/verify: scope verify",
+    "POST /v1/keys: scope keys:manage",
+    "POST /v1/sign-batch: scope sign",
+    "POST /v1/workspaces/{workspace}/close: operator",
+    "POST /v1/workspaces/{workspace}/open: operator",
+];
+
+/// Changing routes that leave no entry of their own in a plain call, with the reason; this list may only shrink.
+const WITHOUT_ENTRY: [(&str, &str); 2] = [
+    (
+        "POST /v1/keys/{key}/verify",
+        "it changes nothing: a body is posted because it is too long for an address",
+    ),
+    ("POST /v1/audit/seal", "a seal over nothing new adds nothing; the entry of a real seal is its own"),
+];
+
+async fn routes(house: &Appliance) -> Vec<Route> {
+    let description = house.operator().ask(get("/v1/openapi.json")).await.expect(200).json();
+    let mut routes = Vec::new();
+    for (path, operations) in description["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let guard = match operation["x-guard"].as_str().unwrap() {
+                "open" => Guard::Open,
+                "enrolled client" => Guard::Enrolled,
+                "operator" => Guard::Operator,
+                text => Guard::Scope(
+                    text.strip_prefix("scope ").unwrap_or_else(|| panic!("guard {text}")).to_owned(),
+                ),
+            };
+            routes.push(Route { method: method.to_uppercase(), path: path.clone(), guard });
+        }
+    }
+    routes
+}
+
+impl Route {
+    fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    fn line(&self) -> String {
+        let guard = match &self.guard {
+            Guard::Open => "open".to_owned(),
+            Guard::Enrolled => "enrolled client".to_owned(),
+            Guard::Scope(scope) => format!("scope {scope}"),
+            Guard::Operator => "operator".to_owned(),
+        };
+        format!("{}: {guard}", self.name())
+    }
+
+    /// A request that passes the guard and goes no further: things that do not exist, bodies that are not right.
+    fn harmless(&self) -> Ask {
+        let path = self.path.split('/').map(|part| if part.starts_with('{') { "nothing" } else { part });
+        let path = path.collect::<Vec<_>>().join("/");
+        match self.method.as_str() {
+            "GET" => get(path),
+            "DELETE" => delete(path),
+            _ => post(path, json!({ "not": "right" })),
+        }
+    }
+
+    /// The code with which the guard must refuse, or `None` where the caller must pass.
+    fn refusal(&self, caller: Caller, closed: bool) -> Option<&'static str> {
+        use Caller::*;
+        if self.guard == Guard::Open {
+            return None;
+        }
+        match (caller, &self.guard) {
+            (OperatorInWorkspace, _) | (OperatorNowhere, Guard::Operator | Guard::Enrolled) => None,
+            (OperatorNowhere, _) => Some("bad_request"),
+            (NotEnrolled, _) => Some("client_unknown"),
+            (RevokedClient, _) => Some("client_revoked"),
+            _ if closed => Some("workspace_closed"),
+            (AnothersApiKey, _) => Some("workspace_mismatch"),
+            (RevokedApiKey, _) => Some("api_key_unknown"),
+            (_, Guard::Operator) => Some("operator_only"),
+            (_, Guard::Enrolled) | (RightScope, Guard::Scope(_)) => None,
+            (NoApiKey, Guard::Scope(_)) => Some("api_key_unknown"),
+            (WrongScope, Guard::Scope(_)) => Some("scope_missing"),
+            (_, Guard::Open) => None,
+        }
+    }
+}
+
+/// Codes that only a guard gives, and so tell that a request did not pass.
+const GUARD_CODES: [&str; 8] = [
+    "client_unknown",
+    "client_revoked",
+    "workspace_closed",
+    "workspace_mismatch",
+    "api_key_unknown",
+    "scope_missing",
+    "operator_only",
+    "api_key_expired",
+];
+
+/// Everybody who calls, ready to call.
+struct Crowd {
+    house: Appliance,
+    acme: Member,
+    other_secret: String,
+    revoked_secret: String,
+    revoked: Identity,
+    unknown: Identity,
+    by_scope: Vec<(String, String)>,
+    all_but: Vec<(String, String)>,
+}
+
+impl Crowd {
+    async fn gather() -> Self {
+        let house = Appliance::start().await;
+        let (acme, globex) = (house.member("acme").await, house.member("globex").await);
+        let operator = house.operator().acting_in(&acme.workspace);
+        let (client, revoked) = operator.enrol("revoked").await;
+        operator.ask(delete(format!("/v1/clients/{client}"))).await.expect(204);
+        let (api_key, revoked_secret) = operator.issue("revoked", &SCOPES).await;
+        operator.ask(delete(format!("/v1/api-keys/{api_key}"))).await.expect(204);
+        let unknown = forge(house.hsm.as_ref().unwrap(), &acme.identity.ca, &house.path(""), -1, 9);
+        let (mut by_scope, mut all_but) = (Vec::new(), Vec::new());
+        for scope in SCOPES {
+            let others: Vec<&str> = SCOPES.into_iter().filter(|other| *other != scope).collect();
+            by_scope.push((scope.to_owned(), operator.issue("one", &[scope]).await.1));
+            all_but.push((scope.to_owned(), operator.issue("others", &others).await.1));
+        }
+        Self { house, acme, other_secret: globex.secret, revoked_secret, revoked, unknown, by_scope, all_but }
+    }
+
+    async fn ask(&self, caller: Caller, route: &Route) -> promises::Answer {
+        let ask = route.harmless();
+        let scope = match &route.guard {
+            Guard::Scope(scope) => scope.as_str(),
+            _ => "sign",
+        };
+        let secret_of = |list: &[(String, String)]| {
+            list.iter()
+                .find(|(name, _)| name == scope)
+                .unwrap_or_else(|| panic!("the scope {scope} is new"))
+                .1
+                .clone()
+        };
+        let acme = &self.acme;
+        match caller {
+            Caller::OperatorInWorkspace => self.house.operator().acting_in(&acme.workspace).ask(ask).await,
+            Caller::OperatorNowhere => self.house.operator().ask(ask).await,
+            Caller::NoApiKey => {
+                let connection = self.house.door().connect(&acme.identity, None, Protocol::H1).await.unwrap();
+                connection.send(ask).await.unwrap()
+            }
+            Caller::WrongScope => acme.with_secret(&secret_of(&self.all_but)).ask(ask).await,
+            Caller::RightScope => acme.with_secret(&secret_of(&self.by_scope)).ask(ask).await,
+            Caller::AnothersApiKey => acme.with_secret(&self.other_secret).ask(ask).await,
+            Caller::RevokedApiKey => acme.with_secret(&self.revoked_secret).ask(ask).await,
+            Caller::RevokedClient => acme.with_identity(&self.revoked).ask(ask).await,
+            Caller::NotEnrolled => acme.with_identity(&self.unknown).ask(ask).await,
+        }
+    }
+
+    async fn wrong_cells(&self, routes: &[Route], closed: bool) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for route in routes {
+            for caller in CALLERS {
+                let answer = self.ask(caller, route).await;
+                let (code, expected) = (answer.code(), route.refusal(caller, closed));
+                let right = match expected {
+                    Some(expected) => code == expected,
+                    None => !GUARD_CODES.contains(&code.as_str()) && answer.status < 500,
+                };
+                if !right {
+                    let state = if closed { "closed" } else { "open" };
+                    let got = format!("{} {code}", answer.status);
+                    wrong.push(format!("{} by {caller:?}, {state}: {got}, not {expected:?}", route.name()));
+                }
+            }
+        }
+        wrong
+    }
+}
+
+#[tokio::test]
+async fn the_matrix_knows_every_route_that_is_served_and_no_other() {
+    let house = Appliance::start().await;
+    let served: BTreeSet<String> = routes(&house).await.iter().map(Route::line).collect();
+    let known: BTreeSet<String> = KNOWN.iter().map(|line| (*line).to_owned()).collect();
+    let (new, gone): (Vec<_>, Vec<_>) =
+        (served.difference(&known).collect(), known.difference(&served).collect());
+    assert!(
+        new.is_empty() && gone.is_empty(),
+        "served and not known: {new:#?}\nknown and not served: {gone:#?}"
+    );
+}
+
+#[tokio::test]
+async fn every_caller_gets_through_every_guard_that_lets_it_and_no_other() {
+    let crowd = Crowd::gather().await;
+    let routes = routes(&crowd.house).await;
+    let wrong = crowd.wrong_cells(&routes, false).await;
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let close = post(format!("/v1/workspaces/{}/close", crowd.acme.workspace), Value::Null);
+    crowd.house.operator().ask(close).await.expect(204);
+    let wrong = crowd.wrong_cells(&routes, true).await;
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// One call of each changing route that succeeds, in an order in which it can.
+fn succeeding_calls(key: &str, workspace: &str, client: &str, api_key: &str) -> Vec<(&'static str, Ask)> {
+    let (_, csr) = promises::identity::request();
+    let key_to = |verb: &str| post(format!("/v1/keys/{key}/{verb}"), Value::Null);
+    let sign = json!({ "scheme": "ecdsa-sha256", "message": "eA==" });
+    let verify = json!({ "scheme": "ecdsa-sha256", "message": "eA==", "signature": "eA==" });
+    let batch = json!({ "items": [{ "key": key, "scheme": "ecdsa-sha256", "message": "eA==" }] });
+    vec![
+        ("POST /v1/workspaces", post("/v1/workspaces", json!({ "name": "initech" }))),
+        ("POST /v1/clients", post("/v1/clients", json!({ "name": "more", "csr": csr }))),
+        ("POST /v1/api-keys", post("/v1/api-keys", json!({ "name": "more", "scopes": ["sign"] }))),
+        ("POST /v1/keys", post("/v1/keys", json!({ "name": "more", "kind": "p256" }))),
+        ("POST /v1/keys/{key}/sign", post(format!("/v1/keys/{key}/sign"), sign)),
+        ("POST /v1/sign-batch", post("/v1/sign-batch", batch)),
+        ("POST /v1/keys/{key}/verify", post(format!("/v1/keys/{key}/verify"), verify)),
+        ("POST /v1/keys/{key}/rotate", key_to("rotate")),
+        ("POST /v1/keys/{key}/disable", key_to("disable")),
+        ("POST /v1/keys/{key}/enable", key_to("enable")),
+        (
+            "POST /v1/keys/{key}/schedule-destruction",
+            post(format!("/v1/keys/{key}/schedule-destruction"), json!({ "days": 9 })),
+        ),
+        ("POST /v1/keys/{key}/keep", key_to("keep")),
+        ("POST /v1/audit/export", post("/v1/audit/export", Value::Null)),
+        ("POST /v1/audit/seal", post("/v1/audit/seal", Value::Null)),
+        ("DELETE /v1/api-keys/{api_key}", delete(format!("/v1/api-keys/{api_key}"))),
+        ("DELETE /v1/clients/{client}", delete(format!("/v1/clients/{client}"))),
+        (
+            "POST /v1/workspaces/{workspace}/close",
+            post(format!("/v1/workspaces/{workspace}/close"), Value::Null),
+        ),
+        (
+            "POST /v1/workspaces/{workspace}/open",
+            post(format!("/v1/workspaces/{workspace}/open"), Value::Null),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn every_changing_route_leaves_an_entry_that_names_its_request() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let key = acme.create_key("release", "p256").await;
+    let operator = house.operator().acting_in(&acme.workspace);
+    let calls = succeeding_calls(&key, &acme.workspace, &acme.client, &acme.api_key);
+    let called: BTreeSet<&str> = calls.iter().map(|(name, _)| *name).collect();
+    let changing: BTreeSet<String> =
+        routes(&house).await.iter().filter(|route| route.method != "GET").map(Route::name).collect();
+    let missing: Vec<_> = changing.iter().filter(|name| !called.contains(name.as_str())).collect();
+    assert!(missing.is_empty(), "changing routes that nobody calls here: {missing:?}");
+    for (name, ask) in calls {
+        let answer = operator.ask(ask).await;
+        assert!((200..300).contains(&answer.status), "{name}: {}", answer.text());
+        let told = house.operator().entries(&format!("request_id={}", answer.request_id())).await;
+        match WITHOUT_ENTRY.iter().find(|(without, _)| *without == name) {
+            Some((_, why)) => {
+                assert!(told.is_empty(), "{name} leaves an entry; strike it from the list ({why})")
+            }
+            None => assert!(!told.is_empty(), "{name} left no entry"),
+        }
+        if let Some(seq) = answer.entry() {
+            assert!(
+                told.iter().any(|entry| entry["seq"] == seq),
+                "{name} names entry {seq}, which is another's"
+            );
+        }
+    }
+    promises::evidence::verifies(&mut house).await;
+}
