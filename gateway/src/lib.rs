@@ -11,8 +11,6 @@ pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod custody;
-#[cfg(feature = "dev")]
-pub mod dev;
 pub mod dice;
 pub mod face;
 pub mod hardware;
@@ -26,4 +24,5 @@ pub mod sealing;
 pub mod serve;
 pub mod services;
 pub mod signer;
+pub mod status;
 pub mod wiring;

@@ -26,6 +26,7 @@ use crate::hardware::{TokenAnchor, TokenSealer};
 use crate::health::{Health, Probes};
 use crate::metrics::Metrics;
 use crate::sealing::Keeper;
+use crate::services;
 use crate::services::audit::Audit;
 use crate::services::devices::{Devices, DevicesRefused};
 use crate::services::ground::{Ground, LedgerRefused};
@@ -33,8 +34,8 @@ use crate::services::keys::{Keys, KeysRefused};
 use crate::services::roster::Roster;
 use crate::services::signing::Signing;
 use crate::services::workspaces::{Workspaces, WorkspacesRefused};
-use crate::services::{self, status};
 use crate::signer::Signer;
+use crate::status::{self, Status};
 
 /// Why the house cannot stand.
 #[derive(Debug, thiserror::Error)]
@@ -203,10 +204,21 @@ fn keeper(
 /// # Errors
 /// There is one, or tokens or ledger did not do it.
 pub async fn init(config: &Config) -> Result<(), Unbuilt> {
+    init_over(config, tokens(config)).await
+}
+
+/// Makes a new appliance over tokens that come from elsewhere; tests bring doubles.
+///
+/// # Errors
+/// As [`init`].
+pub async fn init_over(
+    config: &Config,
+    tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
+) -> Result<(), Unbuilt> {
     if config.ledger_path().exists() {
         return Err(InitRefused::Done.into());
     }
-    let tokens = tokens(config).await?;
+    let tokens = tokens.await?;
     let ledger = ledger(config)?;
     let ground = ground(ledger.clone());
     let facts = init::make_facts(&tokens, &ground.dice, &config.ledger.origin).await?;
@@ -228,13 +240,25 @@ pub async fn init(config: &Config) -> Result<(), Unbuilt> {
 /// # Errors
 /// A part is missing or refuses. A ledger that does not agree with its anchor is no error: it is served, frozen.
 pub async fn build(config: &Config) -> Result<House, Unbuilt> {
+    build_over(config, tokens(config)).await
+}
+
+/// Builds the house over tokens that come from elsewhere; tests bring doubles. They are asked for only once the
+/// ledger is ours, so that a second daemon never tries a PIN.
+///
+/// # Errors
+/// As [`build`].
+pub async fn build_over(
+    config: &Config,
+    tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
+) -> Result<House, Unbuilt> {
     if !config.ledger_path().exists() {
         return Err(Unbuilt::NoAppliance(config.state_directory.clone()));
     }
     let ledger = ledger(config)?;
     let ground = ground(ledger.clone());
     let (facts, ca_certificate) = recorded(&ground, &config.state_directory).await?;
-    let tokens = tokens(config).await?;
+    let tokens = tokens.await?;
     let custody = Custody::new(
         master::unwrap(&tokens, &config.ledger.origin, &facts.master).await.map_err(Unbuilt::Master)?,
     );
@@ -300,7 +324,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
     let audit = Arc::new(Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports()));
     let status =
-        Arc::new(status::Status::new(health.clone(), metrics.clone(), tokens.clone(), ground.ledger.clone()));
+        Arc::new(Status::new(health.clone(), metrics.clone(), tokens.clone(), ground.ledger.clone()));
     workspaces.load().await?;
     devices.load().await?;
     let rooms = Rooms {
@@ -345,7 +369,7 @@ struct Rooms<'a> {
     keys: &'a Arc<Keys>,
     signing: &'a Arc<Signing>,
     audit: &'a Arc<Audit>,
-    status: &'a Arc<status::Status>,
+    status: &'a Arc<Status>,
 }
 
 impl Rooms<'_> {

@@ -3,6 +3,7 @@
 //! What leaves: types only; nothing here listens, stores or signs.
 
 pub mod caller;
+pub mod describe;
 pub mod directory;
 pub mod exchange;
 pub mod guard;

@@ -5,7 +5,6 @@
 pub mod authenticate;
 pub mod body;
 pub mod connection;
-pub mod describe;
 pub mod drain;
 pub mod gate;
 pub mod listen;

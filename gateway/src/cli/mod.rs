@@ -12,6 +12,8 @@ macro_rules! say_on {
 }
 
 mod ask;
+#[cfg(feature = "dev")]
+mod dev;
 mod enrol;
 mod local;
 mod run;
@@ -82,7 +84,7 @@ enum Command {
     Serve,
     /// Start a whole simulated appliance (SoftHSM, swtpm, daemon) in a directory of its own.
     #[cfg(feature = "dev")]
-    Dev(crate::dev::DevArgs),
+    Dev(dev::DevArgs),
     /// How the appliance is, and why.
     Status,
     /// The configuration.
@@ -136,7 +138,7 @@ pub fn main() -> ExitCode {
         Command::Init => run::init(&cli.common),
         Command::Serve => run::serve(&cli.common),
         #[cfg(feature = "dev")]
-        Command::Dev(args) => crate::dev::run(&args).map_err(Failure::from),
+        Command::Dev(args) => dev::run(&args).map_err(Failure::from),
         Command::Config(ConfigCommand::Check) => run::check_config(&cli.common),
         Command::Token(TokenCommand::Probe) => run::probe(&cli.common),
         Command::Completion { shell } => {

@@ -10,7 +10,6 @@ pub mod keys;
 pub mod problems;
 pub mod roster;
 pub mod signing;
-pub mod status;
 pub mod workspaces;
 
 /// What every service keeps in the ledger's file.

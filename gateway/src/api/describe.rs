@@ -6,9 +6,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use crate::api::guard::GuardKind;
-use crate::api::problem::Document;
-use crate::api::{Code, Method, Route};
+use super::guard::GuardKind;
+use super::problem::Document;
+use super::{Code, Method, Route};
 
 /// The OpenAPI document of these routes.
 pub fn openapi(routes: &[Route]) -> Value {

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use simulators::{SimulatorError, SoftHsm, Swtpm};
 
-use crate::cli::{Failure, code};
+use super::{Failure, code};
 
 /// What to simulate, and where.
 #[derive(Debug, Args)]
-pub struct DevArgs {
+pub(super) struct DevArgs {
     /// The directory for everything; must be new or empty. A temporary one if absent.
     #[arg(long)]
     state: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub struct DevArgs {
 
 /// Why there is no simulated appliance.
 #[derive(Debug, thiserror::Error)]
-pub enum DevRefused {
+pub(super) enum DevRefused {
     /// Files or processes.
     #[error("cannot {what}")]
     Machine {
@@ -71,7 +71,7 @@ const READY_WAIT_MAX: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// A part could not be started.
-pub fn run(args: &DevArgs) -> Result<(), DevRefused> {
+pub(super) fn run(args: &DevArgs) -> Result<(), DevRefused> {
     let home = Home::make(args)?;
     let hsm = SoftHsm::create(home.path("hsm"), "chancery-dev")?;
     let tpm = if args.no_tpm { None } else { Some(Swtpm::start(home.path("tpm"))?) };

@@ -8,9 +8,9 @@ use audit::{Ledger, Standing};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::api::describe::openapi;
 use crate::api::{Exchange, Open, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 use crate::appliance::Tokens;
-use crate::boundary::describe::openapi;
 use crate::health::{Health, Readiness};
 use crate::metrics::Metrics;
 
