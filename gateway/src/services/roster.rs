@@ -39,12 +39,13 @@ struct Lists {
 pub struct Roster {
     lists: Arc<RwLock<Lists>>,
     clock: Arc<dyn Clock>,
+    latest: Arc<AtomicI64>,
 }
 
 impl Roster {
     /// An empty roster.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { lists: Arc::default(), clock }
+        Self { lists: Arc::default(), clock, latest: Arc::default() }
     }
 
     /// A certificate was enrolled or revoked.
@@ -78,6 +79,12 @@ impl Roster {
         used.collect()
     }
 
+    /// Now, but never before a moment already seen: what has ended stays ended when the machine's clock goes back.
+    fn now(&self) -> Moment {
+        let now = Moment::now(self.clock.as_ref()).micros();
+        Moment::from_micros(self.latest.fetch_max(now, Ordering::Relaxed).max(now))
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Lists> {
         self.lists.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +101,7 @@ impl Directory for Roster {
 
     fn api_key(&self, hash: &[u8; 32]) -> ApiKeyStanding {
         let Some(card) = self.read().api_keys.get(hash).cloned() else { return ApiKeyStanding::Unknown };
-        let now = Moment::now(self.clock.as_ref());
+        let now = self.now();
         if card.expires.is_some_and(|end| end <= now) {
             return ApiKeyStanding::Expired;
         }
