@@ -49,7 +49,7 @@ pub struct Load {
     pub protocol: Protocol,
     /// When to end.
     pub until: Until,
-    /// How often a request is sent again that got no signature.
+    /// How often a request is sent again that got no signature. Finding the door shut is not sending: the load waits for it.
     pub retries: u32,
     /// More headers.
     pub headers: Vec<(String, String)>,
@@ -98,6 +98,8 @@ struct Progress {
     signed: AtomicU64,
 }
 
+/// How long the load waits for a door that is shut.
+const DOOR_SHUT_MAX: Duration = Duration::from_secs(15);
 /// Before a request is sent again; a client in a hurry, but not a spinning one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -232,14 +234,25 @@ struct Wire {
 }
 
 impl Wire {
+    /// A daemon that is being started again answers soon; nobody has been asked anything until then.
+    async fn connect(&self) -> std::io::Result<Connection> {
+        let Load { door, identity, secret, protocol, .. } = &*self.load;
+        let begun = Instant::now();
+        loop {
+            match door.connect(identity, Some(secret), *protocol).await {
+                Err(_) if begun.elapsed() < DOOR_SHUT_MAX => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => return other,
+            }
+        }
+    }
+
     async fn send(&self, ask: Ask) -> std::io::Result<Answer> {
         let connection = {
             let mut held = self.connection.lock().await;
             match held.as_ref() {
                 Some(connection) => connection.clone(),
                 None => {
-                    let Load { door, identity, secret, protocol, .. } = &*self.load;
-                    held.insert(door.connect(identity, Some(secret), *protocol).await?).clone()
+                    held.insert(self.connect().await?).clone()
                 }
             }
         };
