@@ -8,15 +8,8 @@ use std::str::FromStr;
 use audit::Workspace;
 
 use crate::dice::Dice;
+use crate::malformed::Malformed;
 use crate::moment::Moment;
-
-/// A string that is not the id or name it should be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a {expected}")]
-pub struct Malformed {
-    /// What would have been right, in words for the caller.
-    pub expected: &'static str,
-}
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const TAIL_CHARS: usize = 20;

@@ -18,6 +18,7 @@ pub mod health;
 pub mod housekeeping;
 pub mod ids;
 pub mod limits;
+pub mod malformed;
 pub mod metrics;
 pub mod moment;
 pub mod sealing;

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Instant;
 
-use crate::ids::{ApiKeyId, ClientId, Malformed, RequestId, WorkspaceId};
+use crate::ids::{ApiKeyId, ClientId, RequestId, WorkspaceId};
+use crate::malformed::Malformed;
 
 macro_rules! scopes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {

@@ -18,13 +18,13 @@ pub enum Encoding {
 }
 
 impl FromStr for Encoding {
-    type Err = crate::ids::Malformed;
+    type Err = crate::malformed::Malformed;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "der" => Ok(Self::Der),
             "raw" => Ok(Self::Raw),
-            _ => Err(crate::ids::Malformed { expected: "signature encoding (`der` or `raw`)" }),
+            _ => Err(crate::malformed::Malformed { expected: "signature encoding (`der` or `raw`)" }),
         }
     }
 }
