@@ -5,7 +5,7 @@ CARGO ?= cargo
 # nextest where it is installed, plain cargo test where not.
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help deps build demo dev test lint bench torture fuzz install uninstall check-units openapi
+.PHONY: help deps build demo dev test lint bench torture install uninstall check-units
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

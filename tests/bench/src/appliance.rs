@@ -101,7 +101,7 @@ fn write_config(home: &std::path::Path, hsm: &SoftHsm, tpm: &Swtpm) -> Result<Pa
          [token]\nkind = \"pkcs11\"\nmodule = {:?}\nserial = {:?}\npin_file = {:?}\nworker = {worker:?}\n\
          [token.environment]\n{environment}\
          [tpm]\nkind = \"tpm\"\ntcti = {:?}\nindex_auth_file = {:?}\nworker = {worker:?}\n\
-         [ledger]\norigin = \"localhost/bench\"\n[rates]\nworkspace = {{ burst = 1000000, per_second = 1000000 }}\n\
+         [ledger]\norigin = \"localhost/bench\"\n[log]\nfilter = \"warn\"\n[rates]\nworkspace = {{ burst = 1000000, per_second = 1000000 }}\n\
          address = {{ burst = 1000000, per_second = 1000000 }}\n",
         home.join("chancery.sock"),
         hsm.module(),

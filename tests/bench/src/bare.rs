@@ -2,6 +2,8 @@
 //! Who enters: the benchmark, with a kind of key.
 //! What leaves: signatures a second, the figure everything else is compared with.
 
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,12 +13,50 @@ use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 use cryptoki::object::{Attribute, KeyType, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
+use serde::{Deserialize, Serialize};
 use simulators::SoftHsm;
 
 use crate::load::Trouble;
 
+/// Where the token is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct At {
+    module: PathBuf,
+    serial: String,
+    pin_file: PathBuf,
+}
+
+/// Measures in a process of its own: the module reads its configuration from the environment it was started with.
+pub(crate) fn measure(hsm: &SoftHsm, kind: &str, duration: Duration) -> Result<f64, Trouble> {
+    let at = At {
+        module: hsm.module().to_owned(),
+        serial: hsm.serial().to_owned(),
+        pin_file: hsm.pin_file().to_owned(),
+    };
+    let words =
+        ["--bare".to_owned(), kind.to_owned(), duration.as_millis().to_string(), serde_json::to_string(&at)?];
+    let output = Command::new(std::env::current_exe()?)
+        .args(words)
+        .envs(hsm.env())
+        .stderr(Stdio::inherit())
+        .output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+/// The other side of [`measure`]: prints the rate.
+pub(crate) fn answer(words: &[String]) -> Result<(), Trouble> {
+    let [kind, millis, at] = words else {
+        return Err("--bare takes a kind, milliseconds and where the token is".into());
+    };
+    let kind =
+        crate::KINDS.iter().map(|(kind, _)| *kind).find(|known| known == kind).ok_or("no such kind")?;
+    let token = BareToken::open(&serde_json::from_str(at)?)?;
+    println!("{}", token.rate(kind, Duration::from_millis(millis.parse()?))?);
+    Ok(())
+}
+
 /// The token that the gateway uses too, opened by this process for itself.
-pub(crate) struct BareToken {
+struct BareToken {
     module: Pkcs11,
     serial: String,
     /// Logs in for the whole process.
@@ -36,17 +76,17 @@ pub(crate) fn threads() -> usize {
 }
 
 impl BareToken {
-    pub(crate) fn open(hsm: &SoftHsm) -> Result<Self, Trouble> {
-        let module = Pkcs11::new(hsm.module())?;
+    fn open(at: &At) -> Result<Self, Trouble> {
+        let module = Pkcs11::new(&at.module)?;
         module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
-        let login = session(&module, hsm.serial())?;
-        let pin = std::fs::read_to_string(hsm.pin_file())?;
+        let login = session(&module, &at.serial)?;
+        let pin = std::fs::read_to_string(&at.pin_file)?;
         login.login(UserType::User, Some(&AuthPin::new(pin.trim().to_owned().into())))?;
-        Ok(Self { module, serial: hsm.serial().to_owned(), login })
+        Ok(Self { module, serial: at.serial.clone(), login })
     }
 
     /// Signs as fast as it goes, and says how fast that was.
-    pub(crate) fn rate(&self, kind: &'static str, duration: Duration) -> Result<f64, Trouble> {
+    fn rate(&self, kind: &'static str, duration: Duration) -> Result<f64, Trouble> {
         let key = generate(&self.login, kind)?;
         let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
         let mut sessions = Vec::new();

@@ -11,7 +11,6 @@ mod report;
 use std::time::Duration;
 
 use self::appliance::Appliance;
-use self::bare::BareToken;
 use self::figures::Usage;
 use self::load::{Load, Protocol, Trouble};
 use self::report::{Report, Run};
@@ -22,6 +21,10 @@ const KINDS: [(&str, &str); 3] =
 const CONNECTIONS: [usize; 4] = [1, 8, 64, 256];
 
 fn main() -> Result<(), Trouble> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == "--bare") {
+        return bare::answer(&words[1..]);
+    }
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4.0);
     let only = std::env::var("BENCH_ONLY").ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -29,12 +32,11 @@ fn main() -> Result<(), Trouble> {
     let mut report = Report::begin();
     let appliance = Appliance::start()?;
     report.start_ms = appliance.start_ms;
-    let token = BareToken::open(&appliance.hsm)?;
     for (kind, scheme) in
         KINDS.into_iter().filter(|(kind, _)| only.as_deref().is_none_or(|only| only == *kind))
     {
         appliance.create_key(kind)?;
-        let bare = token.rate(kind, duration)?;
+        let bare = bare::measure(&appliance.hsm, kind, duration)?;
         println!("{kind}: bare token {bare:.0} signatures/s with {} threads", bare::threads());
         for protocol in [Protocol::H1, Protocol::H2] {
             for connections in CONNECTIONS {
