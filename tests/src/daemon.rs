@@ -64,6 +64,18 @@ impl Daemon {
         within("the daemon's end", END_MAX, self.child.wait()).await.expect("its exit status")
     }
 
+    /// Waits for its end, however long that takes.
+    pub async fn gone(&mut self) {
+        self.child.wait().await.expect("its exit status");
+    }
+
+    /// Sends it a signal unless it has ended.
+    pub fn signal_if_alive(&mut self, signal: Signal) {
+        if self.has_ended().is_none() {
+            self.signal(signal);
+        }
+    }
+
     /// It ended already.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("its exit status")

@@ -138,7 +138,8 @@ impl Load {
         let load = Arc::new(self);
         let mut lanes = JoinSet::new();
         for _ in 0..load.connections {
-            let wire = Wire { load: Arc::clone(&load), connection: Arc::default() };
+            let wire =
+                Wire { load: Arc::clone(&load), state: Arc::clone(&state), connection: Arc::default() };
             for _ in 0..load.streams {
                 lanes.spawn(lane(Arc::clone(&load), wire.clone(), Arc::clone(&state), begun));
             }
@@ -153,7 +154,7 @@ impl Load {
 
     fn is_over(&self, state: &Progress, begun: Instant) -> bool {
         let sent = state.sent.fetch_add(1, Ordering::Relaxed);
-        state.stop.load(Ordering::Relaxed)
+        state.is_told()
             || match self.until {
                 Until::Over(length) => begun.elapsed() >= length,
                 Until::Sent(count) => sent >= count,
@@ -179,7 +180,23 @@ impl Load {
     }
 }
 
+impl Progress {
+    fn is_told(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
 impl Running {
+    /// Waits for its end, or tells it to end as soon as something else has happened.
+    pub async fn finish_or(self, event: impl Future) -> Tally {
+        let Self { state, mut task } = self;
+        tokio::select! {
+            tally = &mut task => return tally.expect("the load"),
+            _ = event => state.stop.store(true, Ordering::Relaxed),
+        }
+        task.await.expect("the load")
+    }
+
     /// Signatures handed out so far.
     pub fn signed(&self) -> u64 {
         self.state.signed.load(Ordering::Relaxed)
@@ -230,6 +247,7 @@ impl Tally {
 #[derive(Clone)]
 struct Wire {
     load: Arc<Load>,
+    state: Arc<Progress>,
     connection: Arc<tokio::sync::Mutex<Option<Connection>>>,
 }
 
@@ -240,7 +258,9 @@ impl Wire {
         let begun = Instant::now();
         loop {
             match door.connect(identity, Some(secret), *protocol).await {
-                Err(_) if begun.elapsed() < DOOR_SHUT_MAX => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(_) if begun.elapsed() < DOOR_SHUT_MAX && !self.state.is_told() => {
+                    tokio::time::sleep(Duration::from_millis(20)).await
+                }
                 other => return other,
             }
         }
@@ -251,9 +271,7 @@ impl Wire {
             let mut held = self.connection.lock().await;
             match held.as_ref() {
                 Some(connection) => connection.clone(),
-                None => {
-                    held.insert(self.connect().await?).clone()
-                }
+                None => held.insert(self.connect().await?).clone(),
             }
         };
         let answer = connection.send(ask).await;

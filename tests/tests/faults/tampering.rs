@@ -1,0 +1,166 @@
+//! A ledger that is not what it was: yesterday's copy, an edited row, a cut end, another log's file.
+//! Who enters: somebody with the disk in hand, while the daemon is down.
+//! What leaves: a daemon that serves reads, signs and changes nothing, and says what it expected and what it found.
+
+use std::time::Duration;
+
+use promises::people::sign_p256;
+use promises::programs::said;
+use promises::{Appliance, Hardware, Load, Member, Plan, Until, eventually, evidence, get, post};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+/// The examination of the whole log runs beside the first requests; these logs are short.
+const FOUND_OUT_MAX: Duration = Duration::from_secs(10);
+
+/// Reads are served, writes and signatures are not, and the operator is told why.
+pub(crate) async fn frozen(house: &Appliance, member: &Member, key: &str) {
+    let refuses =
+        || async { (member.ask(sign_p256(key, b"no")).await.code() == "ledger_frozen").then_some(()) };
+    eventually("signing is refused", FOUND_OUT_MAX, refuses).await;
+    member.ask(get("/v1/keys")).await.expect(200);
+    member.ask(get("/v1/audit/entries")).await.expect(200);
+    house.operator().ask(get("/v1/audit/everything")).await.expect(200);
+    member.ask(get("/health/live")).await.expect(204);
+    member.ask(sign_p256(key, b"no")).await.refused(503, "ledger_frozen");
+    let create = post("/v1/keys", json!({ "name": "new", "kind": "p256" }));
+    member.ask(create).await.refused(503, "ledger_frozen");
+    let operator = house.operator();
+    operator.ask(post("/v1/workspaces", json!({ "name": "new" }))).await.refused(503, "ledger_frozen");
+    assert!(!operator.is_ready().await, "frozen, and called ready");
+    let status = house.cli(&["status"]);
+    let words = said(&status);
+    assert!(!status.status.success(), "{words}");
+    assert!(words.contains("frozen:") && words.contains("expected") && words.contains("found"), "{words}");
+}
+
+/// An appliance with some history, stopped after a seal.
+async fn with_history(hardware: Hardware) -> (Appliance, Member, String) {
+    let mut house = Plan::with(hardware).start().await;
+    let member = house.member("acme").await;
+    let key = member.create_key("release", "p256").await;
+    sign_some(&house, &member, &key).await;
+    house.operator().ask(post("/v1/audit/seal", Value::Null)).await.expect(200);
+    house.terminate().await;
+    (house, member, key)
+}
+
+async fn sign_some(house: &Appliance, member: &Member, key: &str) {
+    let load = Load { until: Until::Sent(20), ..Load::of(member, &house.door(), key) };
+    assert_eq!(load.finish().await.signed.len(), 20);
+}
+
+/// Changes the file as its owner could: the triggers that forbid it are his to drop.
+fn edit(house: &Appliance, statements: &str) {
+    let database = Connection::open(house.ledger()).unwrap();
+    let mut triggers = database.prepare("SELECT name FROM sqlite_schema WHERE type = 'trigger'").unwrap();
+    let names: Vec<String> = triggers.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    drop(triggers);
+    let sources: Vec<String> = {
+        let mut query = database.prepare("SELECT sql FROM sqlite_schema WHERE type = 'trigger'").unwrap();
+        query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    for name in names {
+        database.execute_batch(&format!("DROP TRIGGER {name}")).unwrap();
+    }
+    database.execute_batch(statements).unwrap();
+    // The thief leaves the house as he found it.
+    for source in sources {
+        database.execute_batch(&source).unwrap();
+    }
+}
+
+async fn yesterdays_ledger_is_found_out(hardware: Hardware) {
+    let (mut house, member, key) = with_history(hardware).await;
+    evidence::copy_ledger(&house, &house.path("yesterday"));
+    house.serve().await;
+    sign_some(&house, &member, &key).await;
+    house.operator().ask(post("/v1/audit/seal", Value::Null)).await.expect(200);
+    house.terminate().await;
+    evidence::restore_ledger(&house, &house.path("yesterday"));
+    house.serve().await;
+    frozen(&house, &member, &key).await;
+}
+
+#[tokio::test]
+async fn yesterdays_ledger_is_found_out_by_the_token() {
+    yesterdays_ledger_is_found_out(Hardware::Token).await;
+}
+
+#[tokio::test]
+async fn yesterdays_ledger_is_found_out_by_the_tpm() {
+    yesterdays_ledger_is_found_out(Hardware::TokenAndTpm).await;
+}
+
+#[tokio::test]
+async fn yesterdays_ledger_is_found_out_by_a_tpm_that_holds_the_keys() {
+    yesterdays_ledger_is_found_out(Hardware::Tpm).await;
+}
+
+#[tokio::test]
+async fn an_edited_entry_is_found_out() {
+    let (mut house, member, key) = with_history(Hardware::Token).await;
+    edit(&house, "UPDATE entry SET actor = 'somebody else' WHERE action = 'key.create'");
+    house.serve().await;
+    frozen(&house, &member, &key).await;
+    house.terminate().await;
+    let (verified, _) = evidence::report(&evidence::copy_ledger(&house, &house.path("copy")), &[]);
+    assert!(!verified, "the verifier did not see it");
+}
+
+#[tokio::test]
+async fn a_missing_entry_is_found_out() {
+    let (mut house, member, key) = with_history(Hardware::Token).await;
+    edit(&house, "DELETE FROM entry WHERE seq = (SELECT MAX(seq) - 12 FROM entry)");
+    house.serve().await;
+    frozen(&house, &member, &key).await;
+}
+
+#[tokio::test]
+async fn a_ledger_whose_end_was_cut_off_is_found_out() {
+    let (mut house, member, key) = with_history(Hardware::Token).await;
+    // Everything that tells of the last entries goes, as far as the thief knows how.
+    edit(
+        &house,
+        "DELETE FROM anchor WHERE k = (SELECT MAX(k) FROM anchor); DELETE FROM entry WHERE seq >= (SELECT MAX(size) FROM anchor)",
+    );
+    house.serve().await;
+    frozen(&house, &member, &key).await;
+}
+
+#[tokio::test]
+async fn a_use_counter_set_back_does_not_hide_signatures() {
+    let (mut house, member, key) = with_history(Hardware::Token).await;
+    edit(&house, "UPDATE signing_keys SET uses = 0");
+    house.serve().await;
+    member.ask(sign_p256(&key, b"hidden?")).await;
+    let entries = house.operator().entries(&format!("action=key.sign&object={key}")).await;
+    let uses: Vec<u64> =
+        entries.iter().filter_map(|entry| entry["detail"]["after"]["use"].as_u64()).collect();
+    let told_twice = uses.windows(2).any(|pair| pair[1] <= pair[0]);
+    assert!(told_twice, "the entries do not show that the counter was set back: {uses:?}");
+}
+
+#[tokio::test]
+async fn another_appliances_ledger_is_not_taken_for_ours() {
+    let (mut house, _, _) = with_history(Hardware::Token).await;
+    let (other, member, key) = with_history(Hardware::Token).await;
+    evidence::copy_ledger(&other, &house.path("foreign"));
+    evidence::restore_ledger(&house, &house.path("foreign"));
+    match house.try_serve().await {
+        // Its master key does not open with our token: nothing stands.
+        Err(status) => assert_eq!(status.code(), Some(6), "{}", house.log()),
+        Ok(()) => frozen(&house, &member, &key).await,
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_ledger_is_refused_and_left_alone() {
+    let (mut house, _, _) = with_history(Hardware::Token).await;
+    for name in ["ledger.db-wal", "ledger.db-shm"] {
+        let _ = std::fs::remove_file(house.state().join(name));
+    }
+    std::fs::write(house.ledger(), b"not a ledger at all").unwrap();
+    assert!(house.try_serve().await.is_err(), "it serves over a broken file");
+    assert_eq!(std::fs::read(house.ledger()).unwrap(), b"not a ledger at all");
+}
