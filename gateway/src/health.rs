@@ -91,7 +91,9 @@ impl Health {
     /// One round.
     pub async fn look(&self, probes: &Probes) {
         let mut parts = vec![probes.token().await, probes.ledger().await, probes.anchor()];
-        parts.extend(probes.tokens.tpm.as_ref().map(|tpm| state_of("tpm", tpm)));
+        if let Some(tpm) = &probes.tokens.tpm {
+            parts.push(answers("tpm", tpm).await);
+        }
         probes.figures(&parts);
         self.put(Readiness { ready: parts.iter().all(|part| part.ready), parts });
     }
@@ -189,6 +191,19 @@ fn figures_of(ledger: &Ledger, metrics: &Metrics) {
 #[expect(clippy::cast_precision_loss, reason = "a figure on a dashboard")]
 fn as_figure(count: u64) -> f64 {
     count as f64
+}
+
+/// Ready means that it has just answered: nobody may have asked it anything since the last seal.
+async fn answers(part: &'static str, token: &Token) -> Part {
+    const BYTES: usize = 8;
+    let state = state_of(part, token);
+    if !state.ready {
+        return state;
+    }
+    match token.random(BYTES, Instant::now() + PROBE_WAIT_MAX).await {
+        Ok(_) => state,
+        Err(why) => Part { part, ready: false, code: "does_not_answer", detail: Some(why.to_string()) },
+    }
 }
 
 fn state_of(part: &'static str, token: &Token) -> Part {

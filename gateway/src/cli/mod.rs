@@ -18,6 +18,7 @@ mod enrol;
 mod local;
 mod run;
 mod show;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,23 +96,23 @@ enum Command {
     Token(TokenCommand),
     /// Workspaces.
     #[command(subcommand)]
-    Workspace(ask::WorkspaceCommand),
+    Workspace(words::WorkspaceCommand),
     /// Clients and their certificates.
     #[command(subcommand)]
-    Client(ask::ClientCommand),
+    Client(words::ClientCommand),
     /// API keys of a workspace.
     #[command(subcommand)]
-    Apikey(ask::ApiKeyCommand),
+    Apikey(words::ApiKeyCommand),
     /// Signing keys of a workspace.
     #[command(subcommand)]
-    Key(ask::KeyCommand),
+    Key(words::KeyCommand),
     /// Sign a file.
-    Sign(ask::SignArgs),
+    Sign(words::SignArgs),
     /// Verify a signature of a file; exit code 1 if it is not valid.
-    Verify(ask::VerifyArgs),
+    Verify(words::VerifyArgs),
     /// The ledger.
     #[command(subcommand)]
-    Audit(ask::AuditCommand),
+    Audit(words::AuditCommand),
     /// Print the completion script for a shell.
     Completion {
         /// The shell.

@@ -2,6 +2,8 @@
 //! Who enters: the command line, with a checked configuration.
 //! What leaves: a house, ready to serve; or why it cannot stand, before anything listens.
 
+mod unbuilt;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,11 +11,13 @@ use audit::{
     Anchor, Clock, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, NoteKey, RecoverRefused,
     Sealing,
 };
-use hsm::{StartRefused, Token, TokenConfig};
+use hsm::{Token, TokenConfig};
 
+pub use self::unbuilt::Unbuilt;
+use self::unbuilt::UnbuiltRead;
 use crate::admission::Admission;
 use crate::appliance::init::{self, InitRefused};
-use crate::appliance::master::{self, MasterRefused};
+use crate::appliance::master;
 use crate::appliance::{BadRecord, Facts, Tokens, store};
 use crate::boundary::drain::Register;
 use crate::boundary::gate::{Gate, GateParts};
@@ -28,84 +32,14 @@ use crate::metrics::Metrics;
 use crate::sealing::Keeper;
 use crate::services;
 use crate::services::audit::Audit;
-use crate::services::devices::{Devices, DevicesRefused};
-use crate::services::ground::{Ground, LedgerRefused};
-use crate::services::keys::{Keys, KeysRefused};
+use crate::services::devices::Devices;
+use crate::services::ground::Ground;
+use crate::services::keys::Keys;
 use crate::services::roster::Roster;
 use crate::services::signing::Signing;
-use crate::services::workspaces::{Workspaces, WorkspacesRefused};
+use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
 use crate::status::{self, Status};
-
-/// Why the house cannot stand.
-#[derive(Debug, thiserror::Error)]
-pub enum Unbuilt {
-    /// The token or TPM did not start.
-    #[error("the {which} did not start")]
-    Token {
-        /// Which one.
-        which: &'static str,
-        /// Why.
-        #[source]
-        source: StartRefused,
-    },
-    /// The ledger was not opened.
-    #[error("the ledger was not opened")]
-    Ledger(#[source] audit::OpenRefused),
-    /// There is no appliance in this state directory, or only half of one.
-    #[error("there is no complete appliance in {0}; `chancery init` makes one in an empty state directory")]
-    NoAppliance(std::path::PathBuf),
-    /// A record of the appliance cannot be used.
-    #[error(transparent)]
-    Record(#[from] BadRecord),
-    /// The master key was not unwrapped.
-    #[error("the master key was not unwrapped")]
-    Master(#[source] MasterRefused),
-    /// The appliance was not made.
-    #[error(transparent)]
-    Init(#[from] InitRefused),
-    /// The ledger's recovery met with a fault, not with a verdict.
-    #[error("the ledger could not be verified")]
-    Recover(#[source] RecoverRefused),
-    /// The clients were not loaded.
-    #[error("the clients cannot be loaded")]
-    Devices(#[from] DevicesRefused),
-    /// The workspaces were not loaded.
-    #[error("the workspaces cannot be loaded")]
-    Workspaces(#[from] WorkspacesRefused),
-    /// Orders that were left open could not be settled.
-    #[error("the keys cannot be loaded")]
-    Keys(#[from] KeysRefused),
-    /// Two services claim one path.
-    #[error(transparent)]
-    Routes(#[from] Claimed),
-    /// The ledger gave nothing.
-    #[error(transparent)]
-    Read(#[from] LedgerRefused),
-}
-crate::refused_by_ledger!(UnbuiltRead);
-
-impl Unbuilt {
-    /// Starting again without a change by a person would do harm or no good.
-    pub fn needs_a_person(&self) -> bool {
-        match self {
-            Self::Token { source, .. } => !source.may_heal(),
-            Self::NoAppliance(_) | Self::Record(_) | Self::Master(_) => true,
-            Self::Ledger(refused) => matches!(
-                refused,
-                audit::OpenRefused::Foreign { .. } | audit::OpenRefused::MigrationChanged { .. }
-            ),
-            _ => false,
-        }
-    }
-}
-
-/// Carries a read's fault to [`Unbuilt`].
-#[derive(Debug, thiserror::Error)]
-enum UnbuiltRead {
-    #[error(transparent)]
-    Ledger(#[from] LedgerRefused),
-}
 
 /// The house, built.
 pub struct House {

@@ -1,0 +1,205 @@
+//! The words of the command line: what can be done with each thing, and with which options.
+//! Who enters: arguments, parsed by clap.
+//! What leaves: commands for `ask`; the help texts come from here too.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// What to do with workspaces.
+#[derive(Debug, Subcommand)]
+pub(super) enum WorkspaceCommand {
+    /// Create a workspace.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// List workspaces.
+    List,
+    /// Close a workspace to its programs.
+    Close {
+        /// Its id.
+        id: String,
+    },
+    /// Open a closed workspace again.
+    Open {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What to do with clients.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClientCommand {
+    /// Issue a client certificate; makes the key here unless --csr brings a request.
+    Enroll {
+        /// The client's name.
+        name: String,
+        /// A certificate signing request, PEM, of somebody who keeps their own key.
+        #[arg(long)]
+        csr: Option<PathBuf>,
+        /// How many days it lives.
+        #[arg(long, default_value_t = 90)]
+        days: u32,
+        /// The directory to write key, certificate and CA into.
+        #[arg(long, default_value = ".")]
+        out: PathBuf,
+    },
+    /// List the workspace's clients.
+    List,
+    /// Revoke a client; its open connections end at once.
+    Revoke {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What to do with API keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum ApiKeyCommand {
+    /// Create an API key; its secret is shown once.
+    Create {
+        /// Its name.
+        name: String,
+        /// What it may do, such as `sign` or `keys:manage`; give it once for each scope.
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<String>,
+        /// When it ends (RFC 3339).
+        #[arg(long)]
+        expires: Option<String>,
+    },
+    /// List the workspace's API keys.
+    List,
+    /// Revoke an API key, at once.
+    Revoke {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a key in the token.
+    Create {
+        /// Its name.
+        name: String,
+        /// p256, p384, secp256k1, ed25519, rsa-2048, rsa-3072 or rsa-4096.
+        #[arg(long, default_value = "p256")]
+        kind: String,
+    },
+    /// List the workspace's keys.
+    List {
+        /// Where the page before ended.
+        #[arg(long)]
+        after: Option<String>,
+    },
+    /// Show a key; with --public only its newest public key.
+    Show {
+        /// Its name or id.
+        key: String,
+        /// `pem`, `ssh` or `jwk`.
+        #[arg(long)]
+        public: Option<String>,
+    },
+    /// Make a new version.
+    Rotate {
+        /// Its name or id.
+        key: String,
+    },
+    /// Take it out of use.
+    Disable {
+        /// Its name or id.
+        key: String,
+    },
+    /// Put it back into use.
+    Enable {
+        /// Its name or id.
+        key: String,
+    },
+    /// Destroy it after notice.
+    ScheduleDestruction {
+        /// Its name or id.
+        key: String,
+        /// Days of notice.
+        #[arg(long, default_value_t = 30)]
+        days: u32,
+    },
+    /// Call off a scheduled destruction.
+    Keep {
+        /// Its name or id.
+        key: String,
+    },
+}
+
+/// How to sign a file.
+#[derive(Debug, Args)]
+pub(super) struct SignArgs {
+    /// The key's name or id.
+    #[arg(long)]
+    pub(super) key: String,
+    /// The scheme, such as ecdsa-sha256.
+    #[arg(long)]
+    pub(super) scheme: String,
+    /// Text for the ledger entry.
+    #[arg(long)]
+    pub(super) context: Option<String>,
+    /// Where to write the signature; beside the file with `.sig` if absent.
+    #[arg(long)]
+    pub(super) out: Option<PathBuf>,
+    /// The file.
+    pub(super) file: PathBuf,
+}
+
+/// How to verify a file.
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// The key's name or id.
+    #[arg(long)]
+    pub(super) key: String,
+    /// The scheme.
+    #[arg(long)]
+    pub(super) scheme: String,
+    /// The key's version; the latest if absent.
+    #[arg(long)]
+    pub(super) key_version: Option<i64>,
+    /// The signature file.
+    #[arg(long)]
+    pub(super) signature: PathBuf,
+    /// The file.
+    pub(super) file: PathBuf,
+}
+
+/// What to do with the ledger.
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Entries: of a workspace with --workspace, of everybody without.
+    Entries {
+        /// Only this act.
+        #[arg(long)]
+        action: Option<String>,
+        /// Only about this thing.
+        #[arg(long)]
+        object: Option<String>,
+        /// Only of this request.
+        #[arg(long)]
+        request: Option<String>,
+        /// Where the page before ended.
+        #[arg(long)]
+        after: Option<u64>,
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// The newest checkpoint, as a signed note.
+    Checkpoint,
+    /// The receipt of an entry.
+    Receipt {
+        /// Its number.
+        seq: u64,
+    },
+    /// Seal what is new, now.
+    Seal,
+    /// Write everything an outsider needs to check the log; prints where.
+    Export,
+}

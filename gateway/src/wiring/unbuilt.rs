@@ -1,0 +1,87 @@
+//! Why a house cannot stand, and whether starting again by itself could help.
+//! Who enters: the wiring, when a part is missing or refuses.
+//! What leaves: one reason with its causes, for the command line and the service manager.
+
+use std::path::PathBuf;
+
+use hsm::StartRefused;
+
+use crate::appliance::BadRecord;
+use crate::appliance::init::InitRefused;
+use crate::appliance::master::MasterRefused;
+use crate::boundary::tree::Claimed;
+use crate::services::devices::DevicesRefused;
+use crate::services::ground::LedgerRefused;
+use crate::services::keys::KeysRefused;
+use crate::services::workspaces::WorkspacesRefused;
+use audit::RecoverRefused;
+
+/// Why the house cannot stand.
+#[derive(Debug, thiserror::Error)]
+pub enum Unbuilt {
+    /// The token or TPM did not start.
+    #[error("the {which} did not start")]
+    Token {
+        /// Which one.
+        which: &'static str,
+        /// Why.
+        #[source]
+        source: StartRefused,
+    },
+    /// The ledger was not opened.
+    #[error("the ledger was not opened")]
+    Ledger(#[source] audit::OpenRefused),
+    /// There is no appliance in this state directory, or only half of one.
+    #[error("there is no complete appliance in {0}; `chancery init` makes one in an empty state directory")]
+    NoAppliance(PathBuf),
+    /// A record of the appliance cannot be used.
+    #[error(transparent)]
+    Record(#[from] BadRecord),
+    /// The master key was not unwrapped.
+    #[error("the master key was not unwrapped")]
+    Master(#[source] MasterRefused),
+    /// The appliance was not made.
+    #[error(transparent)]
+    Init(#[from] InitRefused),
+    /// The ledger's recovery met with a fault, not with a verdict.
+    #[error("the ledger could not be verified")]
+    Recover(#[source] RecoverRefused),
+    /// The clients were not loaded.
+    #[error("the clients cannot be loaded")]
+    Devices(#[from] DevicesRefused),
+    /// The workspaces were not loaded.
+    #[error("the workspaces cannot be loaded")]
+    Workspaces(#[from] WorkspacesRefused),
+    /// Orders that were left open could not be settled.
+    #[error("the keys cannot be loaded")]
+    Keys(#[from] KeysRefused),
+    /// Two services claim one path.
+    #[error(transparent)]
+    Routes(#[from] Claimed),
+    /// The ledger gave nothing.
+    #[error(transparent)]
+    Read(#[from] LedgerRefused),
+}
+crate::refused_by_ledger!(UnbuiltRead);
+
+impl Unbuilt {
+    /// Starting again without a change by a person would do harm or no good.
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Token { source, .. } => !source.may_heal(),
+            Self::NoAppliance(_) | Self::Record(_) | Self::Master(_) => true,
+            Self::Ledger(refused) => matches!(
+                refused,
+                audit::OpenRefused::Foreign { .. } | audit::OpenRefused::MigrationChanged { .. }
+            ),
+            _ => false,
+        }
+    }
+}
+
+/// Carries a read's fault to [`Unbuilt`].
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnbuiltRead {
+    #[error(transparent)]
+    Ledger(#[from] LedgerRefused),
+}
