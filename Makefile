@@ -29,7 +29,7 @@ test: deps ## pass all tests
 ifdef NEXTEST
 	$(CARGO) nextest run --workspace
 else
-	$(CARGO) test --workspace --lib --bins --tests
+	$(CARGO) test --workspace --lib --bins --tests -- --test-threads=1
 endif
 	$(CARGO) test --workspace --doc
 
@@ -42,6 +42,7 @@ lint: deps ## formatting, clippy with warnings as errors, units, advisories wher
 bench: deps ## measure the gateway against a bare token, and write target/bench/report.json
 	$(CARGO) build --release --workspace --bins
 	target/release/bench
+	$(CARGO) run --release -p audit --example figures -- $(or $(ENTRIES),1000000)
 
 torture: deps ## all crash points and fault cycles, not only the sample (hours)
 	$(CARGO) build --workspace --bins

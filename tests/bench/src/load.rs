@@ -46,6 +46,8 @@ pub(crate) struct Load {
     pub(crate) protocol: Protocol,
     pub(crate) connections: usize,
     pub(crate) duration: Duration,
+    /// Each connection sends no more often than this; as fast as it is answered if absent.
+    pub(crate) every: Option<Duration>,
 }
 
 /// What came of it.
@@ -154,8 +156,12 @@ impl Load {
         let load = Arc::new(self.clone());
         let begun = Instant::now();
         let mut going = JoinSet::new();
-        for sender in senders {
-            going.spawn(Arc::clone(&load).drive(sender, begun + self.duration));
+        for (at, sender) in senders.into_iter().enumerate() {
+            // Paced clients begin one after the other, as real ones would.
+            let share = u32::try_from(at).unwrap_or_default();
+            let first =
+                begun + self.every.unwrap_or_default() * share / u32::try_from(self.connections).unwrap_or(1);
+            going.spawn(Arc::clone(&load).drive(sender, first, begun + self.duration));
         }
         let mut whole = Outcome::default();
         while let Some(part) = going.join_next().await {
@@ -166,11 +172,18 @@ impl Load {
         Ok(whole)
     }
 
-    async fn drive(self: Arc<Self>, mut sender: Sender, end: Instant) -> Outcome {
+    /// One client. A paced one counts from the moment its request was due, so that waiting for its turn counts too.
+    async fn drive(self: Arc<Self>, mut sender: Sender, first: Instant, end: Instant) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut due = first;
         while Instant::now() < end {
             let Ok(request) = self.request() else { return outcome };
-            let begun = Instant::now();
+            let mut begun = Instant::now();
+            if let Some(every) = self.every {
+                tokio::time::sleep_until(due.into()).await;
+                begun = due;
+                due += every;
+            }
             match sender.send(request).await {
                 Ok(200) => outcome.latencies.push(begun.elapsed()),
                 Ok(status) => *outcome.refused.entry(status).or_default() += 1,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use self::appliance::Appliance;
 use self::figures::Usage;
 use self::load::{Load, Protocol, Trouble};
-use self::report::{Report, Run};
+use self::report::{Paced, Report, Run};
 
 /// What is measured: the key's kind, its scheme, and the bare loop's mechanism.
 const KINDS: [(&str, &str); 3] =
@@ -46,6 +46,7 @@ fn main() -> Result<(), Trouble> {
             }
         }
     }
+    report.at_seventy = Some(at_seventy(&runtime, &appliance, &report, duration)?);
     report.idle_rss_mib = runtime.block_on(idle(&appliance, 1000))?;
     println!("memory with 1000 idle connections: {:.0} MiB", report.idle_rss_mib);
     report.write()
@@ -73,6 +74,7 @@ fn measure(
         protocol,
         connections,
         duration,
+        every: None,
     };
     let before = Usage::of(appliance)?;
     let outcome = runtime.block_on(load.run())?;
@@ -85,6 +87,37 @@ fn measure(
         .into());
     }
     Ok(Run::new(kind, protocol, connections, bare, &outcome, &used))
+}
+
+/// Latency at 70 % of what 64 connections reached, with P-256 or whatever was measured first.
+fn at_seventy(
+    runtime: &tokio::runtime::Runtime,
+    appliance: &Appliance,
+    report: &Report,
+    duration: Duration,
+) -> Result<Paced, Trouble> {
+    let full = report
+        .runs
+        .iter()
+        .find(|run| run.connections == 64)
+        .ok_or("nothing was measured at 64 connections")?;
+    let (_, scheme) = KINDS.into_iter().find(|(kind, _)| *kind == full.key).ok_or("no such kind")?;
+    let load = Load {
+        identity: appliance.identity.clone(),
+        api_key: appliance.api_key.clone(),
+        path: format!("/v1/keys/bench-{}/sign", full.key),
+        body: appliance::body(scheme),
+        protocol: Protocol::H1,
+        connections: 64,
+        duration,
+        every: Some(Duration::from_secs_f64(64.0 / (full.gateway_per_s * 0.7))),
+    };
+    let paced = Paced::new(full.key, &runtime.block_on(load.run())?);
+    println!(
+        "at 70 % load: {} {:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
+        paced.key, paced.per_s, paced.p50_ms, paced.p99_ms
+    );
+    Ok(paced)
 }
 
 /// The daemon's memory while so many clients are connected and silent.

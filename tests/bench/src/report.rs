@@ -27,10 +27,20 @@ pub(crate) struct Run {
     pub(crate) rss_mib: f64,
 }
 
+/// Latency below the limit, counted from when each request was due.
+#[derive(Debug, Serialize)]
+pub(crate) struct Paced {
+    pub(crate) key: &'static str,
+    pub(crate) per_s: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+}
+
 /// All cells.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) runs: Vec<Run>,
+    pub(crate) at_seventy: Option<Paced>,
     pub(crate) start_ms: f64,
     pub(crate) idle_rss_mib: f64,
 }
@@ -63,6 +73,13 @@ impl Run {
             worker_cpu_us: used.worker_cpu_us / signed,
             rss_mib: used.rss_mib,
         }
+    }
+}
+
+impl Paced {
+    pub(crate) fn new(key: &'static str, outcome: &Outcome) -> Self {
+        let millis = |percent: usize| outcome.percentile(percent).as_secs_f64() * 1000.0;
+        Self { key, per_s: outcome.per_second(), p50_ms: millis(50), p99_ms: millis(99) }
     }
 }
 
