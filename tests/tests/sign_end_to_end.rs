@@ -275,7 +275,10 @@ async fn a_batch_signs_the_good_items_and_refuses_the_bad_one_by_itself() {
     let member = house.member("acme").await;
     let key = member.create_key("release", "p256").await;
     let item = |key: &str, text: &str| json!({ "key": key, "scheme": "ecdsa-sha256", "message": STANDARD.encode(text) });
-    let items = json!({ "items": [item(&key, "one"), item("no-such-key", "two"), item(&key, "three")] });
+    let resting = member.create_key("resting", "p256").await;
+    member.ask(post(format!("/v1/keys/{resting}/disable"), json!(null)).raw("")).await.expect(200);
+    let items = [item(&key, "one"), item("no-such-key", "two"), item(&key, "three"), item(&resting, "four")];
+    let items = json!({ "items": items });
     let answer = member.ask(post("/v1/sign-batch", items)).await.expect(200).json();
     let pem = public_key(&member, &key, 1).await;
     for (at, message) in [(0, "one"), (2, "three")] {
@@ -283,6 +286,7 @@ async fn a_batch_signs_the_good_items_and_refuses_the_bad_one_by_itself() {
         assert!(openssl_accepts(&house.path(""), "ecdsa-sha256", &pem, message.as_bytes(), &signature));
     }
     assert_eq!(answer["results"][1]["code"], "not_found");
+    assert_eq!(answer["results"][3]["code"], "key_unusable");
     assert_eq!((&answer["results"][0]["use"], &answer["results"][2]["use"]), (&json!(1), &json!(2)));
     assert_eq!(house.operator().entries(&format!("action=key.sign&object={key}")).await.len(), 2);
     evidence::verifies(&mut house).await;

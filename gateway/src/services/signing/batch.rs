@@ -7,12 +7,14 @@ use std::sync::Arc;
 use audit::{Each, Recorded, Told};
 use tokio::task::JoinSet;
 
-use super::order::{SignCommand, Target, Unrecorded};
+use super::order::{Prepared, SignCommand, Target, Unrecorded};
 use super::{Signed, Signing, SigningRefused, confirm};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::services::ground::Telling;
-use crate::services::keys;
+use crate::services::keys::ring::KeyCard;
+use crate::services::keys::state::{KeyState, WrongState};
+use crate::services::keys::{self, KeysRefused};
 use crate::signer::SignOrder;
 
 /// The items' outcomes, in the order of the request.
@@ -58,7 +60,7 @@ impl Signing {
         let mut fitting = Fitting { places: Vec::new(), orders: Vec::new() };
         for (place, command) in commands.into_iter().enumerate() {
             let card = self.keys.card(by.workspace(), &command.key).await.map_err(SigningRefused::from);
-            match card.and_then(|card| command.prepare(&card)) {
+            match card.and_then(|card| fitting_order(&card, command)) {
                 Ok(prepared) => {
                     fitting.places.push(place);
                     fitting.orders.push(prepared.order(origin.deadline));
@@ -127,5 +129,13 @@ impl Signing {
         for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
             *outcome = Some(Err(crate::services::ground::LedgerRefused::Fault(None).into()));
         }
+    }
+}
+
+/// The key's state on the card is a hint that spares a batch its one disabled key; the transaction decides.
+fn fitting_order(card: &KeyCard, command: SignCommand) -> Result<Prepared, SigningRefused> {
+    match card.row.state {
+        KeyState::Enabled => command.prepare(card),
+        state => Err(KeysRefused::from(WrongState { state }).into()),
     }
 }

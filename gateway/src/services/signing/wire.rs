@@ -45,7 +45,7 @@ pub struct SignBatch {
     pub items: Vec<BatchItem>,
 }
 
-/// One order of a batch.
+/// One order of a batch. The fields of [`Sign`] are repeated: serde cannot both flatten a body and refuse unknown fields.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchItem {
