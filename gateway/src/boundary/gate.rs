@@ -58,6 +58,15 @@ pub struct Gate {
     addresses: RateLimiter<IpAddr>,
 }
 
+/// A request whose head has been read.
+struct Arrived<'a> {
+    peer: &'a Peer,
+    ip: Option<IpAddr>,
+    head: http::request::Parts,
+    followed: &'a Followed,
+    begun: Instant,
+}
+
 /// A client's own patience, in milliseconds.
 const DEADLINE_HEADER: &str = "chancery-deadline-ms";
 
@@ -92,40 +101,39 @@ impl Gate {
         begun: Instant,
     ) -> (HttpResponse, &'static str) {
         let (head, body) = request.into_parts();
-        let (route, params) = match self.parts.tree.find(&head.method, head.uri.path()) {
+        let arrived = Arrived { peer, ip: self.address(peer, &head.headers), head, followed, begun };
+        // Before anything else: whoever asks for paths that are not there empties the same bucket.
+        if let Err(problem) = self.limit_address(arrived.ip, begun) {
+            return (respond(Err(problem), followed, None), "none");
+        }
+        let (route, params) = match self.parts.tree.find(&arrived.head.method, arrived.head.uri.path()) {
             Found::Route(route, params) => (route, params),
             Found::Nothing => return (respond(Err(no_such_path()), followed, None), "none"),
             Found::OtherMethods(methods) => return (refuse_method(&methods, followed), "none"),
         };
         let mut allowance = None;
-        let outcome = self.carry_out(peer, &head, body, route, params, followed, begun, &mut allowance).await;
+        let outcome = self.carry_out(&arrived, body, route, params, &mut allowance).await;
         (respond(outcome, followed, allowance), route.pattern)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the request taken apart; a struct would only rename them")]
     async fn carry_out(
         &self,
-        peer: &Peer,
-        head: &http::request::Parts,
+        arrived: &Arrived<'_>,
         body: Incoming,
         route: &Route,
         params: Vec<String>,
-        followed: &Followed,
-        begun: Instant,
         allowance: &mut Option<Allowance>,
     ) -> Result<Reply, Problem> {
-        let ip = self.address(peer, &head.headers);
-        self.limit_address(ip, begun)?;
-        limit_target(head)?;
-        let caller = authenticate(peer, &head.headers, self.parts.directory.as_ref());
-        *allowance = self.limit_workspace(caller.as_ref().ok(), begun)?;
+        let headers = &arrived.head.headers;
+        limit_target(&arrived.head)?;
+        let caller = authenticate(arrived.peer, headers, self.parts.directory.as_ref());
+        *allowance = self.limit_workspace(caller.as_ref().ok(), arrived.begun)?;
         let passed = route.pass(caller.as_ref())?;
-        let origin = origin(ip, head, caller.as_ref().ok(), followed, begun)?;
-        let query = head.uri.query().unwrap_or_default().to_owned();
-        let wants_text = wants_text(&head.headers);
-        let deadline = origin.deadline;
+        let origin = arrived.origin(caller.as_ref().ok())?;
+        let query = arrived.head.uri.query().unwrap_or_default().to_owned();
+        let (deadline, wants_text) = (origin.deadline, wants_text(headers));
         let bytes =
-            if route.method == Method::Get { Bytes::new() } else { body::read(&head.headers, body).await? };
+            if route.method == Method::Get { Bytes::new() } else { body::read(headers, body).await? };
         let answering = passed(&bytes, Exchange { origin, params, query, wants_text })?;
         self.run(route.effect, answering, deadline).await
     }
@@ -202,22 +210,18 @@ fn bucket_of(ip: IpAddr) -> IpAddr {
     }
 }
 
-fn origin(
-    ip: Option<IpAddr>,
-    head: &http::request::Parts,
-    caller: Option<&Caller>,
-    followed: &Followed,
-    begun: Instant,
-) -> Result<Origin, Problem> {
-    let wait = patience(&head.headers)?;
-    let urgent = matches!(caller, Some(Caller::Program(program)) if program.scopes.include(Scope::Priority))
-        && head.headers.get("priority").is_some_and(|value| is_urgent(value.as_bytes()));
-    let user_agent = head
-        .headers
-        .get(http::header::USER_AGENT)
-        .map(|value| printable(value.as_bytes()))
-        .unwrap_or_default();
-    Ok(Origin { request: followed.request.clone(), ip, user_agent, deadline: begun + wait, urgent })
+impl Arrived<'_> {
+    /// Where the request came from, as its handler and its entry will know it.
+    fn origin(&self, caller: Option<&Caller>) -> Result<Origin, Problem> {
+        let headers = &self.head.headers;
+        let wait = patience(headers)?;
+        let urgent = matches!(caller, Some(Caller::Program(program)) if program.scopes.include(Scope::Priority))
+            && headers.get("priority").is_some_and(|value| is_urgent(value.as_bytes()));
+        let user_agent = headers.get(http::header::USER_AGENT);
+        let user_agent = user_agent.map(|value| printable(value.as_bytes())).unwrap_or_default();
+        let request = self.followed.request.clone();
+        Ok(Origin { request, ip: self.ip, user_agent, deadline: self.begun + wait, urgent })
+    }
 }
 
 fn patience(headers: &HeaderMap) -> Result<Duration, Problem> {
