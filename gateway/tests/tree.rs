@@ -1,0 +1,95 @@
+//! Promises about the tree as it lies here: unit, demonstration, and what no file of the product does.
+//! Who enters: sources, scripts, the built programs.
+//! What leaves: the first file that breaks its promise.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+/// The product's sources without their tests.
+fn product() -> Vec<(String, String)> {
+    let folders = ["gateway/src", "hsm/src", "audit/src"];
+    let files = folders.iter().flat_map(|folder| common::files(folder, ".rs"));
+    let code = |file: String| {
+        let text = common::text(&file);
+        let product = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+        (file, product)
+    };
+    files.map(code).collect()
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).current_dir(common::root()).output();
+    let output = output.unwrap_or_else(|why| panic!("{program} does not run: {why}"));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?}: {}\n{said}", output.status);
+}
+
+#[test]
+fn the_unit_and_its_drop_ins_are_as_hard_as_promised() {
+    assert!(Path::new("/usr/bin/systemd-analyze").exists(), "install systemd (make deps)");
+    run("systemd/check.sh", &[]);
+}
+
+#[test]
+fn the_demonstration_signs_verifies_and_catches_the_forger() {
+    let chancery = Path::new(env!("CARGO_BIN_EXE_chancery"));
+    for beside in ["chancery-hsm", "chancery-audit"] {
+        let program = chancery.with_file_name(beside);
+        assert!(program.exists(), "{} is not built: cargo build --workspace --bins", program.display());
+    }
+    run(&chancery.display().to_string(), &["dev", "--listen", "127.0.0.1:0", "--then", "demo/demo.sh"]);
+}
+
+/// Listening and the local socket are all the network there is.
+#[test]
+fn nothing_in_the_product_opens_an_outgoing_network_connection() {
+    for (file, code) in product() {
+        for way in
+            ["TcpStream::connect", "TcpSocket", "UdpSocket", "reqwest", "hyper_util::client", "lookup_host"]
+        {
+            assert!(!code.contains(way), "{file} uses {way}");
+        }
+    }
+}
+
+#[test]
+fn no_frame_and_no_route_asks_for_a_private_key() {
+    let requests = common::text("hsm/src/protocol.rs");
+    let routes = common::text("docs/openapi.json");
+    for word in ["export", "private", "import", "extract"] {
+        let in_frames = requests.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+        assert!(!in_frames.clone().any(|line| line.to_lowercase().contains(word)), "a frame names {word}");
+        let paths = routes.lines().filter(|line| line.trim_start().starts_with("\"/v1/"));
+        assert!(
+            !paths.clone().any(|path| path.contains(word) && !path.contains("/audit/export")),
+            "a route names {word}"
+        );
+    }
+}
+
+/// What room it is, who enters, what leaves: nobody reads a file from its middle.
+#[test]
+fn every_file_of_the_product_says_what_room_it_is() {
+    for (file, code) in product() {
+        let told = code.lines().take(3).filter(|line| line.starts_with("//!")).count();
+        assert_eq!(
+            told, 3,
+            "{file} does not say in its first three lines what room it is, who enters and what leaves"
+        );
+    }
+}
+
+#[test]
+fn changes_without_an_entry_are_few_and_each_gives_its_reason() {
+    let mut found = String::new();
+    for (file, code) in product().into_iter().filter(|(file, _)| file.starts_with("gateway/")) {
+        for (at, _) in code.match_indices("write_unaudited(") {
+            let reason = code[at..].split('"').nth(1).unwrap_or_default();
+            found += &format!("{file}: {reason}\n");
+        }
+    }
+    common::golden("gateway/tests/golden/unaudited-writes.txt", &found);
+}
