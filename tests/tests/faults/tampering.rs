@@ -131,7 +131,7 @@ async fn a_ledger_whose_end_was_cut_off_is_found_out() {
 #[tokio::test]
 async fn a_use_counter_set_back_does_not_hide_signatures() {
     let (mut house, member, key) = with_history(Hardware::Token).await;
-    edit(&house, "UPDATE signing_keys SET uses = 0");
+    edit(&house, "UPDATE keys SET uses = 0");
     house.serve().await;
     member.ask(sign_p256(&key, b"hidden?")).await;
     let entries = house.operator().entries(&format!("action=key.sign&object={key}")).await;

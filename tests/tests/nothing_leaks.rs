@@ -1,0 +1,138 @@
+//! What must not be where it could be found: token libraries in the daemon, secrets in logs, ledgers and environments.
+//! Who enters: the built programs, and an appliance that has seen some life.
+//! What leaves: a failure naming the place and the secret.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use promises::people::sign_p256;
+use promises::programs::{program, succeeds, tool};
+use promises::{Appliance, Hardware, Plan, get, post};
+use rustix::process::Pid;
+use serde_json::Value;
+
+const TOKEN_LIBRARIES: [&str; 4] = ["tss2", "softhsm", "pkcs11", "cryptoki"];
+
+#[test]
+fn daemon_and_auditor_are_not_linked_to_any_token_library() {
+    for name in ["chancery", "chancery-audit"] {
+        let linked = succeeds(tool("ldd", "libc-bin").arg(program(name))).to_lowercase();
+        for library in TOKEN_LIBRARIES {
+            assert!(!linked.contains(library), "{name} is linked to {library}:\n{linked}");
+        }
+    }
+    let worker = succeeds(tool("ldd", "libc-bin").arg(program("chancery-hsm"))).to_lowercase();
+    assert!(
+        worker.contains("tss2"),
+        "the worker is not linked to the TPM's library: this test looks at nothing"
+    );
+}
+
+#[tokio::test]
+async fn the_daemon_loads_no_token_library_while_it_serves() {
+    let mut house = Appliance::with_tpm().await;
+    let member = house.member("acme").await;
+    let key = member.create_key("release", "p256").await;
+    member.ask(sign_p256(&key, b"x")).await.expect(200);
+    let maps =
+        std::fs::read_to_string(format!("/proc/{}/maps", house.daemon().pid().as_raw_nonzero())).unwrap();
+    for library in TOKEN_LIBRARIES {
+        assert!(!maps.contains(library), "the daemon has {library} in its memory");
+    }
+    let worker = house.daemon().workers()[0];
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", worker.as_raw_nonzero())).unwrap();
+    assert!(maps.contains("softhsm"), "the worker has no module loaded: this test looks at nothing");
+}
+
+/// Everything below a directory that is a file.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.extend(files(&entry.path())),
+            Ok(kind) if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|part| part == needle)
+}
+
+fn process_files(pid: Pid) -> Vec<PathBuf> {
+    ["environ", "cmdline"]
+        .iter()
+        .map(|name| format!("/proc/{}/{name}", pid.as_raw_nonzero()).into())
+        .collect()
+}
+
+#[tokio::test]
+async fn secrets_stand_in_no_log_ledger_export_environment_or_command_line() {
+    let mut house = Plan::with(Hardware::TokenAndTpm).set("log.filter", "trace").start().await;
+    let member = house.member("acme").await;
+    let key = member.create_key("release", "p256").await;
+    member.ask(sign_p256(&key, b"x")).await.expect(200);
+    member.with_secret("ck_a-guess-that-fails").ask(get("/v1/keys")).await.expect(401);
+    house.operator().ask(post("/v1/audit/export", Value::Null)).await.expect(201);
+    let pin = std::fs::read(house.hsm.as_ref().unwrap().pin_file()).unwrap();
+    let index = std::fs::read(house.path("index.auth")).unwrap();
+    let secrets: [(&str, &[u8]); 5] = [
+        ("the token's PIN", &pin),
+        ("the API key's secret", member.secret.as_bytes()),
+        ("a guessed API key", b"ck_a-guess-that-fails"),
+        ("a private key", b"PRIVATE KEY"),
+        ("the TPM index's authorisation", &index),
+    ];
+    let mut places = files(&house.state());
+    places.push(house.path("daemon.log"));
+    places.extend(process_files(house.daemon().pid()));
+    for worker in house.daemon().workers() {
+        places.extend(process_files(worker));
+    }
+    assert!(places.len() > 8, "{places:?}");
+    let log = std::fs::read(house.path("daemon.log")).unwrap();
+    assert!(holds(&log, key.as_bytes()) || log.len() > 1000, "the log is silent: this test looks at nothing");
+    for place in places {
+        let content = std::fs::read(&place).unwrap_or_else(|why| panic!("{}: {why}", place.display()));
+        for (name, secret) in secrets {
+            assert!(!holds(&content, secret), "{name} stands in {}", place.display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn everything_in_the_state_directory_is_closed_to_others() {
+    let mut house = Appliance::with_tpm().await;
+    house.operator().ask(post("/v1/audit/export", Value::Null)).await.expect(201);
+    let state = std::fs::metadata(house.state()).unwrap();
+    assert_eq!(state.permissions().mode() & 0o077, 0, "others can enter the state directory");
+    let socket = std::fs::metadata(house.path("chancery.sock")).unwrap();
+    assert_eq!(socket.mode() & 0o007, 0, "others can reach the local socket");
+    house.terminate().await;
+    assert!(!house.path("chancery.sock").exists(), "the socket was left behind");
+}
+
+#[tokio::test]
+async fn the_daemon_leaves_no_core_file() {
+    let mut house = Appliance::start().await;
+    let limits =
+        std::fs::read_to_string(format!("/proc/{}/limits", house.daemon().pid().as_raw_nonzero())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+}
+
+#[tokio::test]
+async fn a_refusal_tells_the_caller_nothing_from_inside() {
+    let house = Appliance::start().await;
+    let member = house.member("acme").await;
+    let refused = member.ask(sign_p256("no-such-key", b"x")).await.refused(404, "not_found");
+    let text = refused.text();
+    for inside in ["sqlite", "src/", "panicked", "CKR_", "/tmp/", "rusqlite"] {
+        assert!(!text.contains(inside), "{text}");
+    }
+    let document = refused.json();
+    assert_eq!(document["request_id"], refused.request_id().as_str());
+    assert_eq!((&document["status"], &document["type"]), (&404.into(), &"/problems#not_found".into()));
+}
