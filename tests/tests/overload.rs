@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn flood(house: &Appliance, member: &Member, key: &str) -> Load {
     Load {
         connections: 8,
-        streams: 100,
+        streams: 40,
         protocol: Protocol::H2,
         scheme: SLOW.1.to_owned(),
         ..Load::of(member, &house.door(), key)
@@ -89,7 +89,7 @@ async fn the_priority_lane_stays_fast_beside_a_flood() {
     let key = slow_key(&member).await;
     let load = flood(&house, &member, &key).start();
     flowing(&load).await;
-    let urgent = Load { connections: 1, streams: 2, until: Until::Sent(60), ..flood(&house, &member, &key) };
+    let urgent = Load { connections: 1, streams: 2, until: Until::Sent(40), ..flood(&house, &member, &key) };
     let urgent = Load { headers: vec![("priority".to_owned(), "u=0".to_owned())], ..urgent }.finish().await;
     let crowd = load.stop().await;
     assert_eq!(urgent.failed, 0, "{:?}", urgent.refused);
@@ -107,7 +107,7 @@ async fn the_priority_lane_is_for_those_with_its_scope() {
     let load = flood(&house, &member, &key).start();
     flowing(&load).await;
     let pretender =
-        Load { connections: 1, streams: 2, until: Until::Sent(20), ..flood(&house, &plain, &key) };
+        Load { connections: 1, streams: 2, until: Until::Sent(8), ..flood(&house, &plain, &key) };
     let pretender =
         Load { headers: vec![("priority".to_owned(), "u=0".to_owned())], ..pretender }.finish().await;
     let crowd = load.stop().await;
