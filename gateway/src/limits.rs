@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// A batch of 500 digests with context stays below 512 KiB; twice that leaves room for messages.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Of a body over the limit so much is read and forgotten, so that its sender lives to see the refusal.
+pub const BODY_DISCARDED_BYTES_MAX: usize = 4 << 20;
 /// Browsers and proxies rarely send more than 8 KiB; certificates never travel in a header.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// More fields than this are a probe, not a client.

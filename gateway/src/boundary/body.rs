@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
 use crate::api::{Code, Problem};
-use crate::limits::{BODY_BYTES_MAX, BODY_WAIT_MAX};
+use crate::limits::{BODY_BYTES_MAX, BODY_DISCARDED_BYTES_MAX, BODY_WAIT_MAX};
 
 /// Reads the body of a request.
 ///
@@ -19,6 +19,10 @@ pub async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem>
         return Ok(Bytes::new());
     }
     if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        // Whoever waits for our word before sending has not sent anything yet.
+        if !headers.contains_key(http::header::EXPECT) {
+            discard(body).await;
+        }
         return Err(too_large());
     }
     expect_json(headers)?;
@@ -40,6 +44,7 @@ async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
             .map_err(|_| Problem::new(Code::BadRequest, "the body ended before its time; send it again"))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + rest.len() + data.len() > BODY_BYTES_MAX {
+            discard(body).await;
             return Err(too_large());
         }
         if first.is_empty() {
@@ -55,6 +60,20 @@ async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&rest);
     Ok(whole.freeze())
+}
+
+/// Reads on for a while and forgets what comes: closed under a client that still writes, a connection loses the refusal.
+async fn discard(mut body: Incoming) {
+    let mut left = BODY_DISCARDED_BYTES_MAX;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(length) else { return };
+            left = rest;
+        }
+    };
+    // Over in time or not, the answer is the same.
+    let _ = tokio::time::timeout(BODY_WAIT_MAX, reading).await;
 }
 
 fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
