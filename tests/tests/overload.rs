@@ -106,8 +106,7 @@ async fn the_priority_lane_is_for_those_with_its_scope() {
     let plain = member.with_secret(&secret);
     let load = flood(&house, &member, &key).start();
     flowing(&load).await;
-    let pretender =
-        Load { connections: 1, streams: 2, until: Until::Sent(8), ..flood(&house, &plain, &key) };
+    let pretender = Load { connections: 1, streams: 2, until: Until::Sent(8), ..flood(&house, &plain, &key) };
     let pretender =
         Load { headers: vec![("priority".to_owned(), "u=0".to_owned())], ..pretender }.finish().await;
     let crowd = load.stop().await;
