@@ -1,6 +1,7 @@
 //! The context diagram is held against the code: programs, listeners, files, hardware, and who starts whom.
 //! Who enters: docs/context.md, the manifests, the sources.
 //! What leaves: a fact that the picture lacks, or a node of the picture that is no fact.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! The API's description is the one in docs/openapi.json, and tells of every route that is served, and of no other.
 //! Who enters: the document that a house serves.
 //! What leaves: the first line that differs; `UPDATE=1` rewrites the file.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! What people read is what the programs do: help, defects, problem codes, the example configuration.
 //! Who enters: documents, golden texts, the program `chancery`.
 //! What leaves: the first word that differs; `UPDATE=1` rewrites golden texts.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod common;
 

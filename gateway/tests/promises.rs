@@ -1,6 +1,7 @@
 //! Promises of the house that need no hardware to be broken: evidence before effect, isolation, traces, reasons.
 //! Who enters: requests through the real gate, over a token in memory that fails on command.
 //! What leaves: answers and ledger entries, compared.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Promises about the tree as it lies here: unit, demonstration, and what no file of the product does.
 //! Who enters: sources, scripts, the built programs.
 //! What leaves: the first file that breaks its promise.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod common;
 
@@ -92,4 +93,16 @@ fn changes_without_an_entry_are_few_and_each_gives_its_reason() {
         }
     }
     common::golden("gateway/tests/golden/unaudited-writes.txt", &found);
+}
+
+#[test]
+fn every_dependency_is_pinned_and_comes_from_crates_io() {
+    let lock: toml::Table = common::text("Cargo.lock").parse().unwrap();
+    for package in lock["package"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        // Members of the workspace have no source.
+        let Some(source) = package.get("source").and_then(|source| source.as_str()) else { continue };
+        assert_eq!(source, "registry+https://github.com/rust-lang/crates.io-index", "{name}");
+        assert!(package.get("checksum").is_some(), "{name} has no checksum");
+    }
 }
