@@ -106,3 +106,24 @@ fn every_dependency_is_pinned_and_comes_from_crates_io() {
         assert!(package.get("checksum").is_some(), "{name} has no checksum");
     }
 }
+
+#[test]
+fn what_the_readme_says_to_do_by_hand_works() {
+    let readme = common::text("README.md");
+    let block =
+        readme.split("## Go on by hand").nth(1).and_then(|rest| rest.split("```").nth(1)).expect("its block");
+    let programs =
+        Path::new(env!("CARGO_BIN_EXE_chancery")).parent().expect("a folder").display().to_string();
+    let lines: Vec<_> = block
+        .lines()
+        .filter(|line| line.starts_with("target/debug/") || line.starts_with("export "))
+        .collect();
+    assert!(lines.len() >= 5, "{lines:?}");
+    let root = common::root().display().to_string();
+    let script = format!(
+        "set -e\ncd \"$CHANCERY_STATE\"\ncp {root}/Cargo.lock .\n{}\n",
+        lines.join("\n").replace("target/debug", &programs)
+    );
+    let chancery = env!("CARGO_BIN_EXE_chancery");
+    run(chancery, &["dev", "--listen", "127.0.0.1:0", "--then", "bash", "-c", &script]);
+}
