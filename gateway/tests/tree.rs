@@ -5,8 +5,10 @@
 
 mod common;
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// The product's sources without their tests.
 fn product() -> Vec<(String, String)> {
@@ -126,4 +128,41 @@ fn what_the_readme_says_to_do_by_hand_works() {
     );
     let chancery = env!("CARGO_BIN_EXE_chancery");
     run(chancery, &["dev", "--listen", "127.0.0.1:0", "--then", "bash", "-c", &script]);
+}
+
+#[test]
+fn the_service_manager_is_told_ready_alive_and_stopping() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    // Read all along, or a full queue would hold up the daemon.
+    manager.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chancery"));
+    command.args(["dev", "--listen", "127.0.0.1:0", "--no-tpm", "--then", "true"]).stdout(Stdio::null());
+    command.env("NOTIFY_SOCKET", directory.path().join("notify")).env("WATCHDOG_USEC", "30000000");
+    let mut appliance = command.spawn().expect("chancery runs");
+    let (mut told, mut buffer, mut ended) = (Vec::new(), [0; 256], None);
+    loop {
+        match manager.recv(&mut buffer) {
+            Ok(length) => told.push(String::from_utf8_lossy(&buffer[..length]).trim().to_owned()),
+            Err(_) if ended.is_some() => break,
+            Err(_) => ended = appliance.try_wait().unwrap(),
+        }
+    }
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}, told {told:?}");
+    let at = |word: &str| {
+        told.iter().position(|line| line == word).unwrap_or_else(|| panic!("no {word} in {told:?}"))
+    };
+    assert!(at("READY=1") < at("WATCHDOG=1") && at("WATCHDOG=1") < at("STOPPING=1"), "{told:?}");
+    for line in [
+        "Type=notify",
+        "WatchdogSec=30",
+        "LoadCredential=chancery.pin",
+        "User=chancery",
+        "NoNewPrivileges=yes",
+    ] {
+        assert!(
+            common::text("systemd/chancery.service").lines().any(|own| own == line),
+            "the unit lacks {line}"
+        );
+    }
 }
