@@ -32,12 +32,18 @@ pub struct Metrics {
     took: Family<RouteLabel, Histogram>,
     signatures: Family<Kind, Counter>,
     refused_signatures: Counter,
+    spent: Family<PartLabel, Counter<f64, AtomicU64>>,
     gauges: Family<GaugeLabel, Gauge<f64, AtomicU64>>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RouteLabel {
     route: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PartLabel {
+    part: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -57,6 +63,7 @@ impl Default for Metrics {
         let took = Family::<RouteLabel, Histogram>::new_with_constructor(buckets);
         let signatures = Family::<Kind, Counter>::default();
         let refused_signatures = Counter::default();
+        let spent = Family::<PartLabel, Counter<f64, AtomicU64>>::default();
         let gauges = Family::<GaugeLabel, Gauge<f64, AtomicU64>>::default();
         registry.register("requests", "Requests answered", answered.clone());
         registry.register("request_seconds", "From the first byte of the head to the answer", took.clone());
@@ -66,6 +73,7 @@ impl Default for Metrics {
             "Token signatures that did not verify and were withheld",
             refused_signatures.clone(),
         );
+        registry.register("part_seconds", "Time that parts took which never wait", spent.clone());
         registry.register("state", "How the parts stand", gauges.clone());
         Self {
             registry: Arc::new(Mutex::new(registry)),
@@ -93,6 +101,11 @@ impl Metrics {
     /// The token gave a signature that does not verify.
     pub fn withheld(&self) {
         self.refused_signatures.inc();
+    }
+
+    /// A part that never waits took so long: on an idle processor this is its share of the work.
+    pub fn spent(&self, part: &'static str, took: Duration) {
+        self.spent.get_or_create(&PartLabel { part }).inc_by(took.as_secs_f64());
     }
 
     /// Sets a figure of a part.

@@ -80,7 +80,9 @@ impl Signer {
         let raw =
             self.token.sign(&key.key, scheme, input.clone(), deadline).await.map_err(SignFailed::Token)?;
         // A fault in the token, or another key behind the same handle, must not get out as a signature.
+        let begun = Instant::now();
         key.pinned.verify(scheme, &input, &raw).map_err(|refused| self.withhold(refused))?;
+        self.metrics.spent("verify", begun.elapsed());
         self.metrics.signed(key.key.kind.name());
         Ok(Signature { raw, seq })
     }

@@ -134,7 +134,9 @@ impl Gate {
         let (deadline, wants_text) = (origin.deadline, wants_text(headers));
         let bytes =
             if route.method == Method::Get { Bytes::new() } else { body::read(headers, body).await? };
+        let parsing = Instant::now();
         let answering = passed(&bytes, Exchange { origin, params, query, wants_text })?;
+        self.parts.metrics.spent("parse", parsing.elapsed());
         self.run(route.effect, answering, deadline).await
     }
 

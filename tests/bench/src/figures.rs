@@ -11,6 +11,8 @@ pub(crate) struct Usage {
     pub(crate) daemon_cpu_us: f64,
     pub(crate) worker_cpu_us: f64,
     pub(crate) ledger_cpu_us: f64,
+    pub(crate) verify_us: f64,
+    pub(crate) parse_us: f64,
     pub(crate) syncs: f64,
     pub(crate) rss_mib: f64,
 }
@@ -18,10 +20,14 @@ pub(crate) struct Usage {
 impl Usage {
     pub(crate) fn of(appliance: &Appliance) -> Result<Self, Trouble> {
         let metrics = appliance.metrics()?;
-        let sync_line = metrics.lines().find(|line| line.contains("figure=\"syncs\"")).unwrap_or_default();
-        let syncs = sync_line.rsplit(' ').next().and_then(|text| text.parse().ok()).unwrap_or_default();
+        let figure = |label: &str| {
+            let line = metrics.lines().find(|line| line.contains(label)).unwrap_or_default();
+            line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or_default()
+        };
         let mut usage = Self {
-            syncs,
+            syncs: figure("figure=\"syncs\""),
+            verify_us: figure("part=\"verify\"") * 1e6,
+            parse_us: figure("part=\"parse\"") * 1e6,
             daemon_cpu_us: cpu_us(&format!("/proc/{}/stat", appliance.daemon))?,
             ..Self::default()
         };
@@ -38,6 +44,8 @@ impl Usage {
             daemon_cpu_us: self.daemon_cpu_us - before.daemon_cpu_us,
             worker_cpu_us: self.worker_cpu_us - before.worker_cpu_us,
             ledger_cpu_us: self.ledger_cpu_us - before.ledger_cpu_us,
+            verify_us: self.verify_us - before.verify_us,
+            parse_us: self.parse_us - before.parse_us,
             syncs: self.syncs - before.syncs,
             rss_mib: self.rss_mib,
         }

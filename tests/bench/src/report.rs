@@ -24,6 +24,10 @@ pub(crate) struct Run {
     pub(crate) daemon_cpu_us: f64,
     pub(crate) ledger_cpu_us: f64,
     pub(crate) worker_cpu_us: f64,
+    pub(crate) verify_us: f64,
+    pub(crate) parse_us: f64,
+    /// TLS, HTTP, the runtime and the kernel's share of all of them.
+    pub(crate) rest_cpu_us: f64,
     pub(crate) rss_mib: f64,
 }
 
@@ -71,6 +75,9 @@ impl Run {
             daemon_cpu_us: used.daemon_cpu_us / signed,
             ledger_cpu_us: used.ledger_cpu_us / signed,
             worker_cpu_us: used.worker_cpu_us / signed,
+            verify_us: used.verify_us / signed,
+            parse_us: used.parse_us / signed,
+            rest_cpu_us: (used.daemon_cpu_us - used.ledger_cpu_us - used.verify_us - used.parse_us) / signed,
             rss_mib: used.rss_mib,
         }
     }
@@ -86,7 +93,7 @@ impl Paced {
 impl Report {
     pub(crate) fn begin() -> Self {
         println!(
-            "{:9} {:2} {:>5} {:>9} {:>9} {:>6} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}",
+            "{:9} {:2} {:>5} {:>9} {:>9} {:>6} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
             "key",
             "",
             "conns",
@@ -99,6 +106,9 @@ impl Report {
             "cpu us",
             "ledger",
             "worker",
+            "verify",
+            "parse",
+            "rest",
             "MiB"
         );
         Self::default()
@@ -107,7 +117,7 @@ impl Report {
     #[expect(clippy::unused_self, reason = "a report tells its runs")]
     pub(crate) fn tell(&self, run: &Run) {
         println!(
-            "{:9} {:2} {:>5} {:>9.0} {:>9.0} {:>6.2} {:>8.2} {:>8.2} {:>7.3} {:>7.0} {:>7.0} {:>7.0} {:>7.0}",
+            "{:9} {:2} {:>5} {:>9.0} {:>9.0} {:>6.2} {:>8.2} {:>8.2} {:>7.3} {:>7.0} {:>7.0} {:>7.0} {:>7.0} {:>7.0} {:>7.0} {:>7.0}",
             run.key,
             run.protocol,
             run.connections,
@@ -120,6 +130,9 @@ impl Report {
             run.cpu_us_per_signature,
             run.ledger_cpu_us,
             run.worker_cpu_us,
+            run.verify_us,
+            run.parse_us,
+            run.rest_cpu_us,
             run.rss_mib
         );
     }
