@@ -81,6 +81,7 @@ impl Default for Metrics {
             took,
             signatures,
             refused_signatures,
+            spent,
             gauges,
         }
     }
