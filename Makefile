@@ -27,7 +27,7 @@ dev: deps ## start a simulated appliance and leave it running
 test: deps ## pass all tests
 	$(CARGO) build --workspace --bins
 ifdef NEXTEST
-	$(CARGO) nextest run --workspace
+	$(CARGO) nextest run --workspace --no-fail-fast
 else
 	$(CARGO) test --workspace --lib --bins --tests -- --test-threads=1
 endif
