@@ -1,0 +1,53 @@
+//! The routes that the matrix knows, and the few that change nothing on the ledger.
+//! Who enters: whoever adds a route, and decides here who may use it.
+//! What leaves: two lists; what is served must agree with the first, and the second may only shrink.
+
+/// Every route there is. One that is served and does not stand here, or the reverse, fails the test: whoever adds a
+/// route decides in this list, in the open, who may use it.
+pub(crate) const KNOWN: [&str; 36] = [
+    "DELETE /v1/api-keys/{api_key}: scope access:manage",
+    "DELETE /v1/clients/{client}: scope access:manage",
+    "GET /health/live: open",
+    "GET /health/ready: open",
+    "GET /metrics: operator",
+    "GET /v1/api-keys: scope access:read",
+    "GET /v1/audit/checkpoint: enrolled client",
+    "GET /v1/audit/consistency: enrolled client",
+    "GET /v1/audit/entries/{seq}: scope audit:read",
+    "GET /v1/audit/entries: scope audit:read",
+    "GET /v1/audit/everything: operator",
+    "GET /v1/audit/receipts/{seq}: scope audit:read",
+    "GET /v1/ca: open",
+    "GET /v1/clients: scope access:read",
+    "GET /v1/keys/{key}: scope keys:read",
+    "GET /v1/keys: scope keys:read",
+    "GET /v1/openapi.json: open",
+    "GET /v1/status: operator",
+    "GET /v1/token: operator",
+    "GET /v1/workspaces: operator",
+    "POST /v1/api-keys: scope access:manage",
+    "POST /v1/audit/export: operator",
+    "POST /v1/audit/seal: operator",
+    "POST /v1/clients: operator",
+    "POST /v1/keys/{key}/disable: scope keys:manage",
+    "POST /v1/keys/{key}/enable: scope keys:manage",
+    "POST /v1/keys/{key}/keep: scope keys:manage",
+    "POST /v1/keys/{key}/rotate: scope keys:manage",
+    "POST /v1/keys/{key}/schedule-destruction: scope keys:manage",
+    "POST /v1/keys/{key}/sign: scope sign",
+    "POST /v1/keys/{key}/verify: scope verify",
+    "POST /v1/keys: scope keys:manage",
+    "POST /v1/sign-batch: scope sign",
+    "POST /v1/workspaces/{workspace}/close: operator",
+    "POST /v1/workspaces/{workspace}/open: operator",
+    "POST /v1/workspaces: operator",
+];
+
+/// Changing routes that leave no entry of their own in a plain call, with the reason; this list may only shrink.
+pub(crate) const WITHOUT_ENTRY: [(&str, &str); 2] = [
+    (
+        "POST /v1/keys/{key}/verify",
+        "it changes nothing: a body is posted because it is too long for an address",
+    ),
+    ("POST /v1/audit/seal", "a seal over nothing new adds nothing; the entry of a real seal is its own"),
+];
