@@ -49,7 +49,7 @@ torture: deps ## all crash points and fault cycles, not only the sample (hours)
 	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'test(crash) | test(fault) | test(torture) | test(kill) | test(disk)'
 
 install: ## install binaries and units (DESTDIR and PREFIX are honoured)
-	$(CARGO) build --release -p gateway --no-default-features -p hsm -p audit
+	$(CARGO) build --release -p gateway --no-default-features -p hsm -p audit --features hsm/worker
 	BUILD=target/release systemd/install.sh
 
 uninstall: ## remove binaries and units; data stays unless PURGE=1

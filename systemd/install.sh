@@ -77,9 +77,10 @@ apply() {
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
     cat <<'TEXT'
 installed. Next:
-  1. chancery init                        writes /etc/chancery/chancery.toml
+  1. /etc/chancery/chancery.toml          from docs/chancery.example.toml; `chancery config check` says what is wrong with it
   2. /etc/credstore/chancery.pin          the token's PIN, mode 0600 (a TPM needs none)
-  3. systemctl enable --now chancery
+  3. chancery init                        makes the appliance, once, as the service's user (docs/recipes/service.md)
+  4. systemctl enable --now chancery
 TEXT
 }
 

@@ -93,4 +93,10 @@ pub fn copy_ledger(from: &Path, to: &Path) {
     conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     drop(conn);
     std::fs::copy(from, to).unwrap();
+    // A write-ahead log that the newer file left behind would be played onto the older one and make it the newer again.
+    for suffix in ["-wal", "-shm"] {
+        let mut log = to.as_os_str().to_owned();
+        log.push(suffix);
+        let _ = std::fs::remove_file(log);
+    }
 }
