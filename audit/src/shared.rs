@@ -151,12 +151,22 @@ impl Shared {
     }
 
     pub(crate) async fn close(&self) {
-        // With the doors gone the threads finish what is queued and end; then the standing may change.
-        drop(self.doors().take());
-        let threads = std::mem::take(&mut *unpoisoned(&self.closed));
-        for thread in threads {
+        // With its door gone a thread finishes what is queued and ends. The writer, which was started first, ends last:
+        // only a connection that may write folds the write-ahead log into the file when it is the last to close.
+        let doors = self.doors().take();
+        let mut threads = std::mem::take(&mut *unpoisoned(&self.closed)).into_iter();
+        let writer = threads.next();
+        let writes = doors.map(|Doors { writes, reads }| {
+            drop(reads);
+            writes
+        });
+        for reader in threads {
             // A thread that ended drops its sender: that is the signal, not an error.
-            let _ = thread.await;
+            let _ = reader.await;
+        }
+        drop(writes);
+        if let Some(writer) = writer {
+            let _ = writer.await;
         }
         *self.standing_now() = Standing::Closed;
     }

@@ -140,6 +140,18 @@ async fn a_closed_ledger_finishes_what_it_took_and_takes_nothing_more() {
 }
 
 #[tokio::test]
+async fn a_closed_ledger_is_one_whole_file_that_may_be_copied() {
+    let house = House::new();
+    let ledger = house.open();
+    house.add(&ledger, "a", "one").await;
+    assert_eq!(house.count(&ledger, "a").await, 1);
+    ledger.close().await;
+    let mut log = house.path().into_os_string();
+    log.push("-wal");
+    assert!(!std::path::Path::new(&log).exists(), "a part of the ledger stayed in the write-ahead log");
+}
+
+#[tokio::test]
 async fn a_ledger_that_is_only_dropped_lets_go_of_its_file() {
     let house = House::new();
     let ledger = house.open();
