@@ -64,6 +64,9 @@ pub async fn serve(
     if let Err(why) = keys.recover().await {
         tracing::warn!(%why, "orders left open by the last run are settled at the next start");
     }
+    if let Err(why) = keys.check_counters().await {
+        tracing::warn!(%why, "use counters could not be held against the ledger");
+    }
     health.look(probes).await;
     let stopping = register.stopping().clone();
     tokio::spawn(keeper.clone().run(stopping.clone()));

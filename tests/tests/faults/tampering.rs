@@ -129,16 +129,24 @@ async fn a_ledger_whose_end_was_cut_off_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_use_counter_set_back_does_not_hide_signatures() {
+async fn a_use_counter_set_back_raises_an_alarm_and_no_use_is_numbered_twice() {
     let (mut house, member, key) = with_history(Hardware::Token).await;
-    edit(&house, "UPDATE keys SET uses = 0");
+    edit(&house, "UPDATE keys SET uses = 7");
     house.serve().await;
-    member.ask(sign_p256(&key, b"hidden?")).await;
-    let entries = house.operator().entries(&format!("action=key.sign&object={key}")).await;
-    let uses: Vec<u64> =
-        entries.iter().filter_map(|entry| entry["detail"]["after"]["use"].as_u64()).collect();
-    let told_twice = uses.windows(2).any(|pair| pair[1] <= pair[0]);
-    assert!(told_twice, "the entries do not show that the counter was set back: {uses:?}");
+    let alarms = house.operator().entries(&format!("action=key.counter_gap&object={key}")).await;
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    assert_eq!(alarms[0]["detail"]["after"], json!({ "counted": 7, "told": 20 }));
+    let signed = member.ask(sign_p256(&key, b"hidden?")).await.expect(200).json();
+    assert_eq!(signed["use"], 21);
+}
+
+#[tokio::test]
+async fn a_use_counter_ahead_of_the_ledger_raises_an_alarm() {
+    let (mut house, _, key) = with_history(Hardware::Token).await;
+    edit(&house, "UPDATE keys SET uses = 99");
+    house.serve().await;
+    let alarms = house.operator().entries(&format!("action=key.counter_gap&object={key}")).await;
+    assert_eq!(alarms[0]["detail"]["after"], json!({ "counted": 99, "told": 20 }));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! Who enters: members with key scopes; signing, which asks for cards and counts uses.
 //! What leaves: rows and public keys. A record is never deleted, whatever the token says.
 
+mod counters;
 mod destroy;
 mod make;
 pub mod ring;

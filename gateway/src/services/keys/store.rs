@@ -30,6 +30,8 @@ pub static SCHEMA: Schema = Schema {
         &SET_LATEST,
         &COUNT_USES,
         &DROP_BLOBS,
+        &COUNTERS,
+        &RAISE_USES,
         &DUE,
         &ON_ORDER,
     ],
@@ -88,6 +90,13 @@ static DROP_BLOBS: Statement = Statement::tenant(
     SERVICE,
     "UPDATE key_versions SET sealed_blob = NULL WHERE workspace = ?1 AND key = ?2",
 );
+static COUNTERS: Statement = Statement::across_workspaces(
+    SERVICE,
+    "use counters are held against the ledger at start, over all workspaces",
+    "SELECT workspace, id, uses FROM keys",
+);
+static RAISE_USES: Statement =
+    Statement::tenant(SERVICE, "UPDATE keys SET uses = ?3 WHERE workspace = ?1 AND id = ?2 AND uses < ?3");
 static DUE: Statement = Statement::across_workspaces(
     SERVICE,
     "scheduled destruction is the appliance's own work, over all workspaces",
@@ -278,6 +287,21 @@ pub(super) fn count_uses(
 /// Forgets what a TPM would need to load the key's versions.
 pub(super) fn drop_blobs(tx: &Tx<'_>, workspace: &WorkspaceId, id: &SigningKeyId) -> Result<(), SqlFault> {
     tx.within(workspace.on_ledger()).run(&DROP_BLOBS, params![id.as_str()]).map(drop)
+}
+
+/// Every key with its use counter.
+pub(super) fn counters(view: &View<'_>) -> Result<Vec<(WorkspaceId, SigningKeyId, i64)>, SqlFault> {
+    view.all(&COUNTERS, params![], |row| Ok((typed(row, 0)?, typed(row, 1)?, row.integer(2)?)))
+}
+
+/// Lets a counter go on from a higher number.
+pub(super) fn raise_uses(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SigningKeyId,
+    uses: i64,
+) -> Result<(), SqlFault> {
+    tx.within(workspace.on_ledger()).run(&RAISE_USES, params![id.as_str(), uses]).map(drop)
 }
 
 pub(super) fn due(view: &View<'_>, now: Moment) -> Result<Vec<(WorkspaceId, SigningKeyId)>, SqlFault> {
