@@ -46,7 +46,7 @@ bench: deps ## measure the gateway against a bare token, and write target/bench/
 
 torture: deps ## all crash points and fault cycles, not only the sample (hours)
 	$(CARGO) build --workspace --bins
-	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'test(crash) | test(fault) | test(torture) | test(kill) | test(disk)'
+	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'binary(~torture) | binary(~fault) | binary(~stress)'
 
 install: ## install binaries and units (DESTDIR and PREFIX are honoured)
 	$(CARGO) build --release -p gateway --no-default-features -p hsm -p audit --features hsm/worker

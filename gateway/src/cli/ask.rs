@@ -18,6 +18,7 @@ use super::{Common, Failure, code, show};
 const KEY_COLUMNS: [&str; 7] = ["id", "name", "kind", "state", "latest_version", "uses", "created"];
 
 pub(super) fn status(common: &Common) -> Result<(), Failure> {
+    let common = &common.outside_workspaces();
     let answer = Ask::get("/v1/status").send(common)?;
     show::fields(common.json, &answer, &["version", "origin", "ledger", "entries", "unsealed_entries"]);
     if !common.json {
@@ -31,6 +32,7 @@ pub(super) fn status(common: &Common) -> Result<(), Failure> {
 }
 
 pub(super) fn workspace(common: &Common, command: WorkspaceCommand) -> Result<(), Failure> {
+    let common = &common.outside_workspaces();
     match command {
         WorkspaceCommand::Create { name } => {
             let answer = Ask::post("/v1/workspaces", Some(json!({ "name": name }))).send(common)?;

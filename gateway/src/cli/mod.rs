@@ -77,6 +77,13 @@ pub struct Common {
     pub json: bool,
 }
 
+impl Common {
+    /// For commands about the appliance as a whole: a workspace in the environment does not concern them.
+    fn outside_workspaces(&self) -> Self {
+        Self { workspace: None, ..self.clone() }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a new appliance: root key, master key, CA and ledger, in an empty state directory.
