@@ -111,7 +111,7 @@ async fn attend(
 }
 
 /// Out of descriptors or memory: accepting at once again would spin.
-async fn pause_after(why: &std::io::Error) {
+pub(super) async fn pause_after(why: &std::io::Error) {
     tracing::warn!(%why, "cannot accept connections");
     tokio::time::sleep(Duration::from_millis(50)).await;
 }

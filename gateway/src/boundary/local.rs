@@ -14,6 +14,7 @@ use super::authenticate::Peer;
 use super::connection;
 use super::drain::Register;
 use super::gate::Gate;
+use super::listen::pause_after;
 
 /// The socket, bound.
 pub struct LocalSocket {
@@ -50,10 +51,7 @@ impl LocalSocket {
             };
             match accepted {
                 Ok((stream, _)) => self.welcome(stream),
-                Err(why) => {
-                    tracing::warn!(%why, "cannot accept on the local socket");
-                    tokio::task::yield_now().await;
-                }
+                Err(why) => pause_after(&why).await,
             }
         }
         // A missing file is what we want; anything else the next start reports.

@@ -223,10 +223,21 @@ pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failur
             let answer = Ask::post("/v1/audit/seal", None).send(common)?;
             show::fields(common.json, &answer, &["step", "size", "tier"]);
         }
-        AuditCommand::Export => {
-            let answer = Ask::post("/v1/audit/export", None).send(common)?;
-            show::fields(common.json, &answer, &["directory", "size"]);
-        }
+        AuditCommand::Export { tar } => export(common, tar)?,
+    }
+    Ok(())
+}
+
+/// The daemon writes the export; whoever may read it there packs it.
+fn export(common: &Common, tar: Option<PathBuf>) -> Result<(), Failure> {
+    let answer = Ask::post("/v1/audit/export", None).send(common)?;
+    if let Some(archive) = &tar {
+        let directory = PathBuf::from(answer["directory"].as_str().unwrap_or_default());
+        audit::export::pack(&directory, archive).map_err(|why| file_failure(archive, &why))?;
+    }
+    show::fields(common.json, &answer, &["directory", "size"]);
+    if let Some(archive) = tar.filter(|_| !common.json) {
+        say!("wrote {}", archive.display());
     }
     Ok(())
 }

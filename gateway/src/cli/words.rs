@@ -201,5 +201,9 @@ pub(super) enum AuditCommand {
     /// Seal what is new, now.
     Seal,
     /// Write everything an outsider needs to check the log; prints where.
-    Export,
+    Export {
+        /// Also pack it into this archive, to be carried away.
+        #[arg(long)]
+        tar: Option<PathBuf>,
+    },
 }
