@@ -88,7 +88,8 @@ pub mod may {
 ///
 /// ```compile_fail
 /// use gateway::api::guard::{may, Permit};
-/// let forged: Permit<may::Sign> = Permit { ..todo!() };
+/// // Every field is private, so not even one permit can be copied into another.
+/// fn forge(seen: Permit<may::Sign>) -> Permit<may::Sign> { Permit { ..seen } }
 /// ```
 #[derive(Debug)]
 pub struct Permit<A> {

@@ -2,10 +2,17 @@
 //! Who enters: `services/*/routes.rs`, at start.
 //! What leaves: `Route`, erased to one callable, and its description for OpenAPI and the access matrix.
 //!
+//! With its guard a route is made:
+//! ```
+//! use gateway::api::{Open, Reply, Route};
+//! let service = std::sync::Arc::new(());
+//! let route = Route::get("/v1/open").guard::<Open>().to(service, |_, (), (), _| async { Ok(Reply::empty()) });
+//! ```
+//! The same without one has nothing to call `to` on:
 //! ```compile_fail
-//! use gateway::api::Route;
-//! // No guard was named, so there is nothing to call `to` on.
-//! let route = Route::get("/v1/open").to((), |_, _, _, _| async { unreachable!() });
+//! use gateway::api::{Open, Reply, Route};
+//! let service = std::sync::Arc::new(());
+//! let route = Route::get("/v1/open").to(service, |_, (), (), _| async { Ok(Reply::empty()) });
 //! ```
 
 use std::future::Future;
