@@ -340,6 +340,12 @@ impl Ledger {
         self.shared.read(work).await
     }
 
+    /// Says that the caller is about to write, or will soon be back to: while several attend, the writer lets some
+    /// of them join a commit instead of paying for one each.
+    pub fn attend(&self) -> crate::Attendance {
+        crate::Attendance::begin(&self.shared.figures.attending)
+    }
+
     /// How the ledger is.
     pub fn health(&self) -> LedgerHealth {
         self.shared.health()

@@ -13,6 +13,7 @@ pub mod double;
 mod entry;
 pub mod export;
 mod fault;
+mod gather;
 mod hardware;
 mod job;
 pub mod leaf;
@@ -44,6 +45,7 @@ pub use check::Finding;
 pub use checkpoint::{Checkpoint, CheckpointRefused, NotACheckpoint, Proof, ProofRefused};
 pub use entry::{Detail, Entry, NotAWorkspace, Outcome, Workspace};
 pub use fault::SqlFault;
+pub use gather::Attendance;
 pub use hardware::{Anchor, Answer, Attestation, HardwareFault, Reading, Sealer, Step, Tier};
 pub use ledger::{
     Freeze, Ledger, LedgerHealth, LedgerLimits, LedgerOptions, OpenRefused, ReadRefused, Standing,

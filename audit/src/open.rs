@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::append::{Appender, Tip, load_tip, save_tip};
 use crate::fault::SqlFault;
+use crate::gather::Pace;
 use crate::job::Job;
 use crate::leaf::sha256;
 use crate::ledger::{Ledger, LedgerOptions, OpenRefused, Standing};
@@ -49,7 +50,8 @@ pub(crate) fn open(options: LedgerOptions) -> Result<Ledger, OpenRefused> {
     let core = Arc::new(core);
     let wal_pages = watch_wal(&mut session).map_err(database)?;
     let appender = Appender::new(options.origin, options.clock, options.random, tip);
-    let writer = Writer { session, appender, core: core.clone(), wal_pages, _lock: lock };
+    
+    let writer = Writer { session, appender, core: core.clone(), pace: Pace::default(), wal_pages, _lock: lock };
     let shared = Arc::new(Shared::new(core, Doors { writes, reads }));
     start(&shared, writer, write_queue, sessions, read_queue)
         .map_err(|source| OpenRefused::File { path: options.path, source })?;

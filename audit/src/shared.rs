@@ -47,6 +47,8 @@ pub(crate) struct Figures {
     /// Monotonic microseconds plus one of the oldest entry not yet anchored; 0 when there is none.
     pub(crate) unanchored_since: AtomicU64,
     pub(crate) queued_writes: AtomicUsize,
+    /// Callers on their way to a write, or back for the next.
+    pub(crate) attending: Arc<AtomicUsize>,
     pub(crate) commits: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) undone_for_space: AtomicU64,

@@ -8,6 +8,7 @@ use std::sync::mpsc::Receiver;
 
 use crate::append::{Appender, NotAppended};
 use crate::fault::SqlFault;
+use crate::gather::Pace;
 use crate::job::{Attempt, Job, Settled};
 use crate::lock::Lock;
 use crate::shared::Core;
@@ -21,6 +22,7 @@ pub(crate) struct Writer {
     pub(crate) session: Session,
     pub(crate) appender: Appender,
     pub(crate) core: Arc<Core>,
+    pub(crate) pace: Pace,
     /// Pages in the write-ahead log, told by the engine after each commit.
     pub(crate) wal_pages: Arc<std::sync::atomic::AtomicU64>,
     pub(crate) _lock: Lock,
@@ -53,14 +55,25 @@ impl Writer {
     /// The writer's life: until the ledger takes the door away and the queue is empty.
     pub(crate) fn serve(mut self, queue: &Receiver<Box<dyn Job>>) {
         while let Ok(first) = queue.recv() {
+            self.gather();
             let mut batch = vec![first];
-            // What arrived during the last commit, and no waiting for more.
             batch.extend(queue.try_iter().take(self.core.limits.batch_writes_max.saturating_sub(1)));
-            self.core.figures.queued_writes.fetch_sub(batch.len(), Ordering::Relaxed);
+            let writes = batch.len();
+            self.core.figures.queued_writes.fetch_sub(writes, Ordering::Relaxed);
             self.write(batch);
+            self.pace.committed(writes, self.core.clock.monotonic());
             self.fold_wal(WAL_PAGES_FOLD);
         }
         self.fold_wal(1);
+    }
+
+    /// What arrived during the last commit goes into this one; when many more are known to come, they are waited for.
+    fn gather(&self) {
+        let figures = &self.core.figures;
+        let ready = figures.queued_writes.load(Ordering::Relaxed);
+        if let Some(pause) = self.pace.pause(ready, figures.attending.load(Ordering::Relaxed)) {
+            std::thread::sleep(pause);
+        }
     }
 
     fn write(&mut self, batch: Vec<Box<dyn Job>>) {

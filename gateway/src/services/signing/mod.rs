@@ -94,11 +94,12 @@ impl Signing {
         let card = self.keys.card(by.workspace(), &command.key).await?;
         let prepared = command.prepare(&card)?;
         let slot = self.admission.admit(by.workspace(), origin.urgent, origin.deadline).await?;
+        let attendance = self.ground.ledger.attend();
         let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
         let target = prepared.target.clone();
         let authorised = self.authorise(by, telling.clone(), prepared.order(origin.deadline)).await?;
         let signed = self.act(authorised, target, telling).await;
-        drop(slot);
+        drop((slot, attendance));
         signed
     }
 
