@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
+use crate::ceremony::{BackupKek, ImportKey, Incoming, Kek, KeyAttestation};
 use crate::error::Refusal;
-use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey};
+use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey};
 use crate::probe::Probe;
 use crate::scheme::{KeyKind, Scheme};
 
@@ -27,7 +28,7 @@ pub trait Backend: Send {
 }
 
 /// One session of a token, owned by one thread.
-pub trait Lane: Keys + Seal + Anchor + Send {
+pub trait Lane: Keys + Seal + Keks + Anchor + Send {
     /// Signed statements, where the token makes them.
     fn attest(&mut self) -> Option<&mut dyn Attest>;
 
@@ -35,16 +36,33 @@ pub trait Lane: Keys + Seal + Anchor + Send {
     fn rotate(&mut self) -> Option<&mut dyn Rotate> {
         None
     }
+
+    /// Keys made elsewhere, where the token takes them.
+    fn import(&mut self) -> Option<&mut dyn Import> {
+        None
+    }
+
+    /// Keys that may be backed up, where the token wraps them.
+    fn backup(&mut self) -> Option<&mut dyn Backup> {
+        None
+    }
 }
 
 /// Keys: made, found, used, destroyed.
 pub trait Keys {
-    /// Makes a key that cannot leave, reads its attributes back, destroys it again if they are loose. A key that exists already
-    /// under this id is refused with [`Refusal::KeyExists`].
+    /// Makes a key that cannot leave, reads its attributes back, destroys it again if they are loose. Asked again under the same id, a
+    /// token that keeps its keys answers with the key it made then, destroys a half-made pair first, and refuses a key of another kind
+    /// or custody with [`Refusal::KeyExists`].
     fn generate(&mut self, id: KeyId, kind: KeyKind, label: &str) -> Result<NewKey, Fault>;
 
     /// The public half of the key of this name. A back-end that keeps no keys (TPM) answers `None`.
     fn find(&mut self, id: KeyId) -> Result<Option<PublicKey>, Fault>;
+
+    /// What is held under this name, half-made pairs included.
+    fn presence(&mut self, id: KeyId) -> Result<Presence, Fault>;
+
+    /// Destroys what is left of a pair that was never finished; a whole key is refused with [`Refusal::KeyExists`].
+    fn destroy_half(&mut self, id: KeyId) -> Result<(), Fault>;
 
     /// Signs `input`: the digest where the scheme has a hash (its length is checked already), the message for Ed25519.
     /// ECDSA gives r then s at full length. Handles are cached after the key's fingerprint was checked once.
@@ -78,6 +96,61 @@ pub trait Seal {
     fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault>;
 }
 
+/// Key-encryption keys by name: one per workspace, so that destroying it destroys what it closed.
+pub trait Keks {
+    /// Makes one, or finds the one of this name.
+    fn create_kek(&mut self, id: KeyId, label: &str) -> Result<Kek, Fault>;
+
+    /// The one of this name. A back-end that keeps no keys (TPM) answers `None`.
+    fn find_kek(&mut self, id: KeyId) -> Result<Option<Kek>, Fault>;
+
+    /// Wraps a secret under it, bound to `aad`.
+    fn wrap_under(&mut self, kek: &Kek, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault>;
+
+    /// Opens what [`Keks::wrap_under`] closed; [`Fault::KeyMissing`] once the key is destroyed.
+    fn unwrap_under(&mut self, kek: &Kek, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault>;
+
+    /// Destroys it; one that is gone is success.
+    fn destroy_kek(&mut self, kek: &Kek) -> Result<(), Fault>;
+}
+
+/// Keys made elsewhere, wrapped so that they open in this token only.
+pub trait Import {
+    /// Makes an RSA pair that unwraps and does nothing else, or finds the one of this name.
+    fn create_import_key(&mut self, id: KeyId, label: &str) -> Result<ImportKey, Fault>;
+
+    /// The one of this name.
+    fn find_import_key(&mut self, id: KeyId) -> Result<Option<ImportKey>, Fault>;
+
+    /// Unwraps a private key into the token, sensitive and not extractable, and has it prove that it belongs to the announced public
+    /// key; destroyed and refused with [`Refusal::WrongImport`] if it does not. Asked again, it answers with the key it took then.
+    fn import_key(&mut self, with: &ImportKey, incoming: &Incoming) -> Result<NewKey, Fault>;
+
+    /// Destroys it; one that is gone is success.
+    fn destroy_import_key(&mut self, key: &ImportKey) -> Result<(), Fault>;
+}
+
+/// Keys that leave the token wrapped under a backup key, and come back.
+pub trait Backup {
+    /// As [`Keys::generate`], but the key may be wrapped under a backup key.
+    fn generate_recoverable(&mut self, id: KeyId, kind: KeyKind, label: &str) -> Result<NewKey, Fault>;
+
+    /// Makes a key that wraps keys and does nothing else, and cannot leave; or finds the one of this name.
+    fn create_backup_kek(&mut self, id: KeyId, label: &str) -> Result<BackupKek, Fault>;
+
+    /// The one of this name.
+    fn find_backup_kek(&mut self, id: KeyId) -> Result<Option<BackupKek>, Fault>;
+
+    /// The private half, wrapped. A key that was made never to leave is [`Refusal::NotRecoverable`].
+    fn wrap_export(&mut self, key: &KeyRef, under: &BackupKek) -> Result<Vec<u8>, Fault>;
+
+    /// Takes back what [`Backup::wrap_export`] gave, with the same proof as [`Import::import_key`].
+    fn unwrap_restore(&mut self, under: &BackupKek, incoming: &Incoming) -> Result<NewKey, Fault>;
+
+    /// Destroys it, and with it every backup under it; one that is gone is success.
+    fn destroy_backup_kek(&mut self, kek: &BackupKek) -> Result<(), Fault>;
+}
+
 /// Root keys that follow one another: what an old one closed opens until it is destroyed.
 pub trait Rotate {
     /// The successor of this root, made unless it is there already; from now on [`Seal::wrap`] uses the newest.
@@ -106,6 +179,9 @@ pub trait Attest {
 
     /// Quotes the measured state.
     fn quote(&mut self, nonce: [u8; 32]) -> Result<Quote, Fault>;
+
+    /// Certifies that a key lives in this device, and what it is allowed to do.
+    fn certify_key(&mut self, key: &KeyRef, nonce: [u8; 32]) -> Result<KeyAttestation, Fault>;
 }
 
 /// Why a lane gave no result.

@@ -128,6 +128,19 @@ pub enum Refusal {
     /// Another reason, by the name the standard gives it.
     #[error("{0}")]
     Other(String),
+    /// The key was made never to leave.
+    #[error("this key was made never to leave the token; only keys made recoverable can be backed up")]
+    NotRecoverable,
+    /// What came in wrapped is not the private half of the key that was announced. It was destroyed again.
+    #[error(
+        "the wrapped key is not the one announced by its public key and was destroyed; send the right pair"
+    )]
+    WrongImport,
+    /// What came in wrapped does not open: altered, wrapped under another key, or in another format.
+    #[error(
+        "the wrapped key does not open; wrap it again, as the import key's format says, under the right key"
+    )]
+    ImportBroken,
 }
 
 /// Why a token cannot be used until a person changes something. Never retried.

@@ -121,6 +121,47 @@ pub struct Provenance {
     pub always_sensitive: bool,
     /// The token it was made in.
     pub token_serial: String,
+    /// Where its private half comes from. Records from before there was a choice mean "generated".
+    #[serde(default)]
+    pub origin: Origin,
+    /// Whether it may leave the token, wrapped. Records from before there was a choice mean "never".
+    #[serde(default)]
+    pub custody: Custody,
+}
+
+/// Whether a key may ever leave its token. Chosen when the key is made; no later call changes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Custody {
+    /// In no form at all.
+    #[default]
+    NonExtractable,
+    /// Wrapped under a backup key that is itself in the token and cannot leave, and in no other form.
+    Recoverable,
+}
+
+/// Where the private half of a key comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Made in this token.
+    #[default]
+    Generated,
+    /// Made elsewhere and brought in under an import key: whoever made it may have kept it.
+    Imported,
+    /// Came back from a backup.
+    Restored,
+}
+
+/// What the token holds under a key's name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    /// Nothing.
+    Absent,
+    /// One half of a pair, left by a call that was cut short. It signs nothing.
+    Half,
+    /// Both halves.
+    Whole(PublicKey),
 }
 
 /// A key that has just been made.

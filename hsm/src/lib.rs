@@ -11,12 +11,14 @@
 
 pub mod anchor;
 pub mod backend;
+pub mod ceremony;
 pub mod config;
 pub mod custody;
 pub mod double;
 mod error;
 mod key;
 mod probe;
+mod proof;
 pub mod protocol;
 mod scheme;
 pub mod serve;
@@ -24,10 +26,14 @@ mod supervisor;
 mod token;
 
 pub use anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
+pub use ceremony::{BackupKek, ImportKey, Kek, KeyAttestation, Oaep};
 pub use config::{Limits, TokenConfig};
 pub use double::Double;
 pub use error::{Refusal, StartRefused, TokenError};
-pub use key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Provenance, PublicKey, RootKey, SignInput};
+pub use key::{
+    Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Origin, Presence, Provenance, PublicKey,
+    RootKey, SignInput,
+};
 pub use probe::{Power, Probe};
 pub use scheme::{Hash, KeyKind, Scheme, UnknownName};
 pub use supervisor::TokenState;

@@ -24,6 +24,10 @@ pub enum Power {
     Counter,
     /// Signed statements about anchor and state.
     Attest,
+    /// Keys made elsewhere, brought in wrapped.
+    Import,
+    /// Keys made recoverable, backed up and restored under a backup key.
+    Backup,
 }
 
 /// What a token is and can do.
@@ -92,6 +96,8 @@ impl Power {
             Self::Anchor => "anchor",
             Self::Counter => "counter",
             Self::Attest => "attest",
+            Self::Import => "import",
+            Self::Backup => "backup",
         }
     }
 }

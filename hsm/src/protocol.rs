@@ -8,8 +8,9 @@ use zeroize::Zeroize;
 
 use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::backend::Fault;
+use crate::ceremony::{BackupKek, Ceremony, ImportKey, Kek, KeyAttestation};
 use crate::error::StartRefused;
-use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey};
+use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey};
 use crate::probe::Probe;
 use crate::scheme::{KeyKind, Scheme};
 
@@ -151,21 +152,24 @@ pub enum Call {
         /** Bound to. */
         nonce: [u8; 32],
     },
+    /// One of the rare acts on keys.
+    Ceremony(Box<Ceremony>),
 }
 
 impl Call {
     /// True when the call, begun and lost, may have changed or signed something.
     #[must_use]
-    pub const fn has_effect(&self) -> bool {
-        !matches!(
-            self,
+    pub fn has_effect(&self) -> bool {
+        match self {
             Self::Find { .. }
-                | Self::Hmac { .. }
-                | Self::Random { .. }
-                | Self::Wrap { .. }
-                | Self::Unwrap { .. }
-                | Self::AnchorRead
-        )
+            | Self::Hmac { .. }
+            | Self::Random { .. }
+            | Self::Wrap { .. }
+            | Self::Unwrap { .. }
+            | Self::AnchorRead => false,
+            Self::Ceremony(ceremony) => ceremony.has_effect(),
+            _ => true,
+        }
     }
 }
 
@@ -180,7 +184,7 @@ pub enum Reply {
     Found(Option<PublicKey>),
     /// To [`Call::GenerateHmacKey`].
     HmacKey(HmacKeyRef),
-    /// To [`Call::Sign`], [`Call::Random`], [`Call::Wrap`].
+    /// To [`Call::Sign`], [`Call::Random`], [`Call::Wrap`], and to what wraps among the ceremonies.
     Bytes(Vec<u8>),
     /// To [`Call::Hmac`].
     Tag([u8; 32]),
@@ -196,6 +200,16 @@ pub enum Reply {
     Count(Option<u64>),
     /// To [`Call::Quote`]; `None` where the token makes no statements.
     Quote(Option<Quote>),
+    /// To what asks after a key's halves.
+    Presence(Presence),
+    /// To what makes or finds a key-encryption key.
+    Kek(Option<Kek>),
+    /// To what makes or finds an import key.
+    ImportKey(Option<ImportKey>),
+    /// To what makes or finds a backup key.
+    BackupKek(Option<BackupKek>),
+    /// To [`Ceremony::Attest`]; `None` where the token makes no statements.
+    KeyAttestation(Option<KeyAttestation>),
 }
 
 /// Secret bytes on their way: wiped when dropped, never printed.
@@ -295,7 +309,7 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// Both sides of this number are built from one commit; it rises when a word changes its meaning.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest honest frame is an Ed25519 message or a TPM statement; the API's own limit on messages is lower.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;

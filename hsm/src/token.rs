@@ -24,7 +24,7 @@ pub struct Token {
     supervised: Supervised,
 }
 
-type Answered<T> = Result<T, TokenError>;
+pub(crate) type Answered<T> = Result<T, TokenError>;
 
 impl Token {
     /// Starts a worker and waits until it is ready. A wrong PIN is final: it was tried once and is never tried again.
@@ -62,7 +62,8 @@ impl Token {
         self.supervised.probe()
     }
 
-    /// Makes a key that cannot leave. The id is the caller's, so that a lost answer can be found again by [`Token::find`].
+    /// Makes a key that cannot leave. The id is the caller's: after an unknown outcome the same call is sent again and ends with one key
+    /// under that id, the one of the lost call if it was made. A TPM keeps no keys; there the lost one is gone with its blob.
     pub async fn generate(
         &self,
         id: KeyId,
@@ -225,7 +226,7 @@ impl Token {
         self.supervised.close().await;
     }
 
-    async fn ask(&self, call: Call, deadline: Instant) -> Answered<Reply> {
+    pub(crate) async fn ask(&self, call: Call, deadline: Instant) -> Answered<Reply> {
         self.supervised.ask(call, deadline).await
     }
 }
@@ -253,7 +254,7 @@ const fn bad_input(why: String) -> TokenError {
     TokenError::Refused(Refusal::BadInput(why))
 }
 
-fn done(reply: Reply) -> Answered<()> {
+pub(crate) fn done(reply: Reply) -> Answered<()> {
     match reply {
         Reply::Done => Ok(()),
         other => Err(misfit(&other)),
@@ -261,7 +262,7 @@ fn done(reply: Reply) -> Answered<()> {
 }
 
 /// A worker that answers another question than was asked may have done anything.
-fn misfit(reply: &Reply) -> TokenError {
+pub(crate) fn misfit(reply: &Reply) -> TokenError {
     tracing::error!(reply = ?std::mem::discriminant(reply), "the worker answered another question than was asked");
     TokenError::OutcomeUnknown
 }

@@ -3,22 +3,25 @@
 //! Leaves: signatures of the very form hardware gives.
 
 use aws_lc_rs::digest::{self, Digest};
-use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
     self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RsaEncoding,
 };
+use zeroize::Zeroizing;
 
 use crate::backend::Fault;
 use crate::error::Refusal;
-use crate::key::PublicKey;
+use crate::key::{Custody, Origin, PublicKey};
 use crate::scheme::{Hash, KeyKind, Scheme};
 
 /// A key pair in memory.
 pub(super) struct SoftKey {
     pub(super) public: PublicKey,
+    pub(super) origin: Origin,
+    pub(super) custody: Custody,
     pair: Pair,
 }
 
@@ -29,7 +32,7 @@ enum Pair {
 }
 
 impl SoftKey {
-    pub(super) fn generate(kind: KeyKind) -> Result<Self, Fault> {
+    pub(super) fn generate(kind: KeyKind, custody: Custody) -> Result<Self, Fault> {
         let made = match kind {
             KeyKind::P256 => ecdsa(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
             KeyKind::P384 => ecdsa(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
@@ -40,7 +43,44 @@ impl SoftKey {
             KeyKind::Rsa4096 => rsa(KeySize::Rsa4096),
         };
         let (pair, spki_der) = made.map_err(|Unspecified| broken("a key was not made"))?;
-        Ok(Self { public: PublicKey { kind, spki_der }, pair })
+        Ok(Self { public: PublicKey { kind, spki_der }, origin: Origin::Generated, custody, pair })
+    }
+
+    /// A key from outside; `None` when these bytes are no key of this kind.
+    pub(super) fn from_pkcs8(kind: KeyKind, der: &[u8], origin: Origin, custody: Custody) -> Option<Self> {
+        let read = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, der).ok();
+        let pair = match kind {
+            KeyKind::P256 => Pair::Ecdsa(Box::new(read(&signature::ECDSA_P256_SHA256_FIXED_SIGNING)?)),
+            KeyKind::P384 => Pair::Ecdsa(Box::new(read(&signature::ECDSA_P384_SHA384_FIXED_SIGNING)?)),
+            KeyKind::Secp256k1 => Pair::Ecdsa(Box::new(read(&signature::ECDSA_P256K1_SHA256_FIXED_SIGNING)?)),
+            KeyKind::Ed25519 => {
+                Pair::Ed25519(Box::new(Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()?))
+            }
+            KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096 => {
+                let pair = RsaKeyPair::from_pkcs8(der).ok()?;
+                Pair::Rsa(Box::new(
+                    Some(pair).filter(|pair| pair.public_modulus_len() == kind.signature_len())?,
+                ))
+            }
+        };
+        let spki_der = match &pair {
+            Pair::Ecdsa(pair) => spki(pair.public_key()),
+            Pair::Ed25519(pair) => spki(pair.public_key()),
+            Pair::Rsa(pair) => spki(pair.public_key()),
+        };
+        Some(Self { public: PublicKey { kind, spki_der: spki_der.ok()? }, origin, custody, pair })
+    }
+
+    pub(super) fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        let der = match &self.pair {
+            Pair::Ecdsa(pair) => pair.to_pkcs8v1().map(|der| der.as_ref().to_vec()),
+            Pair::Ed25519(pair) => pair.to_pkcs8v1().map(|der| der.as_ref().to_vec()),
+            Pair::Rsa(pair) => {
+                let der: Result<Pkcs8V1Der<'_>, Unspecified> = pair.as_der();
+                der.map(|der| der.as_ref().to_vec())
+            }
+        };
+        der.map(Zeroizing::new).map_err(|Unspecified| broken("a key was not written"))
     }
 
     pub(super) fn sign(&self, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault> {

@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use super::keys::{SoftKey, broken, random};
 use super::{DoubleFault, Held, SERIAL, Shared, Stop};
 use crate::anchor::{AnchorReading, AnchorStep};
-use crate::backend::{Anchor, Attest, Fault, Keys, Lane, Rotate, Seal};
+use crate::backend::{Anchor, Attest, Backup, Fault, Import, Keys, Lane, Rotate, Seal};
 use crate::error::Refusal;
-use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Provenance, PublicKey, RootKey};
+use crate::key::{Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey};
 use crate::scheme::{KeyKind, Scheme};
 
 pub(super) struct DoubleLane {
@@ -27,7 +27,7 @@ impl DoubleLane {
     }
 
     /// Does the work between the two places where a fault may strike.
-    fn strike<T>(&self, work: impl FnOnce(&mut Held) -> Result<T, Fault>) -> Result<T, Fault> {
+    pub(super) fn strike<T>(&self, work: impl FnOnce(&mut Held) -> Result<T, Fault>) -> Result<T, Fault> {
         let lost = |harmless| Err(Fault::Lost { why: "the double was told to fail".to_owned(), harmless });
         let fault = {
             let mut held = self.shared.lock();
@@ -77,30 +77,43 @@ impl Lane for DoubleLane {
     fn rotate(&mut self) -> Option<&mut dyn Rotate> {
         Some(self)
     }
+
+    fn import(&mut self) -> Option<&mut dyn Import> {
+        Some(self)
+    }
+
+    fn backup(&mut self) -> Option<&mut dyn Backup> {
+        Some(self)
+    }
 }
 
 impl Keys for DoubleLane {
     fn generate(&mut self, id: KeyId, kind: KeyKind, _label: &str) -> Result<NewKey, Fault> {
-        self.strike(|held| {
-            if held.keys.contains_key(&id) {
-                return Err(Refusal::KeyExists { id }.into());
-            }
-            let key = SoftKey::generate(kind)?;
-            let public = key.public.clone();
-            held.keys.insert(id, Arc::new(key));
-            let provenance = Provenance {
-                local: true,
-                never_extractable: true,
-                always_sensitive: true,
-                token_serial: SERIAL.to_owned(),
-            };
-            let key = KeyRef { id, kind, fingerprint: public.fingerprint(), blob: Vec::new() };
-            Ok(NewKey { key, public, provenance })
-        })
+        self.strike(|held| super::ceremony::make(held, id, kind, Custody::NonExtractable))
     }
 
     fn find(&mut self, id: KeyId) -> Result<Option<PublicKey>, Fault> {
         self.strike(|held| Ok(held.keys.get(&id).map(|key| key.public.clone())))
+    }
+
+    fn presence(&mut self, id: KeyId) -> Result<Presence, Fault> {
+        self.strike(|held| {
+            Ok(match held.keys.get(&id) {
+                Some(key) => Presence::Whole(key.public.clone()),
+                None if held.halves.contains(&id) => Presence::Half,
+                None => Presence::Absent,
+            })
+        })
+    }
+
+    fn destroy_half(&mut self, id: KeyId) -> Result<(), Fault> {
+        self.strike(|held| {
+            if held.keys.contains_key(&id) {
+                return Err(Refusal::KeyExists { id }.into());
+            }
+            held.halves.remove(&id);
+            Ok(())
+        })
     }
 
     fn sign(&mut self, key: &KeyRef, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault> {
@@ -180,26 +193,14 @@ impl Seal for DoubleLane {
     fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
         self.strike(|held| {
             let (number, root) = held.roots.last_key_value().ok_or(Refusal::RootMissing)?;
-            let nonce: [u8; NONCE_LEN] = random()?;
-            let mut wrapped = secret.to_vec();
-            cipher(root)?
-                .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut wrapped)
-                .map_err(|_| broken("a secret was not wrapped"))?;
-            Ok([&[*number], nonce.as_slice(), &wrapped].concat())
+            Ok([&[*number], seal(root, secret, aad)?.as_slice()].concat())
         })
     }
 
     fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
         self.strike(|held| {
-            let (number, rest) = wrapped.split_first().ok_or(Refusal::SealBroken)?;
-            let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Refusal::SealBroken)?;
-            let mut opened = Zeroizing::new(sealed.to_vec());
-            let key = cipher(held.roots.get(number).ok_or(Refusal::SealBroken)?)?;
-            let nonce = Nonce::assume_unique_for_key(*nonce);
-            let len =
-                key.open_in_place(nonce, Aad::from(aad), &mut opened).map_err(|_| Refusal::SealBroken)?.len();
-            opened.truncate(len);
-            Ok(opened)
+            let (number, sealed) = wrapped.split_first().ok_or(Refusal::SealBroken)?;
+            open(held.roots.get(number).ok_or(Refusal::SealBroken)?, sealed, aad)
         })
     }
 }
@@ -251,7 +252,7 @@ impl Anchor for DoubleLane {
     }
 }
 
-fn check(key: &KeyRef, found: &SoftKey) -> Result<(), Fault> {
+pub(super) fn check(key: &KeyRef, found: &SoftKey) -> Result<(), Fault> {
     let found = found.public.fingerprint();
     if found == key.fingerprint {
         return Ok(());
@@ -262,6 +263,25 @@ fn check(key: &KeyRef, found: &SoftKey) -> Result<(), Fault> {
 fn make_root(held: &mut Held, number: u8) -> Result<RootKey, Fault> {
     held.roots.insert(number, random()?);
     Ok(RootKey { id: vec![number], created: true })
+}
+
+/// `nonce | AES-256-GCM(secret)`.
+pub(super) fn seal(key: &[u8; 32], secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
+    let nonce: [u8; NONCE_LEN] = random()?;
+    let mut sealed = secret.to_vec();
+    cipher(key)?
+        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut sealed)
+        .map_err(|_| broken("a secret was not wrapped"))?;
+    Ok([nonce.as_slice(), &sealed].concat())
+}
+
+pub(super) fn open(key: &[u8; 32], sealed: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(Refusal::SealBroken)?;
+    let mut opened = Zeroizing::new(sealed.to_vec());
+    let (key, nonce) = (cipher(key)?, Nonce::assume_unique_for_key(*nonce));
+    let len = key.open_in_place(nonce, Aad::from(aad), &mut opened).map_err(|_| Refusal::SealBroken)?.len();
+    opened.truncate(len);
+    Ok(opened)
 }
 
 fn cipher(root: &[u8; 32]) -> Result<LessSafeKey, Fault> {

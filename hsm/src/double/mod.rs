@@ -2,10 +2,12 @@
 //! Enters: faults, in the order they are to strike.
 //! Leaves: real signatures by throw-away keys, or the fault asked for.
 
+mod ceremony;
 mod keys;
 mod lane;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -17,10 +19,11 @@ use crate::anchor::AnchorReading;
 use crate::backend::{Backend, Fault, Lane};
 use crate::config::{Limits, TokenConfig};
 use crate::error::{Refusal, StartRefused};
-use crate::key::KeyId;
+use crate::key::{Custody, KeyId};
 use crate::probe::{Power, Probe};
 use crate::scheme::{KeyKind, Scheme};
 use crate::serve::{Board, serve};
+use ceremony::SoftUnwrapper;
 use keys::SoftKey;
 use lane::DoubleLane;
 
@@ -92,12 +95,22 @@ impl Double {
         self.shared.lock().keys.len()
     }
 
+    /// Leaves half a pair behind a name, as a worker killed in the middle of making one does.
+    pub fn leave_half(&self, id: KeyId) {
+        self.shared.lock().halves.insert(id);
+    }
+
+    /// The next worker gets a board that takes no marks, as when memory has run out.
+    pub fn blot_next_board(&self) {
+        self.shared.lock().board_blotted = true;
+    }
+
     /// Puts another key of the same kind behind a name, as a restored or swapped token would.
     ///
     /// # Errors
     /// When no key can be made.
     pub fn swap_key(&self, id: KeyId, kind: KeyKind) -> Result<(), Fault> {
-        let key = SoftKey::generate(kind)?;
+        let key = SoftKey::generate(kind, Custody::NonExtractable)?;
         self.shared.lock().keys.insert(id, Arc::new(key));
         Ok(())
     }
@@ -122,6 +135,11 @@ impl Double {
     }
 
     pub(crate) fn bear(&self, socket: UnixStream, board: Board) -> io::Result<DoubleLife> {
+        let board = if std::mem::take(&mut self.shared.lock().board_blotted) {
+            Board::from(File::options().write(true).open("/dev/full")?)
+        } else {
+            board
+        };
         let stop = Arc::new(Stop::new(socket.try_clone()?));
         let (shared, brake, ended) = (self.shared.clone(), stop.clone(), stop.clone());
         let connect = move |_: &TokenConfig| DoubleBackend::connect(shared, brake);
@@ -197,10 +215,16 @@ struct Shared(Mutex<Held>);
 struct Held {
     keys: BTreeMap<KeyId, Arc<SoftKey>>,
     hmac_keys: BTreeMap<KeyId, [u8; 32]>,
+    /// Pairs that a call cut short left behind.
+    halves: BTreeSet<KeyId>,
+    keks: BTreeMap<KeyId, [u8; 32]>,
+    backup_keks: BTreeMap<KeyId, [u8; 32]>,
+    import_keys: BTreeMap<KeyId, Arc<SoftUnwrapper>>,
     roots: BTreeMap<u8, [u8; 32]>,
     anchor: AnchorReading,
     faults: VecDeque<DoubleFault>,
     unplugged: bool,
+    board_blotted: bool,
     signatures_made: u64,
 }
 
@@ -238,7 +262,7 @@ impl Backend for DoubleBackend {
             sessions: 2,
             kinds: KeyKind::ALL.to_vec(),
             schemes: Scheme::ALL.to_vec(),
-            powers: vec![Power::Hmac, Power::Wrap, Power::Anchor],
+            powers: vec![Power::Hmac, Power::Wrap, Power::Anchor, Power::Import, Power::Backup],
             remarks: vec!["keys live in memory only; for tests".to_owned()],
             ..Probe::default()
         }

@@ -3,6 +3,7 @@
 //! Leaves: answers in batches; an end when the daemon hangs up or the device is lost.
 
 mod board;
+mod ceremony;
 mod line;
 
 use std::io::{self, Write};
@@ -140,6 +141,10 @@ fn run_lane(mut lane: Box<dyn Lane>, place: usize, board: &Board, line: &Line, o
         outbox.flush_if_due(last, behind);
         // If we stop before this mark, the daemon finds the call not begun and hands it to the next worker.
         if board.mark(place, request.number).is_err() {
+            // A board that takes no marks would let a begun call pass for one that never began. Not begun, this one and those behind it
+            // go to the next worker, whose board is new.
+            outbox.flush();
+            outbox.hang_up();
             break;
         }
         // Marked first, then looked at the clock: the daemon, which looks in the other order, then knows that a call not marked at its
@@ -220,6 +225,7 @@ fn perform(lane: &mut dyn Lane, call: Call) -> Result<Reply, Fault> {
         }
         Call::AnchorCount => Reply::Count(lane.attest().map(|power| power.count()).transpose()?),
         Call::Quote { nonce } => Reply::Quote(lane.attest().map(|power| power.quote(nonce)).transpose()?),
+        Call::Ceremony(ceremony) => ceremony::perform(lane, *ceremony)?,
     })
 }
 

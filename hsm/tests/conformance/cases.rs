@@ -81,15 +81,25 @@ pub async fn a_made_key_is_found_by_its_name(token: Token) -> Outcome {
     Ok(())
 }
 
-pub async fn a_name_in_use_is_refused_and_the_old_key_stays(token: Token) -> Outcome {
+pub async fn a_key_asked_for_twice_is_made_once(token: Token) -> Outcome {
     let made = a_key(&token).await?;
-    let again = token.generate(made.key.id, KeyKind::P256, "conformance", soon()).await;
+    let again = token.generate(made.key.id, KeyKind::P256, "conformance", soon()).await?;
     if made.key.blob.is_empty() {
-        assert_eq!(again, Err(TokenError::Refused(Refusal::KeyExists { id: made.key.id })));
+        assert_eq!(again, made);
     }
     let signature = sign_with(&token, &made.key).await?;
     assert!(aws_lc_accepts(&made.public, Scheme::EcdsaSha256, MESSAGE, &signature));
     Ok(())
+}
+
+pub async fn a_name_in_use_is_refused_to_a_key_of_another_kind(token: Token) -> Outcome {
+    let made = a_key(&token).await?;
+    let other = token.generate(made.key.id, KeyKind::P384, "conformance", soon()).await;
+    if made.key.blob.is_empty() {
+        assert_eq!(other, Err(TokenError::Refused(Refusal::KeyExists { id: made.key.id })));
+        assert_eq!(token.find(made.key.id, soon()).await?, Some(made.public.clone()));
+    }
+    sign_with(&token, &made.key).await.map(drop)
 }
 
 pub async fn a_destroyed_key_signs_no_more_and_is_destroyed_twice_in_peace(token: Token) -> Outcome {

@@ -4,6 +4,7 @@
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::signature::RsaPublicKeyComponents;
+use cryptoki::object::{Attribute, KeyType};
 use hsm::{Hash, KeyKind, PublicKey};
 
 /// CKA_EC_PARAMS by which a curve is asked for, the usual form first.
@@ -50,6 +51,33 @@ pub(super) fn rsa_public(modulus: &[u8], exponent: &[u8]) -> Option<PublicKey> {
     };
     let der = RsaPublicKeyComponents { n, e }.as_der().ok()?;
     Some(PublicKey { kind, spki_der: der.as_ref().to_vec() })
+}
+
+/// The type of a kind's objects.
+pub(super) const fn key_type(kind: KeyKind) -> KeyType {
+    match kind {
+        KeyKind::P256 | KeyKind::P384 | KeyKind::Secp256k1 => KeyType::EC,
+        KeyKind::Ed25519 => KeyType::EC_EDWARDS,
+        KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096 => KeyType::RSA,
+    }
+}
+
+/// What makes a public object of a public key that came from outside; `None` when it is no key of the kind it says.
+pub(super) fn public_parts(public: &PublicKey) -> Option<Vec<Attribute>> {
+    let Some((prefix, len)) = spki_prefix(public.kind) else {
+        // The exponent everyone uses, and before it the modulus; built anew it must give the same bytes.
+        let (head, exponent) = public.spki_der.split_last_chunk::<3>()?;
+        let end = head.len().checked_sub(2)?;
+        let modulus = head.get(end.checked_sub(public.kind.signature_len())?..end)?;
+        let same = rsa_public(modulus, exponent).is_some_and(|read| read == *public);
+        return same.then(|| {
+            vec![Attribute::Modulus(modulus.to_vec()), Attribute::PublicExponent(exponent.to_vec())]
+        });
+    };
+    let point = public.spki_der.strip_prefix(prefix).filter(|point| point.len() == len)?;
+    let params = curve_params(public.kind).first()?.to_vec();
+    let octet_string = [&[0x04, u8::try_from(len).ok()?], point].concat();
+    Some(vec![Attribute::EcParams(params), Attribute::EcPoint(octet_string)])
 }
 
 /// DigestInfo (RFC 8017, 9.2): what CKM_RSA_PKCS pads and signs.

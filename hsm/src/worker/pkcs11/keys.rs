@@ -5,64 +5,128 @@
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use hsm::backend::Fault;
-use hsm::{Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, Refusal};
+use hsm::{
+    Custody, Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Origin, Presence, Provenance,
+    PublicKey, Refusal,
+};
 
 use super::encode::{curve_of, ec_public, rsa_public};
 use super::fault::{self, Effect};
-use super::templates::{Keep, SAFE_PRIVATE, SAFE_SECRET, flag, secret_template};
+use super::templates::{Keep, SAFE_SECRET, flag, safe_private, secret_template};
 use super::{Desk, Handle};
 
+/// What stands in the token under a name.
+pub(super) enum Halves {
+    Absent,
+    Half,
+    Whole { private: ObjectHandle, public: PublicKey },
+}
+
+impl Halves {
+    pub(super) fn presence(self) -> Presence {
+        match self {
+            Self::Absent => Presence::Absent,
+            Self::Half => Presence::Half,
+            Self::Whole { public, .. } => Presence::Whole(public),
+        }
+    }
+}
+
 impl Desk {
-    pub(super) fn make_key(&self, id: KeyId, kind: KeyKind, label: &str) -> Result<NewKey, Fault> {
+    /// Makes a pair, or finds the one that a lost call made under this name.
+    pub(super) fn make_key(
+        &self,
+        id: KeyId,
+        kind: KeyKind,
+        custody: Custody,
+        label: &str,
+    ) -> Result<NewKey, Fault> {
         let shared = self.shared.clone();
         let _alone = shared.objects();
-        if !self.look_up(ObjectClass::PRIVATE_KEY, id)?.is_empty() {
-            return Err(Refusal::KeyExists { id }.into());
+        match self.halves(id)? {
+            Halves::Whole { private, public } if public.kind == kind => {
+                return self
+                    .read_back(id, private, public, Origin::Generated, custody)
+                    .map_err(|_| exists(id));
+            }
+            Halves::Whole { .. } => return Err(exists(id)),
+            Halves::Half => self.clear(id)?,
+            Halves::Absent => {}
         }
-        self.confirm_presence()?;
-        let (public, private) = self.generate_pair(id, kind, label, Keep::InToken)?;
-        let made = self.read_back(id, kind, public, private);
+        let (public, private) = self.generate_pair(id, kind, label, custody)?;
+        // If we stop here, the next call under this name reads the attributes back.
+        let made = self.public_of(public).and_then(|read| {
+            let read = read.filter(|read| read.kind == kind);
+            let read = read.ok_or_else(|| Refusal::LooseKey { attribute: "the public key".to_owned() })?;
+            self.read_back(id, private, read, Origin::Generated, custody)
+        });
         if made.is_err() {
-            // If we stop here, a loose key stays in the token; no record names it, so nothing ever signs with it.
             let _ = self.session.destroy_object(private);
             let _ = self.session.destroy_object(public);
         }
         made
     }
 
-    fn read_back(
+    /// What stands in the token under a name.
+    pub(super) fn halves(&self, id: KeyId) -> Result<Halves, Fault> {
+        let private = self.look_up(ObjectClass::PRIVATE_KEY, id)?;
+        let public = self.look_up(ObjectClass::PUBLIC_KEY, id)?;
+        match (private.as_slice(), public.as_slice()) {
+            ([], []) => self.confirm_presence().map(|()| Halves::Absent),
+            ([private], [public]) => {
+                let public = self.public_of(*public)?;
+                let public =
+                    public.ok_or_else(|| Refusal::Other(format!("key {id} is of a kind unknown here")))?;
+                Ok(Halves::Whole { private: *private, public })
+            }
+            ([], [_]) | ([_], []) => self.confirm_presence().map(|()| Halves::Half),
+            _ => Err(several(id)),
+        }
+    }
+
+    /// Destroys both halves. The private one goes first: if we stop between the two, nothing can be signed, and another call removes
+    /// the rest.
+    pub(super) fn clear(&self, id: KeyId) -> Result<(), Fault> {
+        self.shared.forget(id);
+        self.destroy_all(ObjectClass::PRIVATE_KEY, id)?;
+        self.destroy_all(ObjectClass::PUBLIC_KEY, id)
+    }
+
+    /// Takes a pair as a key of ours, if its private half is as it must be.
+    pub(super) fn read_back(
         &self,
         id: KeyId,
-        kind: KeyKind,
-        public: ObjectHandle,
         private: ObjectHandle,
+        public: PublicKey,
+        origin: Origin,
+        custody: Custody,
     ) -> Result<NewKey, Fault> {
-        self.require(private, &SAFE_PRIVATE)?;
-        let public = self.public_of(public)?.filter(|public| public.kind == kind);
-        let public = public.ok_or_else(|| Refusal::LooseKey { attribute: "the public key".to_owned() })?;
+        self.require(private, &safe_private(origin, custody))?;
         let fingerprint = public.fingerprint();
         self.shared.cache(id, Handle { object: private, fingerprint });
+        let (ours, stays) = (origin == Origin::Generated, custody == Custody::NonExtractable);
         Ok(NewKey {
-            key: KeyRef { id, kind, fingerprint, blob: Vec::new() },
+            key: KeyRef { id, kind: public.kind, fingerprint, blob: Vec::new() },
             public,
             provenance: Provenance {
-                local: true,
-                never_extractable: true,
-                always_sensitive: true,
+                local: ours,
+                never_extractable: ours && stays,
+                always_sensitive: ours,
                 token_serial: self.shared.serial.clone(),
+                origin,
+                custody,
             },
         })
     }
 
-    /// Makes a pair; with [`Keep::InSession`] only to see whether the token can.
-    pub(super) fn generate_pair(
+    fn generate_pair(
         &self,
         id: KeyId,
         kind: KeyKind,
         label: &str,
-        keep: Keep,
+        custody: Custody,
     ) -> Result<(ObjectHandle, ObjectHandle), Fault> {
-        super::probe::generate_pair(&self.session, id, kind, label, keep)
+        super::probe::generate_pair(&self.session, id, kind, label, Keep::InToken, custody)
             .map_err(|error| fault::read(&error, Effect::Possible))
     }
 
@@ -125,11 +189,7 @@ impl Desk {
                     Refusal::Other(format!("the public half of key {id} is missing; restore it")).into()
                 );
             }
-            _ => {
-                return Err(
-                    Refusal::Other(format!("several keys are named {id}; remove the stray ones")).into()
-                );
-            }
+            _ => return Err(several(id)),
         };
         let public = self.public_of(public)?;
         let public = public.ok_or_else(|| Refusal::Other(format!("key {id} is of a kind unknown here")))?;
@@ -147,12 +207,7 @@ impl Desk {
                 return Err(Fault::WrongKey { id: key.id, expected: key.fingerprint, found });
             }
         }
-        // The private half goes first: if we stop between the two, nothing can be signed, and another call removes the rest.
-        self.shared.forget(key.id);
-        for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
-            self.destroy_all(class, key.id)?;
-        }
-        Ok(())
+        self.clear(key.id)
     }
 
     pub(super) fn make_hmac_key(&self, id: KeyId, label: &str) -> Result<HmacKeyRef, Fault> {
@@ -204,11 +259,7 @@ impl Desk {
         let object = match self.look_up(ObjectClass::SECRET_KEY, id)?.as_slice() {
             [one] => *one,
             [] => return Err(self.missing(id)),
-            _ => {
-                return Err(
-                    Refusal::Other(format!("several keys are named {id}; remove the stray ones")).into()
-                );
-            }
+            _ => return Err(several(id)),
         };
         let handle = Handle { object, fingerprint: Fingerprint(self.tag(object, HmacKeyRef::CHECK_TEXT)?) };
         self.shared.cache(id, handle);
@@ -241,7 +292,7 @@ impl Desk {
     }
 
     /// The public key an object holds; `None` when it is of no kind we know.
-    fn public_of(&self, object: ObjectHandle) -> Result<Option<PublicKey>, Fault> {
+    pub(super) fn public_of(&self, object: ObjectHandle) -> Result<Option<PublicKey>, Fault> {
         let read = |types: &[AttributeType]| {
             self.session.get_attributes(object, types).map_err(|error| fault::read(&error, Effect::None))
         };
@@ -261,4 +312,12 @@ impl Desk {
             _ => None,
         })
     }
+}
+
+pub(super) fn exists(id: KeyId) -> Fault {
+    Refusal::KeyExists { id }.into()
+}
+
+pub(super) fn several(id: KeyId) -> Fault {
+    Refusal::Other(format!("several keys are named {id}; remove the stray ones")).into()
 }

@@ -3,9 +3,13 @@
 //! Leaves: a [`Backend`] with one logged-in session per lane.
 
 mod anchor;
+mod backup;
 mod connect;
 mod encode;
 mod fault;
+mod import;
+mod incoming;
+mod keks;
 mod keys;
 mod once;
 mod pin;
@@ -24,7 +28,7 @@ use cryptoki::context::Pkcs11;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::Slot;
-use hsm::backend::{Attest, Backend, Fault, Lane, Rotate};
+use hsm::backend::{Attest, Backend, Backup, Fault, Import, Lane, Rotate};
 use hsm::{Fingerprint, KeyId, Probe};
 
 use self::once::OneCall;
@@ -131,6 +135,14 @@ impl Lane for Desk {
     }
 
     fn rotate(&mut self) -> Option<&mut dyn Rotate> {
+        Some(self)
+    }
+
+    fn import(&mut self) -> Option<&mut dyn Import> {
+        Some(self)
+    }
+
+    fn backup(&mut self) -> Option<&mut dyn Backup> {
         Some(self)
     }
 }

@@ -8,7 +8,7 @@ use cryptoki::mechanism::MechanismType;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki::slot::{Slot, TokenInfo};
-use hsm::{Hash, KeyId, KeyKind, Power, Probe, Scheme};
+use hsm::{Custody, Hash, KeyId, KeyKind, Power, Probe, Scheme};
 
 use super::templates::{Keep, generator, pair_templates};
 
@@ -37,6 +37,12 @@ pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Sess
     if has(MechanismType::AES_GCM) && has(MechanismType::AES_KEY_GEN) {
         powers.push(Power::Wrap);
     }
+    if has(MechanismType::AES_KEY_WRAP_PAD) && has(MechanismType::AES_KEY_GEN) {
+        powers.push(Power::Backup);
+        if has(MechanismType::RSA_PKCS_OAEP) {
+            powers.push(Power::Import);
+        }
+    }
     powers.sort_unstable();
     Probe {
         backend: "pkcs11".to_owned(),
@@ -62,10 +68,11 @@ pub(super) fn generate_pair(
     kind: KeyKind,
     label: &str,
     keep: Keep,
+    custody: Custody,
 ) -> Result<(ObjectHandle, ObjectHandle), Error> {
     let (mechanism, names) = generator(kind);
     let make = |params: Option<&[u8]>| {
-        let (public, private) = pair_templates(id, kind, params, label, keep);
+        let (public, private) = pair_templates(id, kind, params, label, keep, custody);
         session.generate_key_pair(&mechanism, &public, &private)
     };
     let Some((first, others)) = names.split_first() else { return make(None) };
@@ -74,7 +81,8 @@ pub(super) fn generate_pair(
 
 fn can_make(session: &Session, kind: KeyKind) -> bool {
     let id = KeyId(*b"chancery-probe-0");
-    let made = generate_pair(session, id, kind, "chancery-probe", Keep::InSession);
+    let custody = Custody::NonExtractable;
+    let made = generate_pair(session, id, kind, "chancery-probe", Keep::InSession, custody);
     if let Ok((public, private)) = made {
         let _ = session.destroy_object(private);
         let _ = session.destroy_object(public);

@@ -9,19 +9,35 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::ObjectHandle;
 use cryptoki::types::Ulong;
 use hsm::backend::{Fault, Keys};
-use hsm::{Hash, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, PublicKey, Refusal, Scheme};
+use hsm::{Custody, Hash, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Presence, PublicKey, Refusal, Scheme};
 
 use super::Desk;
 use super::encode::digest_info;
 use super::fault::{self, Effect};
+use super::keys::Halves;
 
 impl Keys for Desk {
     fn generate(&mut self, id: KeyId, kind: KeyKind, label: &str) -> Result<NewKey, Fault> {
-        self.make_key(id, kind, label)
+        self.make_key(id, kind, Custody::NonExtractable, label)
     }
 
     fn find(&mut self, id: KeyId) -> Result<Option<PublicKey>, Fault> {
         self.find_public(id)
+    }
+
+    fn presence(&mut self, id: KeyId) -> Result<Presence, Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        Ok(self.halves(id)?.presence())
+    }
+
+    fn destroy_half(&mut self, id: KeyId) -> Result<(), Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        match self.halves(id)? {
+            Halves::Whole { .. } => Err(Refusal::KeyExists { id }.into()),
+            _ => self.clear(id),
+        }
     }
 
     fn sign(&mut self, key: &KeyRef, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault> {

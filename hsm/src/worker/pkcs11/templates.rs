@@ -5,7 +5,7 @@
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType};
 use cryptoki::types::Ulong;
-use hsm::{KeyId, KeyKind};
+use hsm::{Custody, KeyId, KeyKind, Origin};
 
 use super::encode::curve_params;
 
@@ -23,6 +23,7 @@ pub(super) fn pair_templates(
     params: Option<&[u8]>,
     label: &str,
     keep: Keep,
+    custody: Custody,
 ) -> (Vec<Attribute>, Vec<Attribute>) {
     let token = Attribute::Token(keep == Keep::InToken);
     let name = [Attribute::Id(id.0.to_vec()), Attribute::Label(label.as_bytes().to_vec())];
@@ -35,16 +36,48 @@ pub(super) fn pair_templates(
             public.extend([Attribute::ModulusBits(bits), Attribute::PublicExponent(vec![1, 0, 1])]);
         }
     }
-    let mut private = vec![
-        token,
+    let mut private = vec![token];
+    private.extend(private_duties(custody));
+    private.extend(name);
+    (public, private)
+}
+
+/// What a signing key's private half may do, however it comes into the token.
+pub(super) fn private_duties(custody: Custody) -> [Attribute; 7] {
+    [
         Attribute::Private(true),
         Attribute::Sensitive(true),
-        Attribute::Extractable(false),
+        Attribute::Extractable(custody == Custody::Recoverable),
         Attribute::Sign(true),
         Attribute::Decrypt(false),
         Attribute::Unwrap(false),
         Attribute::Derive(false),
+    ]
+}
+
+/// The templates of an import key's two halves: RSA that unwraps and does nothing else.
+pub(super) fn import_templates(id: KeyId, label: &str) -> (Vec<Attribute>, Vec<Attribute>) {
+    let name = [Attribute::Id(id.0.to_vec()), Attribute::Label(label.as_bytes().to_vec())];
+    let mut public = vec![
+        Attribute::Token(true),
+        Attribute::Private(false),
+        Attribute::Verify(false),
+        Attribute::Encrypt(false),
+        Attribute::Wrap(true),
+        Attribute::ModulusBits(Ulong::from(IMPORT_KEY_BITS)),
+        Attribute::PublicExponent(vec![1, 0, 1]),
     ];
+    let mut private = vec![
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(false),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(true),
+        Attribute::Derive(false),
+    ];
+    public.extend(name.clone());
     private.extend(name);
     (public, private)
 }
@@ -72,6 +105,39 @@ pub(super) fn secret_template(id: Vec<u8>, label: &str) -> Vec<Attribute> {
     ]
 }
 
+/// What an AES key of ours is for; never two things at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Closes and opens secrets.
+    Secrets,
+    /// Wraps and unwraps other keys, which then never pass through this process.
+    Keys,
+}
+
+impl Duty {
+    /// The flags by which it is made.
+    pub(super) fn attributes(self) -> [Attribute; 4] {
+        let secrets = self == Self::Secrets;
+        [
+            Attribute::Encrypt(secrets),
+            Attribute::Decrypt(secrets),
+            Attribute::Wrap(!secrets),
+            Attribute::Unwrap(!secrets),
+        ]
+    }
+
+    /// The same, as they are read back.
+    pub(super) const fn flags(self) -> [(AttributeType, bool); 4] {
+        let secrets = matches!(self, Self::Secrets);
+        [
+            (AttributeType::Encrypt, secrets),
+            (AttributeType::Decrypt, secrets),
+            (AttributeType::Wrap, !secrets),
+            (AttributeType::Unwrap, !secrets),
+        ]
+    }
+}
+
 /// The value of one of the flags we ask for.
 pub(super) fn flag(attribute: &Attribute) -> Option<bool> {
     match attribute {
@@ -84,13 +150,32 @@ pub(super) fn flag(attribute: &Attribute) -> Option<bool> {
         | Attribute::Local(value)
         | Attribute::Sign(value)
         | Attribute::Decrypt(value)
+        | Attribute::Encrypt(value)
+        | Attribute::Wrap(value)
         | Attribute::Unwrap(value) => Some(*value),
         _ => None,
     }
 }
 
-/// What is read back of every signing key.
-pub(super) const SAFE_PRIVATE: [(AttributeType, bool); 10] = [
+/// What is read back of every signing key, as it was born and is kept.
+pub(super) fn safe_private(origin: Origin, custody: Custody) -> [(AttributeType, bool); 10] {
+    let (ours, stays) = (origin == Origin::Generated, custody == Custody::NonExtractable);
+    [
+        (AttributeType::Token, true),
+        (AttributeType::Private, true),
+        (AttributeType::Sensitive, true),
+        (AttributeType::Extractable, !stays),
+        (AttributeType::AlwaysSensitive, ours),
+        (AttributeType::NeverExtractable, ours && stays),
+        (AttributeType::Local, ours),
+        (AttributeType::Sign, true),
+        (AttributeType::Decrypt, false),
+        (AttributeType::Unwrap, false),
+    ]
+}
+
+/// What is read back of every import key.
+pub(super) const SAFE_IMPORT: [(AttributeType, bool); 10] = [
     (AttributeType::Token, true),
     (AttributeType::Private, true),
     (AttributeType::Sensitive, true),
@@ -98,10 +183,13 @@ pub(super) const SAFE_PRIVATE: [(AttributeType, bool); 10] = [
     (AttributeType::AlwaysSensitive, true),
     (AttributeType::NeverExtractable, true),
     (AttributeType::Local, true),
-    (AttributeType::Sign, true),
+    (AttributeType::Sign, false),
     (AttributeType::Decrypt, false),
-    (AttributeType::Unwrap, false),
+    (AttributeType::Unwrap, true),
 ];
+
+/// Strong enough for every kind of key that comes in, and made within a second or two.
+const IMPORT_KEY_BITS: u64 = 3072;
 
 /// What is read back of every secret key.
 pub(super) const SAFE_SECRET: [(AttributeType, bool); 6] = [

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
+use cryptoki::context::Function;
+use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
@@ -15,7 +17,7 @@ use hsm::{Fingerprint, KeyId, Refusal, RootKey};
 use zeroize::Zeroizing;
 
 use super::fault::{self, Effect};
-use super::templates::{SAFE_SECRET, secret_template};
+use super::templates::{Duty, SAFE_SECRET, secret_template};
 use super::{Desk, Handle};
 
 impl Seal for Desk {
@@ -32,34 +34,15 @@ impl Seal for Desk {
     /// exist that ignore GCM's associated data, or abort on it; GCM protects it there as well.
     fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
         let (number, root) = self.root_in_use()?;
-        let mut nonce = [0; NONCE_BYTES];
-        self.session.generate_random_slice(&mut nonce).map_err(|error| fault::read(&error, Effect::None))?;
-        let mut plain = Zeroizing::new(Vec::with_capacity(32 + secret.len()));
-        plain.extend_from_slice(digest(&SHA256, aad).as_ref());
-        plain.extend_from_slice(secret);
-        let sealed = {
-            let gcm = params(&mut nonce)?;
-            self.session.encrypt(&Mechanism::AesGcm(gcm), root, &plain)
-        };
-        let sealed = sealed.map_err(|error| fault::read(&error, Effect::None))?;
-        // The nonce is read after the call: some tokens put their own in its place.
-        Ok([&[FORMAT, number], nonce.as_slice(), &sealed].concat())
+        let sealed = self.seal(root, secret, aad).map_err(|error| fault::read(&error, Effect::None))?;
+        Ok([&[FORMAT, number], sealed.as_slice()].concat())
     }
 
     fn unwrap(&mut self, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        let [FORMAT, number, rest @ ..] = wrapped else { return Err(Refusal::SealBroken.into()) };
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Refusal::SealBroken)?;
+        let [FORMAT, number, sealed @ ..] = wrapped else { return Err(Refusal::SealBroken.into()) };
         let root = self.root(*number)?;
-        let mut nonce = *nonce;
-        let opened = {
-            let gcm = params(&mut nonce)?;
-            self.session.decrypt(&Mechanism::AesGcm(gcm), root, sealed)
-        };
-        let plain = Zeroizing::new(opened.map_err(|error| self.read_open_fault(&error))?);
-        let bound = digest(&SHA256, aad);
-        let (found, secret) = plain.split_first_chunk::<32>().ok_or(Refusal::SealBroken)?;
-        verify_slices_are_equal(found, bound.as_ref()).map_err(|_| Refusal::SealBroken)?;
-        Ok(Zeroizing::new(secret.to_vec()))
+        let plain = self.open(root, sealed).map_err(|error| read_open_fault(&error))?;
+        unbind(&plain, aad)
     }
 }
 
@@ -90,24 +73,49 @@ impl Rotate for Desk {
 
 impl Desk {
     fn make_root(&self, number: u8) -> Result<RootKey, Fault> {
-        let id = name(number).0.to_vec();
-        let mut template = secret_template(id.clone(), ROOT_LABEL);
-        template.extend([
-            Attribute::KeyType(KeyType::AES),
-            Attribute::Encrypt(true),
-            Attribute::Decrypt(true),
-            Attribute::Wrap(false),
-            Attribute::Unwrap(false),
-        ]);
-        let root = self
+        let id = name(number);
+        self.make_aes(id, ROOT_LABEL, Duty::Secrets)?;
+        self.shared.newest_root.store(number, Ordering::Release);
+        Ok(RootKey { id: id.0.to_vec(), created: true })
+    }
+
+    /// Makes an AES-256 key that cannot leave, for one duty, and reads it back.
+    pub(super) fn make_aes(&self, id: KeyId, label: &str, duty: Duty) -> Result<ObjectHandle, Fault> {
+        let mut template = secret_template(id.0.to_vec(), label);
+        template.push(Attribute::KeyType(KeyType::AES));
+        template.extend(duty.attributes());
+        let made = self
             .session
             .generate_key(&Mechanism::AesKeyGen, &template)
             .map_err(|error| fault::read(&error, Effect::Possible))?;
-        self.require(root, &SAFE_SECRET).inspect_err(|_| {
-            let _ = self.session.destroy_object(root);
+        self.require(made, &SAFE_SECRET).inspect_err(|_| {
+            let _ = self.session.destroy_object(made);
         })?;
-        self.shared.newest_root.store(number, Ordering::Release);
-        Ok(RootKey { id, created: true })
+        Ok(made)
+    }
+
+    /// `nonce | AES-256-GCM(SHA-256(aad) | secret)`.
+    pub(super) fn seal(&self, key: ObjectHandle, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut nonce = [0; NONCE_BYTES];
+        self.session.generate_random_slice(&mut nonce)?;
+        let mut plain = Zeroizing::new(Vec::with_capacity(32 + secret.len()));
+        plain.extend_from_slice(digest(&SHA256, aad).as_ref());
+        plain.extend_from_slice(secret);
+        let sealed = {
+            let gcm = GcmParams::new(&mut nonce, &[], Ulong::from(TAG_BITS))?;
+            self.session.encrypt(&Mechanism::AesGcm(gcm), key, &plain)?
+        };
+        // The nonce is read after the call: some tokens put their own in its place.
+        Ok([nonce.as_slice(), &sealed].concat())
+    }
+
+    /// What [`Desk::seal`] closed, its binding in front.
+    pub(super) fn open(&self, key: ObjectHandle, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let short = Error::Pkcs11(RvError::EncryptedDataLenRange, Function::Decrypt);
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(short)?;
+        let mut nonce = *nonce;
+        let gcm = GcmParams::new(&mut nonce, &[], Ulong::from(TAG_BITS))?;
+        self.session.decrypt(&Mechanism::AesGcm(gcm), key, sealed).map(Zeroizing::new)
     }
 
     /// The number of the newest root in the token.
@@ -167,22 +175,23 @@ impl Desk {
             }
         }
     }
+}
 
-    /// Modules answer a broken tag with all sorts of general errors.
-    #[allow(clippy::unused_self, reason = "reads as part of the desk's work")]
-    fn read_open_fault(&self, error: &cryptoki::error::Error) -> Fault {
-        use cryptoki::error::{Error, RvError};
-        match error {
-            Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed | RvError::DataInvalid, _) => {
-                Refusal::SealBroken.into()
-            }
-            other => fault::read(other, Effect::None),
+/// Modules answer a broken tag with all sorts of general errors.
+pub(super) fn read_open_fault(error: &Error) -> Fault {
+    match error {
+        Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed | RvError::DataInvalid, _) => {
+            Refusal::SealBroken.into()
         }
+        other => fault::read(other, Effect::None),
     }
 }
 
-fn params(nonce: &mut [u8; NONCE_BYTES]) -> Result<GcmParams<'_>, Fault> {
-    GcmParams::new(nonce, &[], Ulong::from(TAG_BITS)).map_err(|error| fault::read(&error, Effect::None))
+/// The secret behind its binding, if it is bound to this.
+pub(super) fn unbind(plain: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    let (found, secret) = plain.split_first_chunk::<32>().ok_or(Refusal::SealBroken)?;
+    verify_slices_are_equal(found, digest(&SHA256, aad).as_ref()).map_err(|_| Refusal::SealBroken)?;
+    Ok(Zeroizing::new(secret.to_vec()))
 }
 
 /// A root key's name: its number stands at the end.

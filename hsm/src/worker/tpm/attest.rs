@@ -5,15 +5,18 @@
 use std::sync::Arc;
 
 use hsm::backend::{Attest, Fault};
-use hsm::{AnchorAttestation, Quote, Refusal};
+use hsm::{AnchorAttestation, KeyAttestation, KeyRef, Quote, Refusal};
+use tss_esapi::traits::Marshall;
 use tss_esapi_sys::{TPM2B_ATTEST, TPM2B_DATA};
 
 use super::anchor::Index;
 use super::encode;
 use super::esys::Handle;
+use super::fault::key_missing;
 use super::lane::TpmLane;
 use super::pcr;
-use super::templates::parsed;
+use super::sign::recognise;
+use super::templates::{parsed, unreadable};
 
 impl Attest for TpmLane {
     fn certify_anchor(&mut self, qualifying: [u8; 32]) -> Result<AnchorAttestation, Fault> {
@@ -39,6 +42,18 @@ impl Attest for TpmLane {
         let (attest, signature) = self.esys.quote(&key, &data(&nonce), &selection)?;
         let (attest, signature_der) = (bytes(&attest), encode::der(signature)?);
         Ok(Quote { attest, signature_der, ak_spki_der, pcrs: registers.into_values() })
+    }
+
+    fn certify_key(&mut self, key: &KeyRef, nonce: [u8; 32]) -> Result<KeyAttestation, Fault> {
+        let attestation_key = self.attestation_key()?;
+        let ak_spki_der = self.spki(&attestation_key)?;
+        let esys = Arc::clone(&self.esys);
+        let loaded = self.load(&key.blob)?.ok_or_else(|| key_missing(key.id))?;
+        recognise(key, &encode::public_key(&loaded.public)?)?;
+        let public_area = loaded.public.marshall().map_err(unreadable)?;
+        let (attest, signature) = esys.certify(&loaded.handle, &attestation_key, &data(&nonce))?;
+        let (attest, signature_der) = (bytes(&attest), encode::der(signature)?);
+        Ok(KeyAttestation { attest, signature_der, ak_spki_der, public_area })
     }
 }
 

@@ -5,13 +5,17 @@
 use std::sync::Arc;
 
 use hsm::backend::{Fault, Keys};
-use hsm::{Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Provenance, PublicKey, Refusal, Scheme};
+use hsm::{
+    Custody, Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Origin, Presence, Provenance,
+    PublicKey, Refusal, Scheme,
+};
 use tss_esapi::structures::Public;
-use tss_esapi_sys::{TPM2B_MAX_BUFFER, TPM2B_SENSITIVE_CREATE};
+use tss_esapi_sys::{TPM2B_DIGEST, TPM2B_MAX_BUFFER, TPM2B_SENSITIVE_CREATE};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::blob::{self, Wrapped};
 use super::encode;
-use super::esys::{Auth, Esys, Handle};
+use super::esys::{Auth, Esys, Handle, Hides, SessionKind};
 use super::fault::{Code, key_missing};
 use super::lane::TpmLane;
 use super::templates::{self, loose, parsed, plain};
@@ -35,6 +39,15 @@ impl Keys for TpmLane {
 
     fn find(&mut self, _id: KeyId) -> Result<Option<PublicKey>, Fault> {
         Ok(None)
+    }
+
+    fn presence(&mut self, _id: KeyId) -> Result<Presence, Fault> {
+        Ok(Presence::Absent)
+    }
+
+    /// Nothing is ever left behind: a key that was made and not answered is gone with its blob.
+    fn destroy_half(&mut self, _id: KeyId) -> Result<(), Fault> {
+        Ok(())
     }
 
     fn sign(&mut self, key: &KeyRef, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault> {
@@ -87,7 +100,7 @@ impl Keys for TpmLane {
 
 impl TpmLane {
     /// Makes an object under the storage root and reads its attributes back.
-    fn make(&mut self, template: &Public, what: &str) -> Result<(Wrapped, Public), Fault> {
+    pub(super) fn make(&mut self, template: &Public, what: &str) -> Result<(Wrapped, Public), Fault> {
         self.root_or_new()?;
         self.make_room_for_one();
         let (esys, plain) = (Arc::clone(&self.esys), plain(template.clone())?);
@@ -112,6 +125,8 @@ impl TpmLane {
             never_extractable: fixed,
             always_sensitive: fixed,
             token_serial: self.serial.clone(),
+            origin: Origin::Generated,
+            custody: Custody::NonExtractable,
         }
     }
 
@@ -119,17 +134,38 @@ impl TpmLane {
         let esys = Arc::clone(&self.esys);
         let key = &self.load(blob)?.ok_or_else(|| key_missing(id))?.handle;
         let tag = if data.len() <= BUFFER_MAX {
-            esys.hmac(key, &max_buffer(data))?
+            esys.hmac(key, Auth::Password, &max_buffer(data))?
         } else {
             let sequence = esys.hmac_begin(key)?;
             feed(&esys, &sequence, data)?;
             esys.hmac_finish(sequence)?
         };
-        let length = usize::from(tag.size);
-        tag.buffer.get(..length).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
-            Refusal::Other(format!("the TPM answered an HMAC-SHA256 with {length} bytes")).into()
-        })
+        whole(&tag)
     }
+
+    /// The same for one short text, with the result hidden from who listens on the bus: it becomes a key.
+    pub(super) fn authenticate_hidden(
+        &mut self,
+        blob: &[u8],
+        id: KeyId,
+        text: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, Fault> {
+        let esys = Arc::clone(&self.esys);
+        let session = self.session(SessionKind::Hmac, Hides::Response)?;
+        let key = &self.load(blob)?.ok_or_else(|| key_missing(id))?.handle;
+        let mut tag = esys.hmac(key, Auth::Session(&session), &max_buffer(text))?;
+        let made = whole(&tag).map(Zeroizing::new);
+        tag.buffer.zeroize();
+        made
+    }
+}
+
+fn whole(tag: &TPM2B_DIGEST) -> Result<[u8; 32], Fault> {
+    let length = usize::from(tag.size);
+    tag.buffer
+        .get(..length)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| Refusal::Other(format!("the TPM answered an HMAC-SHA256 with {length} bytes")).into())
 }
 
 fn feed(esys: &Esys, sequence: &Handle, data: &[u8]) -> Result<(), Fault> {

@@ -9,6 +9,7 @@ mod connect;
 mod encode;
 mod esys;
 mod fault;
+mod keks;
 mod keys;
 mod lane;
 mod pcr;

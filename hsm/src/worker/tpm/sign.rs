@@ -47,7 +47,7 @@ impl TpmLane {
 }
 
 /// Behind the right name may stand another key: a record that was swapped, or a blob of another record.
-fn recognise(key: &KeyRef, found: &PublicKey) -> Result<(), Fault> {
+pub(super) fn recognise(key: &KeyRef, found: &PublicKey) -> Result<(), Fault> {
     let found = found.fingerprint();
     if found == key.fingerprint {
         return Ok(());

@@ -32,7 +32,7 @@ struct Sealed {
 }
 
 const KEY_LEN: usize = 32;
-const NONCE_LEN: usize = 12;
+pub(super) const NONCE_LEN: usize = 12;
 const DOMAIN: &[u8] = b"chancery.tpm.seal.v1\n";
 
 impl Seal for TpmLane {
@@ -133,7 +133,7 @@ impl TpmLane {
     }
 }
 
-fn close(key: &[u8], nonce: [u8; NONCE_LEN], secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
+pub(super) fn close(key: &[u8], nonce: [u8; NONCE_LEN], secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut text = secret.to_vec();
     let sealed = cipher(key)
         .and_then(|cipher| cipher.seal_in_place_append_tag(nonce_of(nonce), Aad::from(aad), &mut text).ok());
@@ -146,7 +146,12 @@ fn close(key: &[u8], nonce: [u8; NONCE_LEN], secret: &[u8], aad: &[u8]) -> Resul
     }
 }
 
-fn open(key: &[u8], nonce: [u8; NONCE_LEN], mut text: Vec<u8>, aad: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn open(
+    key: &[u8],
+    nonce: [u8; NONCE_LEN],
+    mut text: Vec<u8>,
+    aad: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
     let length = cipher(key)?.open_in_place(nonce_of(nonce), Aad::from(aad), &mut text).ok()?.len();
     let mut secret = Zeroizing::new(text);
     secret.truncate(length);

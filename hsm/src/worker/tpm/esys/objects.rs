@@ -8,14 +8,15 @@ use std::sync::Arc;
 use tss_esapi::constants::tss::{TPM2_ALG_SHA256 as SHA256, TPM2_RH_NULL};
 use tss_esapi_sys as sys;
 use tss_esapi_sys::{
-    ESYS_TR_NONE as NONE, TPM2B_AUTH, TPM2B_DATA, TPM2B_DIGEST, TPM2B_MAX_BUFFER, TPM2B_PRIVATE,
-    TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE, TPM2B_SENSITIVE_DATA, TPML_PCR_SELECTION, TPMT_SIG_SCHEME,
-    TPMT_SIGNATURE, TPMT_TK_HASHCHECK,
+    ESYS_TR_NONE as NONE, TPM2B_ATTEST, TPM2B_AUTH, TPM2B_DATA, TPM2B_DIGEST, TPM2B_MAX_BUFFER,
+    TPM2B_PRIVATE, TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE, TPM2B_SENSITIVE_DATA, TPML_PCR_SELECTION,
+    TPMT_SIG_SCHEME, TPMT_SIGNATURE, TPMT_TK_HASHCHECK,
 };
 
 use super::super::fault::{Rc, patiently};
 use super::{
-    Auth, CONTINUE_SESSION, Esys, Handle, Hides, Hierarchy, Out, SessionKind, aes_128_cfb, null_ticket,
+    Auth, CONTINUE_SESSION, Esys, Handle, Hides, Hierarchy, Out, SessionKind, aes_128_cfb, null_scheme,
+    null_ticket,
 };
 
 impl Esys {
@@ -144,10 +145,38 @@ impl Esys {
         signature.take()
     }
 
-    pub(in super::super) fn hmac(&self, key: &Handle, text: &TPM2B_MAX_BUFFER) -> Result<TPM2B_DIGEST, Rc> {
+    pub(in super::super) fn hmac(
+        &self,
+        key: &Handle,
+        auth: Auth<'_>,
+        text: &TPM2B_MAX_BUFFER,
+    ) -> Result<TPM2B_DIGEST, Rc> {
         let mut tag = Out::new();
-        call!(self.Esys_HMAC(key.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, text, SHA256, tag.slot()))?;
+        call!(self.Esys_HMAC(key.tr, auth.tr(), NONE, NONE, text, SHA256, tag.slot()))?;
         tag.take()
+    }
+
+    /// States by the attestation key that another key is loaded here, and by its name what it may do (TPM 2.0 part 3, section 18.2).
+    pub(in super::super) fn certify(
+        &self,
+        key: &Handle,
+        attestation_key: &Handle,
+        challenge: &TPM2B_DATA,
+    ) -> Result<(TPM2B_ATTEST, TPMT_SIGNATURE), Rc> {
+        let (mut attest, mut signature) = (Out::new(), Out::new());
+        let scheme = null_scheme();
+        call!(self.Esys_Certify(
+            key.tr,
+            attestation_key.tr,
+            sys::ESYS_TR_PASSWORD,
+            sys::ESYS_TR_PASSWORD,
+            NONE,
+            challenge,
+            &scheme,
+            attest.slot(),
+            signature.slot(),
+        ))?;
+        Ok((attest.take()?, signature.take()?))
     }
 
     /// Begins an HMAC over more than one buffer. The sequence takes a slot until [`Esys::hmac_finish`].

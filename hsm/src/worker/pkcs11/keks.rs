@@ -1,0 +1,154 @@
+//! Key-encryption keys by name: AES keys that cannot leave the token, one per workspace, and the backup keys beside them.
+//! Enters: names; secrets and what they are bound to.
+//! Leaves: wrapped secrets that nobody opens once the key is destroyed.
+
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use hsm::backend::{Fault, Keks};
+use hsm::{Fingerprint, Kek, KeyId, Refusal};
+use zeroize::Zeroizing;
+
+use super::fault::{self, Effect};
+use super::keys::{exists, several};
+use super::templates::{Duty, SAFE_SECRET};
+use super::wrap::{read_open_fault, unbind};
+use super::{Desk, Handle};
+
+impl Keks for Desk {
+    fn create_kek(&mut self, id: KeyId, label: &str) -> Result<Kek, Fault> {
+        self.aes_or_new(id, label, Duty::Secrets).map(|()| kek(id))
+    }
+
+    fn find_kek(&mut self, id: KeyId) -> Result<Option<Kek>, Fault> {
+        Ok(self.find_aes(id, Duty::Secrets)?.map(|_| kek(id)))
+    }
+
+    fn wrap_under(&mut self, kek: &Kek, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
+        let key = self.aes(kek.id, Duty::Secrets)?;
+        let sealed = self.seal(key, secret, aad).map_err(|error| self.read_use(kek.id, &error))?;
+        Ok([&[FORMAT], sealed.as_slice()].concat())
+    }
+
+    fn unwrap_under(&mut self, kek: &Kek, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        let key = self.aes(kek.id, Duty::Secrets)?;
+        let [FORMAT, sealed @ ..] = wrapped else { return Err(Refusal::SealBroken.into()) };
+        let plain = self.open(key, sealed).map_err(|error| self.read_use(kek.id, &error))?;
+        unbind(&plain, aad)
+    }
+
+    fn destroy_kek(&mut self, kek: &Kek) -> Result<(), Fault> {
+        self.destroy_aes(kek.id, Duty::Secrets)
+    }
+}
+
+impl Desk {
+    pub(super) fn aes_or_new(&self, id: KeyId, label: &str, duty: Duty) -> Result<(), Fault> {
+        free_name(id)?;
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        if !self.look_up(ObjectClass::SECRET_KEY, id)?.is_empty() {
+            let ours = self.look_up_aes(id, duty)?.map(|object| self.check_aes(object, duty));
+            return ours.transpose().ok().flatten().ok_or_else(|| exists(id));
+        }
+        self.confirm_presence()?;
+        self.make_aes(id, label, duty).map(drop)
+    }
+
+    pub(super) fn find_aes(&self, id: KeyId, duty: Duty) -> Result<Option<ObjectHandle>, Fault> {
+        free_name(id)?;
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        match self.look_up_aes(id, duty)? {
+            None => self.confirm_presence().map(|()| None),
+            found => Ok(found),
+        }
+    }
+
+    /// The handle, looked up on first use in this worker's life and refused if it is not as we make it: whoever has the PIN could put a
+    /// key he knows under this name, and read what is wrapped from then on.
+    pub(super) fn aes(&self, id: KeyId, duty: Duty) -> Result<ObjectHandle, Fault> {
+        free_name(id)?;
+        if let Some(known) = self.shared.cached(id)
+            && known.fingerprint == mark(duty)
+        {
+            return Ok(known.object);
+        }
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        let object = self.look_up_aes(id, duty)?.ok_or_else(|| self.missing(id))?;
+        self.check_aes(object, duty).map_err(|fault| match fault {
+            Fault::Refused(Refusal::LooseKey { attribute }) => {
+                let why = format!("the key named {id} was not made here ({attribute} is wrong); remove it");
+                Refusal::Other(why).into()
+            }
+            other => other,
+        })?;
+        self.shared.cache(id, Handle { object, fingerprint: mark(duty) });
+        Ok(object)
+    }
+
+    pub(super) fn destroy_aes(&self, id: KeyId, duty: Duty) -> Result<(), Fault> {
+        free_name(id)?;
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        self.confirm_presence()?;
+        self.shared.forget(id);
+        match self.look_up_aes(id, duty)?.map(|object| self.session.destroy_object(object)) {
+            Some(Err(error)) if !fault::is_stale(&error) => Err(fault::read(&error, Effect::Possible)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_aes(&self, object: ObjectHandle, duty: Duty) -> Result<(), Fault> {
+        self.require(object, &SAFE_SECRET)?;
+        self.require(object, &duty.flags())
+    }
+
+    fn look_up_aes(&self, id: KeyId, duty: Duty) -> Result<Option<ObjectHandle>, Fault> {
+        let mut wanted = vec![
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::Token(true),
+            Attribute::KeyType(KeyType::AES),
+            Attribute::Id(id.0.to_vec()),
+        ];
+        wanted.extend(duty.attributes());
+        let found = self.session.find_objects(&wanted).map_err(|error| fault::read(&error, Effect::None))?;
+        match found.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(*one)),
+            _ => Err(several(id)),
+        }
+    }
+
+    /// A key destroyed by another lane between look-up and use is missing, not a broken device.
+    fn read_use(&self, id: KeyId, error: &cryptoki::error::Error) -> Fault {
+        if fault::is_stale(error) {
+            self.shared.forget(id);
+            return self.missing(id);
+        }
+        read_open_fault(error)
+    }
+}
+
+const fn kek(id: KeyId) -> Kek {
+    Kek { id, blob: Vec::new() }
+}
+
+/// Names of our own keep clear of the callers': a root key is no workspace's key, whoever asks.
+fn free_name(id: KeyId) -> Result<(), Fault> {
+    if id.0.starts_with(b"chancery-") {
+        return Err(
+            Refusal::BadInput("names that begin with `chancery-` are the product's own".to_owned()).into()
+        );
+    }
+    Ok(())
+}
+
+/// Nothing pins a secret key but what it opens; the cache's fingerprint tells what it was checked for.
+const fn mark(duty: Duty) -> Fingerprint {
+    match duty {
+        Duty::Secrets => Fingerprint([1; 32]),
+        Duty::Keys => Fingerprint([2; 32]),
+    }
+}
+
+const FORMAT: u8 = 2;
