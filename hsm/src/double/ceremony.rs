@@ -2,6 +2,7 @@
 //! Enters: calls, each past the scripted faults.
 //! Leaves: keys and wrapped keys, in memory.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
@@ -27,8 +28,8 @@ pub(super) struct SoftUnwrapper {
 impl Keks for DoubleLane {
     fn create_kek(&mut self, id: KeyId, _label: &str) -> Result<Kek, Fault> {
         self.strike(|held| {
-            if !held.keks.contains_key(&id) {
-                held.keks.insert(id, random()?);
+            if let Entry::Vacant(free) = held.keks.entry(id) {
+                free.insert(random()?);
             }
             Ok(Kek { id, blob: Vec::new() })
         })
@@ -57,8 +58,8 @@ impl Keks for DoubleLane {
 impl Import for DoubleLane {
     fn create_import_key(&mut self, id: KeyId, _label: &str) -> Result<ImportKey, Fault> {
         self.strike(|held| {
-            if !held.import_keys.contains_key(&id) {
-                held.import_keys.insert(id, Arc::new(SoftUnwrapper::generate()?));
+            if let Entry::Vacant(free) = held.import_keys.entry(id) {
+                free.insert(Arc::new(SoftUnwrapper::generate()?));
             }
             known(held.import_keys.get(&id), id).map(|key| key.named(id))
         })
@@ -91,8 +92,8 @@ impl Backup for DoubleLane {
 
     fn create_backup_kek(&mut self, id: KeyId, _label: &str) -> Result<BackupKek, Fault> {
         self.strike(|held| {
-            if !held.backup_keks.contains_key(&id) {
-                held.backup_keks.insert(id, random()?);
+            if let Entry::Vacant(free) = held.backup_keks.entry(id) {
+                free.insert(random()?);
             }
             Ok(BackupKek { id })
         })

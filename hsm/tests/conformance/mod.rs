@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 pub mod cases;
+pub mod ceremonies;
+pub mod outside;
 pub mod verify;
 
 use std::future::Future;
@@ -51,6 +53,30 @@ macro_rules! conformance {
             the_anchor_takes_a_step_twice_in_peace,
             the_anchor_refuses_a_step_from_elsewhere,
             statements_are_made_or_absent_but_never_an_error,
+            a_kek_opens_what_it_closed,
+            a_kek_asked_for_twice_is_made_once,
+            a_kek_opens_nothing_of_another_kek_or_binding_or_what_was_altered,
+            a_destroyed_kek_leaves_nothing_that_opens,
+            a_fresh_name_is_absent_and_a_whole_key_is_not_swept_away,
+            a_p256_key_made_with_openssl_is_imported,
+            a_p384_key_made_with_openssl_is_imported,
+            a_secp256k1_key_made_with_openssl_is_imported,
+            an_ed25519_key_made_with_openssl_is_imported,
+            an_rsa_2048_key_made_with_openssl_is_imported,
+            an_rsa_4096_key_made_with_openssl_is_imported,
+            an_imported_key_that_is_not_the_announced_one_is_destroyed,
+            an_altered_import_does_not_open,
+            an_import_key_is_made_once_opens_keys_only_and_is_destroyed_twice_in_peace,
+            a_recoverable_p256_key_comes_back_from_its_backup,
+            a_recoverable_p384_key_comes_back_from_its_backup,
+            a_recoverable_secp256k1_key_comes_back_from_its_backup,
+            a_recoverable_ed25519_key_comes_back_from_its_backup,
+            a_recoverable_rsa_2048_key_comes_back_from_its_backup,
+            a_key_made_never_to_leave_is_not_exported,
+            custody_is_chosen_once_and_not_by_asking_again,
+            a_backup_of_another_key_or_altered_or_under_another_kek_is_refused,
+            a_backup_key_is_made_once_and_destroyed_twice_in_peace,
+            a_statement_about_a_key_is_made_or_absent_but_never_an_error,
         );
     };
 }
