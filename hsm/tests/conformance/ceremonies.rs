@@ -166,9 +166,14 @@ pub async fn an_imported_key_that_is_not_the_announced_one_is_destroyed(token: T
         let (sent, announced, id) = (Outside::make(sent), Outside::make(announced), fresh_id());
         let wrapped = sent.wrapped_for(&with);
         let answer = token.import_key(&with, id, &announced.public, &wrapped, "x", soon()).await;
-        let refused =
-            matches!(answer, Err(TokenError::Refused(Refusal::WrongImport | Refusal::ImportBroken)));
-        assert!(refused, "{answer:?}");
+        match sent.public.kind == announced.public.kind {
+            true => assert_eq!(answer, Err(TokenError::Refused(Refusal::WrongImport))),
+            // Some tokens notice another kind while they unwrap, some only when the key signs.
+            false => assert!(
+                matches!(answer, Err(TokenError::Refused(Refusal::WrongImport | Refusal::ImportBroken))),
+                "{answer:?}"
+            ),
+        }
         assert_eq!(token.presence(id, soon()).await?, Presence::Absent, "nothing of it stays");
     }
     Ok(())

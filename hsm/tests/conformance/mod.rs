@@ -1,7 +1,7 @@
 //! One set of promises for every kind of token: PKCS#11, TPM and double are judged by the same cases.
 //! Enters: a way to start a token, and the list of cases it is known not to support.
 //! Leaves: a test per case. A case on the list must end as "unsupported": once it works, the list has to shrink.
-#![allow(dead_code, unreachable_pub, reason = "each back-end's test file uses its own part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each back-end's test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 pub mod cases;

@@ -60,9 +60,14 @@ impl Desk {
         ];
         template.extend(private_duties(incoming.custody));
         template.extend(names(incoming));
-        self.session
-            .unwrap_key(&Mechanism::AesKeyWrapPad, opener, wrapped, &template)
-            .map_err(|error| read_unwrap_fault(&error))
+        self.session.unwrap_key(&Mechanism::AesKeyWrapPad, opener, wrapped, &template).map_err(|error| {
+            match read_unwrap_fault(&error) {
+                Fault::Refused(Refusal::ImportBroken) if !self.can_unwrap(incoming.expected.kind) => {
+                    Fault::Unsupported { what: format!("import of {} keys", incoming.expected.kind) }
+                }
+                other => other,
+            }
+        })
     }
 
     /// The key signs what nobody could foresee, and the announced public key judges.

@@ -58,6 +58,9 @@ impl Desk {
         let made = self.public_of(public).and_then(|read| {
             let read = read.filter(|read| read.kind == kind);
             let read = read.ok_or_else(|| Refusal::LooseKey { attribute: "the public key".to_owned() })?;
+            if custody == Custody::Recoverable {
+                self.require_wrappable(private, kind)?;
+            }
             self.read_back(id, private, read, Origin::Generated, custody)
         });
         if made.is_err() {

@@ -16,6 +16,7 @@ mod pin;
 mod probe;
 mod sign;
 mod templates;
+mod trial;
 mod wrap;
 
 pub(crate) use connect::connect;

@@ -1,0 +1,80 @@
+//! Whether the token wraps and unwraps a kind of key: found out by doing it to a throw-away one, since no attribute tells.
+//! Enters: a kind, or a key just made.
+//! Leaves: "unsupported" by name, before anyone relies on a backup that cannot be made.
+
+use cryptoki::error::Error;
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
+use cryptoki::types::Ulong;
+use hsm::backend::Fault;
+use hsm::{Custody, KeyId, KeyKind};
+
+use super::Desk;
+use super::encode::key_type;
+use super::fault::{self, Effect};
+use super::templates::{Duty, Keep, private_duties};
+
+impl Desk {
+    /// Refuses a recoverable key of a kind that the token does not wrap. What it wraps here is thrown away with the key that closed it.
+    pub(super) fn require_wrappable(&self, private: ObjectHandle, kind: KeyKind) -> Result<(), Fault> {
+        let kek = self.passing_kek().map_err(|error| fault::read(&error, Effect::None))?;
+        let wrapped = self.session.wrap_key(&Mechanism::AesKeyWrapPad, kek, private);
+        let _ = self.session.destroy_object(kek);
+        match wrapped {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Fault::Unsupported { what: format!("backup of {kind} keys") }),
+        }
+    }
+
+    /// True when a key of this kind, made and wrapped here, can be unwrapped here. All of it ends with this call.
+    pub(super) fn can_unwrap(&self, kind: KeyKind) -> bool {
+        let id = KeyId(*b"chancery-trial-0");
+        let made = super::probe::generate_pair(
+            &self.session,
+            id,
+            kind,
+            "chancery-trial",
+            Keep::InSession,
+            Custody::Recoverable,
+        );
+        let Ok((public, private)) = made else { return false };
+        let back = self.passing_kek().and_then(|kek| {
+            let back = self.there_and_back(kek, private, kind);
+            let _ = self.session.destroy_object(kek);
+            back
+        });
+        for object in [Some(public), Some(private), back.as_ref().ok().copied()].into_iter().flatten() {
+            let _ = self.session.destroy_object(object);
+        }
+        back.is_ok()
+    }
+
+    fn there_and_back(
+        &self,
+        kek: ObjectHandle,
+        private: ObjectHandle,
+        kind: KeyKind,
+    ) -> Result<ObjectHandle, Error> {
+        let wrapped = self.session.wrap_key(&Mechanism::AesKeyWrapPad, kek, private)?;
+        let mut template = vec![
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::KeyType(key_type(kind)),
+            Attribute::Token(false),
+        ];
+        template.extend(private_duties(Custody::NonExtractable));
+        self.session.unwrap_key(&Mechanism::AesKeyWrapPad, kek, &wrapped, &template)
+    }
+
+    /// An AES key that wraps keys and ends with the session.
+    fn passing_kek(&self) -> Result<ObjectHandle, Error> {
+        let mut template = vec![
+            Attribute::Token(false),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::ValueLen(Ulong::from(32)),
+        ];
+        template.extend(Duty::Keys.attributes());
+        self.session.generate_key(&Mechanism::AesKeyGen, &template)
+    }
+}
