@@ -124,24 +124,57 @@ impl Host {
 
     /// Deletes a key's objects with a foreign tool, as an operator's mistake would.
     pub fn delete_key(&self, id: KeyId) {
-        let pin = fs::read_to_string(self.soft.pin_file()).unwrap();
         for class in ["privkey", "pubkey"] {
-            let mut tool = Command::new("pkcs11-tool");
-            tool.envs(self.soft.env()).arg("--module").arg(self.soft.module());
-            tool.args([
-                "--login",
-                "--pin",
-                &pin,
-                "--delete-object",
-                "--type",
-                class,
-                "--id",
-                &id.to_string(),
-            ]);
-            match tool.output() {
-                Ok(done) => assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr)),
-                Err(fault) => panic!("pkcs11-tool does not run ({fault}); install the package opensc"),
+            self.delete_half(id, class);
+        }
+    }
+
+    /// Deletes one half of a pair.
+    pub fn delete_half(&self, id: KeyId, class: &str) {
+        self.tool(&["--delete-object", "--type", class, "--id", &id.to_string()]);
+    }
+
+    /// What a foreign tool says of each object of this name, sorted.
+    pub fn describe(&self, id: KeyId) -> Vec<String> {
+        let listing = self.tool(&["--list-objects"]);
+        let mut objects: Vec<String> = Vec::new();
+        for line in listing.lines() {
+            match objects.last_mut() {
+                Some(object) if line.starts_with(' ') => object.extend(["\n", line]),
+                _ => objects.push(line.to_owned()),
             }
+        }
+        objects.retain(|object| object.contains(&id.to_string()));
+        objects.sort();
+        objects
+    }
+
+    /// What kind of object each of them is.
+    pub fn objects(&self, id: KeyId) -> Vec<String> {
+        let heads = self.describe(id).into_iter();
+        heads.map(|object| object.split(';').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Writes an AES key of known value, as someone with the PIN could.
+    pub fn plant_secret_key(&self, id: KeyId, value: &[u8]) {
+        let file = self.dir.path().join("planted");
+        fs::write(&file, value).unwrap();
+        let path = file.display().to_string();
+        let id = id.to_string();
+        self.tool(&["--write-object", &path, "--type", "secrkey", "--key-type", "AES:32", "--id", &id]);
+    }
+
+    fn tool(&self, arguments: &[&str]) -> String {
+        let pin = fs::read_to_string(self.soft.pin_file()).unwrap();
+        let mut tool = Command::new("pkcs11-tool");
+        tool.envs(self.soft.env()).arg("--module").arg(self.soft.module());
+        match tool.args(["--login", "--pin", &pin]).args(arguments).output() {
+            Ok(done) => {
+                let told = String::from_utf8_lossy(&done.stderr);
+                assert!(done.status.success(), "pkcs11-tool {arguments:?}: {told}");
+                String::from_utf8(done.stdout).unwrap()
+            }
+            Err(fault) => panic!("pkcs11-tool does not run ({fault}); install the package opensc"),
         }
     }
 }
