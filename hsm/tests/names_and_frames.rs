@@ -3,8 +3,12 @@
 //! Leaves: proof.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use hsm::protocol::{Answer, Call, FRAME_BYTES_MAX, Request, next_frame, push_frame};
-use hsm::{Fingerprint, KeyId, KeyKind, KeyRef, Limits, Refusal, Scheme, TokenConfig, TokenError};
+use hsm::ceremony::{Ceremony, Incoming};
+use hsm::protocol::{Answer, Call, FRAME_BYTES_MAX, Request, Secret, next_frame, push_frame};
+use hsm::{
+    BackupKek, Custody, Fingerprint, ImportKey, Kek, KeyId, KeyKind, KeyRef, Limits, Oaep, Origin,
+    Provenance, PublicKey, Refusal, Scheme, TokenConfig, TokenError,
+};
 
 #[test]
 fn every_name_reads_back_as_itself() {
@@ -53,6 +57,69 @@ fn a_configuration_reads_from_toml_with_its_defaults_and_refuses_unknown_words()
     assert!(toml::from_str::<TokenConfig>(&format!("{text}[limits]\nqueue = 1\n")).is_err());
     let tpm: TokenConfig = toml::from_str("kind = \"tpm\"\ntcti = \"device:/dev/tpmrm0\"\n").unwrap();
     assert!(matches!(tpm, TokenConfig::Tpm { .. }));
+}
+
+#[test]
+fn records_from_before_there_was_a_choice_of_custody_still_read() {
+    let old = r#"{"local":true,"never_extractable":true,"always_sensitive":true,"token_serial":"1"}"#;
+    let read: Provenance = serde_json::from_str(old).unwrap();
+    assert_eq!((read.origin, read.custody), (Origin::Generated, Custody::NonExtractable));
+    let text = serde_json::to_string(&read).unwrap();
+    assert!(text.ends_with(r#""origin":"generated","custody":"non-extractable"}"#), "{text}");
+    let key = r#"{"id":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"kind":"p256","fingerprint":[FF],"blob":[]}"#;
+    let key = key.replace("FF", &["2"; 32].join(","));
+    assert_eq!(serde_json::from_str::<KeyRef>(&key).unwrap().id, KeyId([1; 16]));
+}
+
+#[test]
+fn every_ceremony_survives_its_frame_and_shows_no_secret() {
+    let id = KeyId([1; 16]);
+    let public = PublicKey { kind: KeyKind::P256, spki_der: vec![5; 91] };
+    let label = "k".to_owned();
+    let incoming = || Incoming {
+        id,
+        expected: public.clone(),
+        wrapped: vec![6; 500],
+        custody: Custody::Recoverable,
+        label: label.clone(),
+    };
+    let key = KeyRef { id, kind: KeyKind::P256, fingerprint: public.fingerprint(), blob: vec![3; 9] };
+    let (kek, under) = (Kek { id, blob: vec![4; 9] }, BackupKek { id });
+    let with = ImportKey { id, public: public.clone(), oaep: Oaep::Sha1 };
+    let (aad, secret, wrapped) = (vec![7; 3], Secret(b"hunter2".to_vec()), vec![8; 60]);
+    let ceremonies = vec![
+        Ceremony::Presence { id },
+        Ceremony::DestroyHalf { id },
+        Ceremony::CreateKek { id, label: label.clone() },
+        Ceremony::FindKek { id },
+        Ceremony::WrapUnder { kek: kek.clone(), secret, aad: aad.clone() },
+        Ceremony::UnwrapUnder { kek: kek.clone(), wrapped, aad },
+        Ceremony::DestroyKek { kek },
+        Ceremony::CreateImportKey { id, label: label.clone() },
+        Ceremony::FindImportKey { id },
+        Ceremony::Import { with: with.clone(), incoming: incoming() },
+        Ceremony::DestroyImportKey { key: with },
+        Ceremony::GenerateRecoverable { id, kind: KeyKind::P384, label: label.clone() },
+        Ceremony::CreateBackupKek { id, label: label.clone() },
+        Ceremony::FindBackupKek { id },
+        Ceremony::Export { key: key.clone(), under: under.clone() },
+        Ceremony::Restore { under: under.clone(), incoming: incoming() },
+        Ceremony::DestroyBackupKek { kek: under },
+        Ceremony::Attest { key, nonce: [9; 32] },
+    ];
+    for (number, ceremony) in ceremonies.into_iter().enumerate() {
+        assert!(
+            !format!("{ceremony:?}").contains("hunter2") && !format!("{ceremony:?}").contains("104, 117")
+        );
+        let call = Call::Ceremony(Box::new(ceremony));
+        let mut frame = Vec::new();
+        push_frame(&mut frame, &Request { number: number as u64, deadline_ns: 1, call: call.clone() })
+            .unwrap();
+        let read: Request = next_frame(&frame, &mut 0).unwrap().unwrap();
+        assert_eq!(read.call, call);
+        // Their order is the wire's: each keeps its number for as long as the protocol keeps its version.
+        assert_eq!(frame[4 + 2 + 1], u8::try_from(number).unwrap(), "{call:?}");
+    }
 }
 
 fn a_request() -> Request {

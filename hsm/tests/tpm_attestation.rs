@@ -9,8 +9,8 @@ mod tpm;
 use std::path::Path;
 use std::process::Command;
 
-use conformance::soon;
-use hsm::{AnchorStep, Hash};
+use conformance::{fresh_id, soon};
+use hsm::{AnchorStep, Fingerprint, Hash, KeyKind, KeyRef, TokenError};
 use tpm::Machine;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,6 +46,58 @@ async fn tpm2_tools_confirm_a_quote_for_its_own_challenge_only() {
     };
     assert!(verify([4; 32]));
     assert!(!verify([5; 32]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openssl_confirms_that_a_key_lives_in_this_tpm_for_its_own_challenge_only() {
+    let (machine, dir) = (Machine::new(), tempfile::tempdir().unwrap());
+    let token = machine.start().await;
+    let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
+    let said = token.attest(&made.key, [5; 32], soon()).await.unwrap().expect("a TPM makes statements");
+    let quote = token.quote([5; 32], soon()).await.unwrap().expect("a TPM makes statements");
+    let swapped = KeyRef { fingerprint: Fingerprint([0; 32]), ..made.key.clone() };
+    let refused = token.attest(&swapped, [5; 32], soon()).await;
+    assert!(matches!(refused, Err(TokenError::WrongKey { .. })), "{refused:?}");
+    let absent = KeyRef { blob: Vec::new(), ..made.key.clone() };
+    let refused = token.attest(&absent, [5; 32], soon()).await;
+    assert_eq!(refused, Err(TokenError::KeyMissing { id: made.key.id }));
+    token.close().await;
+    assert_eq!(said.ak_spki_der, quote.ak_spki_der, "the same key says both");
+    keep(dir.path(), &said.ak_spki_der, &said.attest, &said.signature_der);
+    assert!(run(dir.path(), "openssl dgst -sha256 -verify ak.pem -signature signature statement", "openssl"));
+    let forged = [&said.attest[..said.attest.len() - 1], &[said.attest.last().unwrap() ^ 1]].concat();
+    std::fs::write(dir.path().join("statement"), forged).unwrap();
+    assert!(!run(
+        dir.path(),
+        "openssl dgst -sha256 -verify ak.pem -signature signature statement",
+        "openssl"
+    ));
+    assert_certifies(&said.attest, [5; 32], &said.public_area);
+    // The public area ends with the point, and so does the SPKI: x and y, each behind a length here.
+    let (x, y) = made.public.spki_der[made.public.spki_der.len() - 64..].split_at(32);
+    assert!(said.public_area.ends_with(&[&[0, 32], x, &[0, 32], y].concat()));
+    assert_eq!(
+        u32::from_be_bytes(said.public_area[4..8].try_into().unwrap()) & BORN_AND_FIXED,
+        BORN_AND_FIXED
+    );
+}
+
+/// fixedTPM, fixedParent, sensitiveDataOrigin (TPMA_OBJECT, TPM 2.0 part 2, section 8.3).
+const BORN_AND_FIXED: u32 = 1 << 1 | 1 << 4 | 1 << 5;
+
+/// Reads TPMS_ATTEST as the specification has it (part 2, section 10.12.12): magic, type CERTIFY, signer, challenge, clock, firmware, name.
+fn assert_certifies(attest: &[u8], challenge: [u8; 32], public_area: &[u8]) {
+    assert_eq!(attest[..6], [0xff, 0x54, 0x43, 0x47, 0x80, 0x17], "TPM_GENERATED, TPM_ST_ATTEST_CERTIFY");
+    let sized = |bytes: &[u8]| usize::from(u16::from_be_bytes(bytes[..2].try_into().unwrap()));
+    let rest = &attest[6 + 2 + sized(&attest[6..])..];
+    assert_eq!((sized(rest), &rest[2..34]), (32, challenge.as_slice()));
+    let name = &rest[34 + 17 + 8..];
+    let digest = Hash::Sha256.digest(public_area);
+    assert_eq!(
+        name[2..2 + sized(name)],
+        [&[0x00, 0x0b], digest.as_slice()].concat(),
+        "its name is its public area's hash"
+    );
 }
 
 fn first_step() -> AnchorStep {
