@@ -12,7 +12,7 @@ use conformance::outside::Outside;
 use conformance::verify::assert_verifies;
 use conformance::{fresh_id, soon, until, until_ready_again};
 use host::Host;
-use hsm::{Custody, Kek, KeyId, KeyKind, NewKey, Presence, SignInput, Token, TokenError};
+use hsm::{Custody, Kek, KeyId, KeyKind, NewKey, Presence, Refusal, SignInput, Token, TokenError};
 use rustix::process::Signal;
 
 const MESSAGE: &[u8] = b"pay 1.00 to bob";
@@ -109,9 +109,12 @@ async fn a_key_that_someone_knows_put_in_a_keks_place_is_not_used() {
     let id = fresh_id();
     host.plant_secret_key(id, &[9; 32]);
     let planted = Kek { id, blob: Vec::new() };
-    let answer = token.wrap_under(&planted, b"data key", b"", soon()).await;
-    assert!(matches!(answer, Err(TokenError::Refused(_) | TokenError::KeyMissing { .. })), "{answer:?}");
-    assert!(token.create_kek(id, "workspace", soon()).await.is_err(), "nor taken for ours");
+    let answer = token.wrap_under(&planted, b"data key", b"", soon()).await.unwrap_err();
+    assert!(answer.to_string().contains("was not made here"), "{answer:?}");
+    let answer = token.create_kek(id, "workspace", soon()).await;
+    assert_eq!(answer, Err(TokenError::Refused(Refusal::KeyExists { id })), "nor taken for ours");
+    token.destroy_kek(&planted, soon()).await.unwrap();
+    assert_eq!(host.objects(id), ["Secret Key Object"], "nor destroyed in place of ours");
     token.close().await;
 }
 

@@ -2,7 +2,7 @@
 //! Enters: names; secrets and what they are bound to.
 //! Leaves: wrapped secrets that nobody opens once the key is destroyed.
 
-use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{ObjectClass, ObjectHandle};
 use hsm::backend::{Fault, Keks};
 use hsm::{Fingerprint, Kek, KeyId, Refusal};
 use zeroize::Zeroizing;
@@ -46,8 +46,7 @@ impl Desk {
         let shared = self.shared.clone();
         let _alone = shared.objects();
         if !self.look_up(ObjectClass::SECRET_KEY, id)?.is_empty() {
-            let ours = self.look_up_aes(id, duty)?.map(|object| self.check_aes(object, duty));
-            return ours.transpose().ok().flatten().ok_or_else(|| exists(id));
+            return self.look_up_aes(id, duty)?.map(drop).ok_or_else(|| exists(id));
         }
         self.confirm_presence()?;
         self.make_aes(id, label, duty).map(drop)
@@ -74,14 +73,10 @@ impl Desk {
         }
         let shared = self.shared.clone();
         let _alone = shared.objects();
-        let object = self.look_up_aes(id, duty)?.ok_or_else(|| self.missing(id))?;
-        self.check_aes(object, duty).map_err(|fault| match fault {
-            Fault::Refused(Refusal::LooseKey { attribute }) => {
-                let why = format!("the key named {id} was not made here ({attribute} is wrong); remove it");
-                Refusal::Other(why).into()
-            }
-            other => other,
-        })?;
+        let Some(object) = self.look_up_aes(id, duty)? else {
+            let other = !self.look_up(ObjectClass::SECRET_KEY, id)?.is_empty();
+            return Err(if other { not_ours(id) } else { self.missing(id) });
+        };
         self.shared.cache(id, Handle { object, fingerprint: mark(duty) });
         Ok(object)
     }
@@ -98,21 +93,19 @@ impl Desk {
         }
     }
 
-    fn check_aes(&self, object: ObjectHandle, duty: Duty) -> Result<(), Fault> {
-        self.require(object, &SAFE_SECRET)?;
-        self.require(object, &duty.flags())
-    }
-
+    /// The one AES key of this name that is as we make it for this duty; others under the name do not count.
     fn look_up_aes(&self, id: KeyId, duty: Duty) -> Result<Option<ObjectHandle>, Fault> {
-        let mut wanted = vec![
-            Attribute::Class(ObjectClass::SECRET_KEY),
-            Attribute::Token(true),
-            Attribute::KeyType(KeyType::AES),
-            Attribute::Id(id.0.to_vec()),
-        ];
-        wanted.extend(duty.attributes());
-        let found = self.session.find_objects(&wanted).map_err(|error| fault::read(&error, Effect::None))?;
-        match found.as_slice() {
+        let mut ours = Vec::new();
+        for object in self.look_up(ObjectClass::SECRET_KEY, id)? {
+            let checked =
+                self.require(object, &SAFE_SECRET).and_then(|()| self.require(object, &duty.flags()));
+            match checked {
+                Ok(()) => ours.push(object),
+                Err(Fault::Refused(Refusal::LooseKey { .. })) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        match ours.as_slice() {
             [] => Ok(None),
             [one] => Ok(Some(*one)),
             _ => Err(several(id)),
@@ -141,6 +134,13 @@ fn free_name(id: KeyId) -> Result<(), Fault> {
         );
     }
     Ok(())
+}
+
+fn not_ours(id: KeyId) -> Fault {
+    Refusal::Other(format!(
+        "the key named {id} was not made here for this use; remove it, or use another name"
+    ))
+    .into()
 }
 
 /// Nothing pins a secret key but what it opens; the cache's fingerprint tells what it was checked for.
