@@ -2,6 +2,8 @@
 //! Who enters: what a write closure returns, `Told`.
 //! What leaves: `Recorded`, which says "durable and on the chain" and can be made nowhere else.
 
+use std::any::Any;
+
 use crate::entry::Entry;
 
 /// What a write closure must return: its value, and the entries that tell of it; at least one, by type.
@@ -21,6 +23,39 @@ impl<T> Told<T> {
     /// One change that takes several entries to tell; the recorded number is that of the first.
     pub fn many(value: T, first: Entry, rest: Vec<Entry>) -> Self {
         Self { value, first, rest }
+    }
+
+    /// What is about to be recorded.
+    pub fn value(&self) -> &T {
+        &self.value
+    }
+
+    /// The same change, told with more entries after its own.
+    pub fn and(mut self, more: impl IntoIterator<Item = Entry>) -> Self {
+        self.rest.extend(more);
+        self
+    }
+
+    /// Takes over the entries of another change of the same transaction, after its own.
+    pub fn absorb<U>(self, other: Told<U>) -> Self {
+        self.and(std::iter::once(other.first).chain(other.rest))
+    }
+
+    /// The same change, with a value beside it that needs no evidence.
+    pub fn beside<A>(self, other: A) -> Told<(A, T)> {
+        Told { value: (other, self.value), first: self.first, rest: self.rest }
+    }
+
+    /// The same change, without its value.
+    pub fn discard(self) -> Told<()> {
+        Told { value: (), first: self.first, rest: self.rest }
+    }
+}
+
+impl<T: Any + Send> Told<T> {
+    /// The same change, for one who carries values of any type; [`Recorded::downcast`] gives the type back.
+    pub fn boxed(self) -> Told<Box<dyn Any + Send>> {
+        Told { value: Box::new(self.value), first: self.first, rest: self.rest }
     }
 }
 
@@ -84,6 +119,27 @@ impl<T> Recorded<Option<T>> {
     pub fn transpose(self) -> Option<Recorded<T>> {
         let seq = self.seq;
         self.value.map(|value| Recorded { value, seq })
+    }
+}
+
+impl<A, B> Recorded<(A, B)> {
+    /// What stood beside the value, and the evidence for the value.
+    pub fn split(self) -> (A, Recorded<B>) {
+        (self.value.0, Recorded { value: self.value.1, seq: self.seq })
+    }
+}
+
+impl Recorded<Box<dyn Any + Send>> {
+    /// The evidence with its type, if that is the type that was boxed.
+    ///
+    /// # Errors
+    /// The evidence as it was.
+    pub fn downcast<T: Any + Send>(self) -> Result<Recorded<T>, Self> {
+        let seq = self.seq;
+        match self.value.downcast::<T>() {
+            Ok(value) => Ok(Recorded { value: *value, seq }),
+            Err(value) => Err(Self { value, seq }),
+        }
     }
 }
 
