@@ -1,0 +1,391 @@
+//! The room of definitions: what a workflow is, written down once, step after step, with types that hold.
+//! Who enters: authors of workflows.
+//! What leaves: a `Definition` whose every step knows the state its predecessor leaves behind, and nothing later.
+
+mod child;
+mod fan;
+mod hash;
+pub mod pinned;
+mod remote;
+pub(crate) mod step;
+mod undo;
+mod wait;
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit::{Told, Tx};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use child::{Child, ChildFinishing, ChildStep};
+pub use fan::{FanActing, FanGathering, FanOut, FanProbing, FanStep};
+pub use remote::{Acting, Ordering, Probing, Remote, RemoteStep};
+pub use undo::Undo;
+pub use wait::{Wait, WaitStep};
+
+use crate::context::StepContext;
+use crate::limits::{STEPS_MAX, STEPS_MIN};
+use crate::lock::Lock;
+use crate::refusal::{Never, Reason, Refused};
+use step::{Act, Given, Role, Step, StepUndo, read, reads_as, written};
+
+/// Where definitions begin.
+#[derive(Debug)]
+pub struct Workflow;
+
+/// A definition with a name and no input yet.
+#[derive(Debug)]
+pub struct Named {
+    name: &'static str,
+    version: u32,
+}
+
+/// Steps here can be undone.
+#[derive(Debug)]
+pub enum BeforePivot {}
+
+/// Steps here are taken until they are done.
+#[derive(Debug)]
+pub enum AfterPivot {}
+
+/// A definition in the making: its input is `I`, and the last step so far leaves `B` behind.
+pub struct Builder<I, B, Stage> {
+    made: Definition,
+    types: PhantomData<fn(I, B, Stage)>,
+}
+
+pub(crate) type LocksOf = dyn Fn(&[u8]) -> Result<Vec<Lock>, String> + Send + Sync;
+
+/// A workflow: its steps, in order, with all they need.
+#[derive(Clone)]
+pub struct Definition {
+    pub(crate) name: &'static str,
+    pub(crate) version: u32,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) appliance_seal: bool,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) locks: Option<Arc<LocksOf>>,
+    pub(crate) check_input: fn(&[u8]) -> Result<(), String>,
+}
+
+/// Why a definition is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionRefused {
+    /// Split it, or merge steps.
+    #[error("`{name}` has {steps} steps; a workflow has {STEPS_MIN} to {STEPS_MAX}")]
+    Steps {
+        /// Which workflow.
+        name: &'static str,
+        /// How many it has.
+        steps: usize,
+    },
+    /// Give each step its own name.
+    #[error("`{name}` has two steps named `{step}`")]
+    StepTwice {
+        /// Which workflow.
+        name: &'static str,
+        /// Which step.
+        step: &'static str,
+    },
+    /// A call that may take no time never succeeds, and a call without a bound hangs.
+    #[error("step `{step}` of `{name}` allows its call no time")]
+    NoTime {
+        /// Which workflow.
+        name: &'static str,
+        /// Which step.
+        step: &'static str,
+    },
+    /// Say why there is nothing to undo.
+    #[error("step `{step}` of `{name}` has no undo and does not say why")]
+    NoReason {
+        /// Which workflow.
+        name: &'static str,
+        /// Which step.
+        step: &'static str,
+    },
+    /// Count versions from 1.
+    #[error("`{name}` has version 0")]
+    Version {
+        /// Which workflow.
+        name: &'static str,
+    },
+}
+
+impl Workflow {
+    /// A workflow with this name, such as `key.rotate`.
+    pub fn define(name: &'static str) -> Named {
+        Named { name, version: 0 }
+    }
+}
+
+impl Named {
+    /// Its version, from 1. A definition that was ever used is not edited: it gets a new version beside it.
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// What it is started with.
+    pub fn input<I: Serialize + DeserializeOwned + Send + 'static>(self) -> Builder<I, (), BeforePivot> {
+        Builder::of(Definition {
+            name: self.name,
+            version: self.version,
+            deadline: None,
+            appliance_seal: false,
+            steps: Vec::new(),
+            locks: None,
+            check_input: reads_as::<I>,
+        })
+    }
+}
+
+impl<I, B, Stage> Builder<I, B, Stage> {
+    fn of(made: Definition) -> Self {
+        Self { made, types: PhantomData }
+    }
+
+    fn then<A, Next>(
+        mut self,
+        name: &'static str,
+        role: Role,
+        act: Act,
+        undo: StepUndo,
+    ) -> Builder<I, A, Next> {
+        self.made.steps.push(Step { name, role, act, undo });
+        Builder::of(self.made)
+    }
+}
+
+impl<I: DeserializeOwned + 'static, B, Stage> Builder<I, B, Stage> {
+    /// What no two of them may work on at once. All are taken with the start, and given back with the end.
+    pub fn locks(mut self, locks: impl Fn(&I) -> Vec<Lock> + Send + Sync + 'static) -> Self {
+        self.made.locks = Some(Arc::new(move |input| Ok(locks(&read::<I>(input, "input")?))));
+        self
+    }
+
+    /// How long it may take until its pivot; then it unwinds.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.made.deadline = Some(deadline);
+        self
+    }
+
+    /// Its states are sealed under the appliance's key: for one that destroys its workspace's own.
+    pub fn sealed_by_appliance(mut self) -> Self {
+        self.made.appliance_seal = true;
+        self
+    }
+}
+
+impl<I, B> Builder<I, B, BeforePivot>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+{
+    /// A step in one transaction.
+    pub fn local<A, F>(self, name: &'static str, run: F, undo: Undo<I, B>) -> Builder<I, A, BeforePivot>
+    where
+        A: Serialize,
+        F: Fn(&mut Tx<'_>, &StepContext, &I, &B) -> Result<Told<A>, Refused<Reason>> + Send + Sync + 'static,
+    {
+        self.then(name, Role::Undoable, local(run), undo.erased)
+    }
+
+    /// A step outside.
+    pub fn remote<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(Remote<I, B, Reason>) -> RemoteStep<I, B, A>,
+        undo: Undo<I, B>,
+    ) -> Builder<I, A, BeforePivot> {
+        let act = Act::Remote(step(Remote::new()).calls);
+        self.then(name, Role::Undoable, act, undo.erased)
+    }
+
+    /// A step that waits.
+    pub fn wait<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(Wait<I, B, Reason>) -> WaitStep<I, B, Reason, A>,
+        undo: Undo<I, B>,
+    ) -> Builder<I, A, BeforePivot> {
+        let act = Act::Wait(step(Wait::new()).calls);
+        self.then(name, Role::Undoable, act, undo.erased)
+    }
+
+    /// A step outside, of many equal parts.
+    pub fn fan_out<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(FanOut<I, B, Reason>) -> FanStep<I, B, A>,
+        undo: Undo<I, B>,
+    ) -> Builder<I, A, BeforePivot> {
+        let act = Act::FanOut(step(FanOut::new()).calls);
+        self.then(name, Role::Undoable, act, undo.erased)
+    }
+
+    /// A step that is a workflow of its own.
+    pub fn child<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(Child<I, B>) -> ChildStep<I, B, A>,
+        undo: Undo<I, B>,
+    ) -> Builder<I, A, BeforePivot> {
+        let act = Act::Child(step(Child::new()).calls);
+        self.then(name, Role::Undoable, act, undo.erased)
+    }
+
+    /// The point of no return, in one transaction.
+    pub fn pivot_local<A, F>(self, name: &'static str, run: F) -> Builder<I, A, AfterPivot>
+    where
+        A: Serialize,
+        F: Fn(&mut Tx<'_>, &StepContext, &I, &B) -> Result<Told<A>, Refused<Reason>> + Send + Sync + 'static,
+    {
+        self.then(name, Role::Pivot, local(run), StepUndo::Never)
+    }
+
+    /// The point of no return, outside. It may refuse, as long as it certainly did not happen.
+    pub fn pivot_remote<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(Remote<I, B, Reason>) -> RemoteStep<I, B, A>,
+    ) -> Builder<I, A, AfterPivot> {
+        let act = Act::Remote(step(Remote::new()).calls);
+        self.then(name, Role::Pivot, act, StepUndo::Never)
+    }
+
+    /// The point of no return, outside, of many equal parts: with the first of them it is passed.
+    pub fn pivot_fan_out<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(FanOut<I, B, Never>) -> FanStep<I, B, A>,
+    ) -> Builder<I, A, AfterPivot> {
+        let act = Act::FanOut(step(FanOut::new()).calls);
+        self.then(name, Role::Pivot, act, StepUndo::Never)
+    }
+}
+
+impl<I, B> Builder<I, B, AfterPivot>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+{
+    /// A step in one transaction, taken until it is done: no rule can say no.
+    pub fn local<A, F>(self, name: &'static str, run: F) -> Builder<I, A, AfterPivot>
+    where
+        A: Serialize,
+        F: Fn(&mut Tx<'_>, &StepContext, &I, &B) -> Result<Told<A>, Refused<Never>> + Send + Sync + 'static,
+    {
+        self.then(name, Role::Forward, local(run), StepUndo::Never)
+    }
+
+    /// A step outside, taken until it is done.
+    pub fn remote<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(Remote<I, B, Never>) -> RemoteStep<I, B, A>,
+    ) -> Builder<I, A, AfterPivot> {
+        let act = Act::Remote(step(Remote::new()).calls);
+        self.then(name, Role::Forward, act, StepUndo::Never)
+    }
+
+    /// A step that waits; its deadline lets the saga go on.
+    pub fn wait<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(Wait<I, B, Never>) -> WaitStep<I, B, Never, A>,
+    ) -> Builder<I, A, AfterPivot> {
+        let act = Act::Wait(step(Wait::new()).calls);
+        self.then(name, Role::Forward, act, StepUndo::Never)
+    }
+
+    /// A step outside, of many equal parts, taken until all are done.
+    pub fn fan_out<A>(
+        self,
+        name: &'static str,
+        step: impl FnOnce(FanOut<I, B, Never>) -> FanStep<I, B, A>,
+    ) -> Builder<I, A, AfterPivot> {
+        let act = Act::FanOut(step(FanOut::new()).calls);
+        self.then(name, Role::Forward, act, StepUndo::Never)
+    }
+
+    /// The definition, if it is one.
+    ///
+    /// # Errors
+    /// What is missing or too much, by name.
+    pub fn build(self) -> Result<Definition, DefinitionRefused> {
+        self.made.checked()
+    }
+}
+
+fn local<I, B, A, R, F>(run: F) -> Act
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    A: Serialize,
+    R: Into<Reason>,
+    F: Fn(&mut Tx<'_>, &StepContext, &I, &B) -> Result<Told<A>, Refused<R>> + Send + Sync + 'static,
+{
+    Act::Local(Arc::new(move |tx: &mut Tx<'_>, cx: &StepContext, given: &Given| {
+        let (input, before) = given.read::<I, B>().map_err(Refused::Bug)?;
+        let told = run(tx, cx, &input, &before).map_err(Refused::widen)?;
+        Ok((written(told.value()).map_err(Refused::Bug)?, told.discard()))
+    }))
+}
+
+impl Definition {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its version.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The names of its steps, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.steps.iter().map(|step| step.name)
+    }
+
+    /// The place of its pivot.
+    pub fn pivot(&self) -> usize {
+        self.steps.iter().position(|step| step.role == Role::Pivot).unwrap_or(self.steps.len())
+    }
+
+    pub(crate) fn listens_to(&self, signal: &str) -> bool {
+        self.steps.iter().any(
+            |step| matches!(&step.act, Act::Wait(calls) if calls.signals.iter().any(|name| *name == signal)),
+        )
+    }
+
+    fn checked(self) -> Result<Self, DefinitionRefused> {
+        let name = self.name;
+        if self.version == 0 {
+            return Err(DefinitionRefused::Version { name });
+        }
+        if !(STEPS_MIN..=STEPS_MAX).contains(&self.steps.len()) {
+            return Err(DefinitionRefused::Steps { name, steps: self.steps.len() });
+        }
+        for (place, Step { name: step, act, undo, .. }) in self.steps.iter().enumerate() {
+            if self.steps.iter().take(place).any(|earlier| earlier.name == *step) {
+                return Err(DefinitionRefused::StepTwice { name, step });
+            }
+            if act.within().is_some_and(|within| within.is_zero()) {
+                return Err(DefinitionRefused::NoTime { name, step });
+            }
+            if matches!(undo, StepUndo::None(why) if why.trim().is_empty()) {
+                return Err(DefinitionRefused::NoReason { name, step });
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl std::fmt::Debug for Definition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.canonical())
+    }
+}

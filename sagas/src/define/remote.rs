@@ -1,0 +1,175 @@
+//! A step outside: an order that is recorded, a call that may be lost, a probe that finds out.
+//! Who enters: authors of definitions, answering in this order: how long, what order, which call, which probe.
+//! What leaves: a step whose every call carries evidence that its order is durable.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit::{Entry, Recorded, Told, Tx};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::step::{Given, Held, OrderRun, RemoteCalls, read, reads_as, written};
+use crate::context::StepContext;
+use crate::refusal::{Never, Probe, Reason, Refused, RemoteFault};
+
+/// The beginning of a remote step: how long may one call take?
+pub struct Remote<I, B, R>(PhantomData<fn(I, B, R)>);
+
+/// Then: is there an order to record, or is the engine's own entry enough?
+pub struct Ordering<I, B, R> {
+    within: Duration,
+    types: PhantomData<fn(I, B, R)>,
+}
+
+/// Then: what is the call?
+pub struct Acting<I, B, R, O> {
+    within: Duration,
+    order: Option<Arc<OrderRun>>,
+    types: PhantomData<fn(I, B, R, O)>,
+}
+
+/// Then: how does one find out whether the call happened?
+pub struct Probing<I, B, A> {
+    within: Duration,
+    order: Option<Arc<OrderRun>>,
+    act: Arc<super::step::ActRun>,
+    types: PhantomData<fn(I, B, A)>,
+}
+
+/// A finished remote step.
+pub struct RemoteStep<I, B, A> {
+    pub(crate) calls: RemoteCalls,
+    types: PhantomData<fn(I, B, A)>,
+}
+
+impl<I, B, R> Remote<I, B, R> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+
+    /// One call, and one probe, takes at most this long; then its outcome counts as unknown.
+    pub fn within(self, within: Duration) -> Ordering<I, B, R> {
+        Ordering { within, types: PhantomData }
+    }
+}
+
+impl<I, B, R> Ordering<I, B, R>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    R: Into<Reason> + Send + 'static,
+{
+    /// Rows and entries of the order, in the commit that the call needs as evidence. It runs for each attempt.
+    pub fn order<O, F>(self, order: F) -> Acting<I, B, R, O>
+    where
+        O: Send + 'static,
+        F: Fn(&mut Tx<'_>, &StepContext, &I, &B) -> Result<Told<O>, Refused<R>> + Send + Sync + 'static,
+    {
+        let run = move |tx: &mut Tx<'_>, cx: &StepContext, given: &Given| {
+            let (input, before) = given.read::<I, B>().map_err(Refused::Bug)?;
+            Ok(order(tx, cx, &input, &before).map_err(Refused::widen)?.boxed())
+        };
+        Acting { within: self.within, order: Some(Arc::new(run)), types: PhantomData }
+    }
+
+    /// The call, when the engine's own entry says enough.
+    pub fn act<A, F, Fut>(self, act: F) -> Probing<I, B, A>
+    where
+        A: Serialize + Send + 'static,
+        F: Fn(StepContext, I, B, Recorded<()>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, RemoteFault<R>>> + Send + 'static,
+    {
+        Acting { within: self.within, order: None, types: PhantomData }.act(act)
+    }
+}
+
+impl<I, B, R, O> Acting<I, B, R, O>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    R: Into<Reason> + Send + 'static,
+    O: Send + 'static,
+{
+    /// The call. It names its effect by [`StepContext::effect`], so that a repetition can be told.
+    pub fn act<A, F, Fut>(self, act: F) -> Probing<I, B, A>
+    where
+        A: Serialize + Send + 'static,
+        F: Fn(StepContext, I, B, Recorded<O>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, RemoteFault<R>>> + Send + 'static,
+    {
+        let act = Arc::new(act);
+        let run = move |cx, given: Given, order: Recorded<super::step::Order>| -> Held<_> {
+            let act = act.clone();
+            Box::pin(async move {
+                let (input, before) = given.read::<I, B>().map_err(RemoteFault::Bug)?;
+                let order = order
+                    .downcast::<O>()
+                    .map_err(|_| RemoteFault::Bug("an order of another type was recorded".to_owned()))?;
+                let after = act(cx, input, before, order).await.map_err(RemoteFault::widen)?;
+                // The effect happened; only its result cannot be kept. A probe would find the same.
+                written(&after).map_err(RemoteFault::Bug)
+            })
+        };
+        Probing { within: self.within, order: self.order, act: Arc::new(run), types: PhantomData }
+    }
+}
+
+impl<I, B, A> Probing<I, B, A>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    A: Serialize + DeserializeOwned + Send + 'static,
+{
+    /// Finds out whether the effect happened, and what came of it. `NotApplied` is a promise.
+    pub fn probe<F, Fut>(self, probe: F) -> RemoteStep<I, B, A>
+    where
+        F: Fn(StepContext, I, B) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Probe<A>> + Send + 'static,
+    {
+        let probe = Arc::new(probe);
+        let run = move |cx, given: Given| -> Held<_> {
+            let probe = probe.clone();
+            Box::pin(async move {
+                match given.read::<I, B>() {
+                    Ok((input, before)) => probe(cx, input, before).await.try_map(|after| written(&after)),
+                    Err(why) => Probe::Unknown(why),
+                }
+            })
+        };
+        let calls = RemoteCalls {
+            within: self.within,
+            order: self.order,
+            act: self.act,
+            probe: Arc::new(run),
+            settle: None,
+            check: reads_as::<A>,
+        };
+        RemoteStep { calls, types: PhantomData }
+    }
+}
+
+impl<I, B, A> RemoteStep<I, B, A>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    A: DeserializeOwned + Send + 'static,
+{
+    /// Rows and entries of the outcome, in the commit that records it. The effect has happened, so no rule can say no.
+    pub fn settle<F>(mut self, settle: F) -> Self
+    where
+        F: Fn(&mut Tx<'_>, &StepContext, &I, &B, &A) -> Result<Vec<Entry>, Refused<Never>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.calls.settle = Some(Arc::new(move |tx, cx, given, after| {
+            let (input, before) = given.read::<I, B>().map_err(Refused::Bug)?;
+            let after = read::<A>(after, "outcome").map_err(Refused::Bug)?;
+            settle(tx, cx, &input, &before, &after).map_err(Refused::widen)
+        }));
+        self
+    }
+}

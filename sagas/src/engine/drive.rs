@@ -1,0 +1,333 @@
+//! Driving one saga: look where it stands, do the one thing that follows, commit, look again.
+//! Who enters: a saga that fell due, fresh from its start or from the ledger; running and recovery take the same way.
+//! What leaves: the moment when it is due again, or nothing: it rests, waits for a call, or belongs to another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::Inner;
+use super::commit::Stop;
+use super::forward::{Bounds, Outcome};
+use super::live::Live;
+use super::outside::Found;
+use super::turn::{Halt, Moved, Next};
+use crate::define::step::{Act, Role};
+use crate::lock::hold;
+use crate::refusal::{Later, Reason, Refused};
+use crate::state::{Event, State};
+use crate::store::{self, Trouble};
+
+/// Between two tries while the ledger does not take writes.
+const LEDGER_PAUSE: Duration = Duration::from_millis(100);
+
+impl Inner {
+    /// Drives until nothing can be done now; says when it is due again.
+    pub(crate) async fn drive(self: &Arc<Self>, mut live: Live) -> Option<u64> {
+        loop {
+            let moved = match self.one_move(&live).await {
+                Ok(moved) => moved,
+                Err(Stop::LetGo) => return None,
+                Err(Stop::NotNow) => {
+                    tokio::time::sleep(LEDGER_PAUSE).await;
+                    continue;
+                }
+                Err(stop) => match self.not_taken(&live, stop).await {
+                    Ok(moved) => moved,
+                    Err(Stop::NotNow) => {
+                        tokio::time::sleep(LEDGER_PAUSE).await;
+                        continue;
+                    }
+                    Err(_) => return None,
+                },
+            };
+            live = moved.live;
+            match moved.next {
+                Next::Rest => return None,
+                Next::Park if live.row.wake_us.is_some_and(|wake| wake > self.now_us()) => {
+                    return live.row.wake_us;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The one thing that follows from where it stands.
+    async fn one_move(self: &Arc<Self>, live: &Live) -> Result<Moved, Stop> {
+        let not_yet = live.row.wake_us.is_some_and(|wake| wake > self.now_us());
+        match live.row.state {
+            State::Pending => self.begin_or_give_up(live).await,
+            State::Backoff | State::Unwinding if not_yet => Ok(parked(live)),
+            State::Running | State::Waiting | State::Backoff => match self.reason_to_turn(live) {
+                Some(reason) => self.turn_round(live, reason).await,
+                None if live.row.doubt => self.resolve(live).await,
+                None => self.go_on(live, Outcome::None).await,
+            },
+            State::Unwinding => self.go_back(live, false).await,
+            _ => Ok(Moved { live: live.clone(), next: Next::Rest, woken: Vec::new() }),
+        }
+    }
+
+    async fn begin_or_give_up(self: &Arc<Self>, live: &Live) -> Result<Moved, Stop> {
+        let moved = self.commit(live, |turn| {
+            let claims = hold::read(turn.live.row.locks.as_deref());
+            let key = turn.live.key().clone();
+            let Some(blocker) = hold::blocked(turn.tx, &key, &claims)? else {
+                hold::hold(turn.tx, &key, &claims, turn.now_us)?;
+                turn.meet(Event::LocksGranted)?;
+                turn.moved_to(0);
+                turn.live.row.wake_us = Some(turn.now_us);
+                let entry = turn.live.entry("workflow.locked", |detail| detail);
+                turn.tell(audit::Told::new((), entry));
+                return Ok(());
+            };
+            let late = turn.live.row.step_until_us.is_some_and(|until| until <= turn.now_us);
+            if !(late || turn.live.row.cancel) {
+                turn.park(turn.live.row.step_until_us);
+                return Ok(());
+            }
+            let (code, words) = match turn.live.row.cancel {
+                true => ("cancelled", "it was cancelled before it had its locks".to_owned()),
+                false => {
+                    ("locked", format!("`{}` was in use by {} for too long", blocker.lock, blocker.saga.id))
+                }
+            };
+            turn.live.row.trouble = Some(Trouble { code: code.to_owned(), words: words.clone() });
+            turn.end(Event::GaveUp, false)?;
+            let entry = turn.live.entry("workflow.compensated", |detail| detail.with("reason", words));
+            turn.tell(audit::Told::new((), entry));
+            Ok(())
+        });
+        Ok(moved.await?.0)
+    }
+
+    /// Why a saga that could go on must not: only before its pivot.
+    fn reason_to_turn(&self, live: &Live) -> Option<Reason> {
+        if live.past_pivot() {
+            return None;
+        }
+        if live.row.cancel {
+            return Some(Reason::new("cancelled", "it was cancelled"));
+        }
+        let late = live.row.deadline_us.is_some_and(|deadline| deadline <= self.now_us());
+        late.then(|| Reason::new("deadline", "it did not reach its pivot before its deadline"))
+    }
+
+    async fn turn_round(self: &Arc<Self>, live: &Live, reason: Reason) -> Result<Moved, Stop> {
+        match live.step().map(|step| &step.act) {
+            // What may have happened is found out first: an undo must not overtake its own effect.
+            Some(Act::Remote(_) | Act::FanOut(_)) if live.row.doubt => match self.look(live).await {
+                Found::Settled(outcome) => self.go_on(live, outcome).await,
+                Found::Clear => self.unwind(&without_doubt(live), reason).await,
+                Found::Later(why, later) => self.doubtful(live, why, later).await,
+                Found::Doubtful => self.unwind(live, reason).await,
+            },
+            Some(Act::Child(_)) if live.row.state == State::Waiting => self.cancel_child(live).await,
+            _ => self.unwind(live, reason).await,
+        }
+    }
+
+    async fn unwind(self: &Arc<Self>, live: &Live, reason: Reason) -> Result<Moved, Stop> {
+        Ok(self.commit(live, move |turn| turn.turn_round(&reason)).await?.0)
+    }
+
+    /// The child turns round first, if it still can; its end then comes as a signal.
+    async fn cancel_child(self: &Arc<Self>, live: &Live) -> Result<Moved, Stop> {
+        let moved = self.commit(live, |turn| {
+            let place = turn.live.row.cursor;
+            let child = crate::ids::SagaKey {
+                scope: turn.live.key().scope.clone(),
+                id: turn.live.key().id.child(place),
+            };
+            if store::ask_to_cancel(turn.tx, &child, turn.now_us)? {
+                let entry =
+                    turn.live.entry("workflow.cancel_child", |it| it.with("child", child.id.to_string()));
+                turn.tell(audit::Told::new((), entry));
+                turn.woken.push(child);
+            }
+            // The child's end may be here already.
+            turn.forward(&Outcome::None, &Bounds { stop_at: place + 1, reached: &AtomicUsize::new(0) })?;
+            if turn.next == Next::Park && turn.live.row.state == State::Waiting {
+                turn.live.row.wake_us = Some(super::forward::FAR_US);
+            }
+            Ok(())
+        });
+        Ok(moved.await?.0)
+    }
+
+    /// A step was begun and its outcome is not known: find out, and only then go on.
+    async fn resolve(self: &Arc<Self>, live: &Live) -> Result<Moved, Stop> {
+        match self.look(live).await {
+            Found::Settled(outcome) => self.go_on(live, outcome).await,
+            Found::Clear => self.go_on(&without_doubt(live), Outcome::None).await,
+            Found::Later(why, later) => self.doubtful(live, why, later).await,
+            Found::Doubtful => self.go_on(live, Outcome::None).await,
+        }
+    }
+
+    /// The outcome stays unknown: ask again later, and at the end of the budget ask a person.
+    pub(crate) async fn doubtful(
+        self: &Arc<Self>,
+        live: &Live,
+        why: String,
+        later: Option<u64>,
+    ) -> Result<Moved, Stop> {
+        let budget = self.parts.limits.unknown_budget;
+        let moved = self.commit(live, move |turn| {
+            let trouble = Trouble { code: "unknown".to_owned(), words: why.clone() };
+            let until = turn.live.row.budget_until_us.unwrap_or(turn.now_us + super::turn::micros(budget));
+            turn.live.row.budget_until_us = Some(until);
+            if turn.live.row.state == State::Backoff {
+                turn.meet(Event::Woken)?;
+            }
+            if until <= turn.now_us {
+                return turn.stuck(trouble);
+            }
+            turn.live.row.attempt += 1;
+            turn.later(trouble, later)
+        });
+        Ok(moved.await?.0)
+    }
+
+    /// Forward, as far as one commit goes. If a later step says no, what precedes it is committed without it.
+    pub(crate) async fn go_on(self: &Arc<Self>, live: &Live, outcome: Outcome) -> Result<Moved, Stop> {
+        let mut stop_at = usize::MAX;
+        loop {
+            let reached = Arc::new(AtomicUsize::new(live.row.cursor));
+            let (seen, outcome) = (reached.clone(), outcome.clone());
+            let work = move |turn: &mut super::turn::Turn<'_, '_>| {
+                turn.forward(&outcome, &Bounds { stop_at, reached: &seen })
+            };
+            match self.commit(live, work).await {
+                Ok((moved, order)) => return self.follow(moved, order).await,
+                Err(Stop::Refused(place, _)) if place > live.row.cursor && stop_at != place => {
+                    stop_at = place
+                }
+                Err(Stop::Panicked)
+                    if reached.load(Ordering::Relaxed) > live.row.cursor && stop_at == usize::MAX =>
+                {
+                    stop_at = reached.load(Ordering::Relaxed);
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
+    }
+
+    /// What was ordered in a commit is done right after it.
+    async fn follow(
+        self: &Arc<Self>,
+        moved: Moved,
+        order: Option<audit::Recorded<crate::define::step::Order>>,
+    ) -> Result<Moved, Stop> {
+        match (moved.next, order) {
+            (Next::Act, Some(order)) => {
+                let called = self.call(&moved.live, order).await;
+                Box::pin(self.called(&moved.live, called)).await
+            }
+            (Next::Items, _) => Box::pin(self.all_items(&moved.live)).await,
+            (Next::Undo, _) => Box::pin(self.undo_outside(&moved.live)).await,
+            _ => Ok(moved),
+        }
+    }
+
+    pub(crate) async fn go_back(self: &Arc<Self>, live: &Live, undone: bool) -> Result<Moved, Stop> {
+        let (moved, order) = self.commit(live, move |turn| turn.backward(undone)).await?;
+        self.follow(moved, order).await
+    }
+
+    /// A step or an undo did not work: later, back, or a person, by the class of its word alone.
+    pub(crate) async fn not_taken(self: &Arc<Self>, live: &Live, stop: Stop) -> Result<Moved, Stop> {
+        match stop {
+            Stop::Refused(_, Refused::Later(Later { why, not_before_us })) => {
+                self.try_later(live, why, not_before_us).await
+            }
+            Stop::Refused(_, Refused::Business(reason)) => {
+                let forward = live.step().is_none_or(|step| step.role == Role::Forward);
+                if forward || live.row.state == State::Unwinding {
+                    return self
+                        .stuck(live, "bug", format!("a rule said no where none may: {}", reason.words))
+                        .await;
+                }
+                self.unwind(live, reason).await
+            }
+            Stop::Refused(_, Refused::Bug(why)) | Stop::Bug(why) => self.stuck(live, "bug", why).await,
+            Stop::Refused(_, Refused::Sql(fault)) => match fault {
+                audit::SqlFault::DiskFull(_) | audit::SqlFault::Busy(_) => Err(Stop::NotNow),
+                fault => self.stuck(live, "bug", fault_words(&fault)).await,
+            },
+            Stop::Panicked => self.stuck(live, "bug", "a closure of the step panicked".to_owned()).await,
+            stop => Err(stop),
+        }
+    }
+
+    pub(crate) async fn try_later(
+        self: &Arc<Self>,
+        live: &Live,
+        why: String,
+        not_before_us: Option<u64>,
+    ) -> Result<Moved, Stop> {
+        let outside = live.row.state == State::Unwinding
+            || matches!(live.step().map(|step| &step.act), Some(Act::Remote(_) | Act::FanOut(_)));
+        let moved = self.commit(live, move |turn| {
+            let trouble = Trouble { code: "later".to_owned(), words: why.clone() };
+            if turn.live.row.state == State::Backoff {
+                turn.meet(Event::Woken)?;
+            }
+            let unwinding = turn.live.row.state == State::Unwinding;
+            if unwinding && turn.live.row.budget_until_us.is_some_and(|until| until <= turn.now_us) {
+                return turn.stuck(trouble);
+            }
+            // A call counts its attempt with its order; a way known to be closed costs none.
+            let row = &mut turn.live.row;
+            match (outside, not_before_us) {
+                (true, Some(_)) => row.attempt = row.attempt.saturating_sub(1),
+                (false, None) => row.attempt += 1,
+                _ => {}
+            }
+            turn.later(trouble, not_before_us)
+        });
+        Ok(moved.await?.0)
+    }
+
+    pub(crate) async fn stuck(
+        self: &Arc<Self>,
+        live: &Live,
+        code: &'static str,
+        why: String,
+    ) -> Result<Moved, Stop> {
+        let moved = self
+            .commit(live, move |turn| turn.stuck(Trouble { code: code.to_owned(), words: clipped(&why) }));
+        Ok(moved.await?.0)
+    }
+}
+
+pub(crate) fn without_doubt(live: &Live) -> Live {
+    let mut live = live.clone();
+    live.row.doubt = false;
+    live
+}
+
+fn parked(live: &Live) -> Moved {
+    Moved { live: live.clone(), next: Next::Park, woken: Vec::new() }
+}
+
+/// A fault with its cause: what a person who must decide needs to read.
+fn fault_words(fault: &audit::SqlFault) -> String {
+    match std::error::Error::source(fault) {
+        Some(cause) => format!("{fault}: {cause}"),
+        None => fault.to_string(),
+    }
+}
+
+/// As much of an error as is kept.
+pub(crate) fn clipped(words: &str) -> String {
+    let end =
+        (0..=crate::limits::ERROR_BYTES_MAX.min(words.len())).rev().find(|at| words.is_char_boundary(*at));
+    words[..end.unwrap_or_default()].to_owned()
+}
+
+impl From<Stop> for Halt {
+    fn from(stop: Stop) -> Self {
+        Self::Bug(format!("{stop:?}"))
+    }
+}

@@ -1,0 +1,234 @@
+//! The scheduler: which saga is due, which is being driven, which waits its turn. The rows are the truth, this is a cache.
+//! Who enters: wakes from commits, signals and people; timers; a look at the rows from time to time.
+//! What leaves: driven sagas, so many at once and each by one driver only.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit::{ReadRefused, SqlFault};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::live::Live;
+use super::{EngineRefused, Inner};
+use crate::ids::SagaKey;
+use crate::store;
+
+/// Rows looked at in one go.
+const LOOK_ROWS_MAX: usize = 1_000;
+/// Timers taken into memory at the start; later ones are found by looking.
+const TIMERS_MAX: usize = 100_000;
+/// Between two wipes of results whose time is over.
+const WIPE_EVERY: Duration = Duration::from_secs(600);
+
+/// What the scheduler is told.
+pub(crate) enum Wake {
+    /// Something about this saga has changed.
+    Saga(SagaKey),
+    /// This one was just started, and is at hand.
+    Live(Box<Live>),
+    /// Look what is due.
+    Tick,
+    /// Finish.
+    Close,
+}
+
+struct Scheduler {
+    inner: Arc<Inner>,
+    timers: BinaryHeap<Reverse<(u64, SagaKey)>>,
+    /// Being driven; `true` when something changed meanwhile.
+    active: HashMap<SagaKey, bool>,
+    queue: VecDeque<(SagaKey, Option<Box<Live>>)>,
+    queued: HashSet<SagaKey>,
+    driving: JoinSet<(SagaKey, Option<u64>)>,
+}
+
+impl Inner {
+    /// Claims every saga that lives: on one machine, whoever had them before is gone.
+    pub(crate) async fn take_over(self: &Arc<Self>) -> Result<Vec<(SagaKey, u64)>, EngineRefused> {
+        let owner = self.env.owner;
+        let why = "which process drives a saga is the engine's own book-keeping";
+        self.parts.ledger.write_unaudited(why, move |tx| store::claim_all(tx, &owner)).await?;
+        let timers = self.parts.ledger.read(move |view| store::live(view, &owner, TIMERS_MAX)).await?;
+        let stuck = self.parts.ledger.read(store::stuck).await?;
+        for (workflow, count) in stuck {
+            (0..count).for_each(|_| self.parts.observer.stuck(&workflow, true));
+        }
+        Ok(timers)
+    }
+
+    /// Reads a saga and opens what it needs to go on.
+    pub(crate) async fn load(self: &Arc<Self>, key: &SagaKey) -> Result<Option<Live>, String> {
+        let wanted = key.clone();
+        let read = move |view: &audit::View<'_>| {
+            let row = store::saga(view, &wanted)?;
+            Ok::<_, SqlFault>((row, store::outs(view, &wanted)?))
+        };
+        let (row, outs) = match self.parts.ledger.read(read).await {
+            Ok((Some(row), outs)) => (row, outs),
+            Ok((None, _)) | Err(ReadRefused::Closed) => return Ok(None),
+            Err(why) => return Err(why.to_string()),
+        };
+        if row.state.is_over() {
+            return Ok(None);
+        }
+        let Some(def) = self.parts.catalog.pinned(&row.workflow, row.version, &row.def_hash).cloned() else {
+            // Untouched and visible: the build that has it, or a corrected one, goes on where this stands.
+            tracing::warn!(saga = %row.key.id, workflow = row.workflow, version = row.version,
+                "this build does not have the definition that the workflow was started with; it waits");
+            self.parts.observer.parked(&row.key, &row.workflow, row.version);
+            return Ok(None);
+        };
+        let cipher = self.cipher_of(key, def.appliance_seal).await?;
+        let input = row.input_sealed.as_ref().ok_or("its input is gone")?;
+        let input = cipher.open(&Self::place(key, "input"), input).map_err(|why| why.to_string())?;
+        let mut fold = vec![None; def.steps.len()];
+        for (step, sealed) in outs {
+            if let (Some(slot), Some(sealed)) = (fold.get_mut(step), sealed) {
+                let place = Self::place(key, &super::turn::out_place(step));
+                *slot = Some(Arc::new(cipher.open(&place, &sealed).map_err(|why| why.to_string())?));
+            }
+        }
+        Ok(Some(Live { row, def, cipher, input: Arc::new(input), fold }))
+    }
+
+    async fn drive_key(self: Arc<Self>, key: SagaKey, live: Option<Box<Live>>) -> (SagaKey, Option<u64>) {
+        let live = match live {
+            Some(live) => Ok(Some(*live)),
+            None => self.load(&key).await,
+        };
+        match live {
+            Ok(Some(live)) => {
+                let due = self.drive(live).await;
+                (key, due)
+            }
+            Ok(None) => (key, None),
+            Err(why) => {
+                // One saga that cannot be opened stands in nobody's way, and is looked at again.
+                tracing::warn!(saga = %key.id, why, "a workflow cannot be opened at the moment");
+                let again = self.now_us() + super::turn::micros(self.parts.limits.retry_longest);
+                (key, Some(again))
+            }
+        }
+    }
+}
+
+/// The scheduler's life.
+pub(crate) async fn run(
+    inner: Arc<Inner>,
+    mut inbox: mpsc::UnboundedReceiver<Wake>,
+    timers: Vec<(SagaKey, u64)>,
+) {
+    let mut scheduler = Scheduler {
+        inner,
+        timers: timers.into_iter().map(|(key, at)| Reverse((at, key))).collect(),
+        active: HashMap::new(),
+        queue: VecDeque::new(),
+        queued: HashSet::new(),
+        driving: JoinSet::new(),
+    };
+    let mut look = tokio::time::interval(scheduler.inner.parts.limits.poll);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut wipe = tokio::time::interval(WIPE_EVERY);
+    loop {
+        scheduler.fire();
+        scheduler.fill();
+        let pause = scheduler.pause();
+        tokio::select! {
+            wake = inbox.recv() => match wake {
+                Some(Wake::Saga(key)) => scheduler.wake(key, None),
+                Some(Wake::Live(live)) => scheduler.wake(live.key().clone(), Some(live)),
+                Some(Wake::Tick) => scheduler.look().await,
+                Some(Wake::Close) | None => break,
+            },
+            Some(driven) = scheduler.driving.join_next() => scheduler.driven(driven),
+            () = tokio::time::sleep(pause) => {}
+            _ = look.tick() => scheduler.look().await,
+            _ = wipe.tick() => scheduler.wipe().await,
+        }
+    }
+    // Each driver ends after the commit it is at.
+    scheduler.inner.halted.store(true, std::sync::atomic::Ordering::SeqCst);
+    while scheduler.driving.join_next().await.is_some() {}
+}
+
+impl Scheduler {
+    fn wake(&mut self, key: SagaKey, live: Option<Box<Live>>) {
+        if let Some(changed) = self.active.get_mut(&key) {
+            *changed = true;
+        } else if self.queued.insert(key.clone()) {
+            self.queue.push_back((key, live));
+        }
+    }
+
+    /// Timers that have come are wakes.
+    fn fire(&mut self) {
+        let now_us = self.inner.now_us();
+        while self.timers.peek().is_some_and(|Reverse((at, _))| *at <= now_us) {
+            if let Some(Reverse((_, key))) = self.timers.pop() {
+                self.wake(key, None);
+            }
+        }
+    }
+
+    /// As many drivers as may be.
+    fn fill(&mut self) {
+        while self.driving.len() < self.inner.parts.limits.running_max {
+            let Some((key, live)) = self.queue.pop_front() else { return };
+            self.queued.remove(&key);
+            self.active.insert(key.clone(), false);
+            self.driving.spawn(self.inner.clone().drive_key(key, live));
+        }
+    }
+
+    fn driven(&mut self, driven: Result<(SagaKey, Option<u64>), tokio::task::JoinError>) {
+        match driven {
+            Ok((key, due)) => {
+                let changed = self.active.remove(&key).unwrap_or_default();
+                match due {
+                    _ if changed => self.wake(key, None),
+                    Some(at) => self.timers.push(Reverse((at, key))),
+                    None => {}
+                }
+            }
+            // A driver does not panic by itself; should it, its saga is found again by looking.
+            Err(why) => {
+                tracing::error!(%why, "a driver of workflows failed");
+                self.active.clear();
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let next = self.timers.peek().map(|Reverse((at, _))| at.saturating_sub(self.inner.now_us()));
+        Duration::from_micros(next.unwrap_or(u64::MAX)).min(self.inner.parts.limits.poll)
+    }
+
+    /// What the rows say is due: the way that is always right, should any wake have been lost.
+    async fn look(&mut self) {
+        let (owner, now_us) = (self.inner.env.owner, self.inner.now_us());
+        let read = move |view: &audit::View<'_>| store::due(view, &owner, now_us, LOOK_ROWS_MAX);
+        match self.inner.parts.ledger.read(read).await {
+            // A row that a driver has at hand is not due, it is being driven.
+            Ok(due) => due.into_iter().filter(|key| !self.active.contains_key(key)).collect::<Vec<_>>(),
+            Err(why) => {
+                tracing::debug!(%why, "the due workflows could not be read; they are looked for again");
+                Vec::new()
+            }
+        }
+        .into_iter()
+        .for_each(|key| self.wake(key, None));
+    }
+
+    async fn wipe(&self) {
+        let now_us = self.inner.now_us();
+        let why = "results whose time is over are wiped; their ends were told when they came";
+        let wiped =
+            self.inner.parts.ledger.write_unaudited(why, move |tx| store::wipe_results(tx, now_us)).await;
+        if let Err(why) = wiped {
+            tracing::debug!(%why, "old results could not be wiped; tried again later");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Those who wait for the end of a saga: told in the moment it is durable.
+//! Who enters: callers with patience; the engine with an end.
+//! What leaves: the end, its result opened, at most once to each.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use audit::{ReadRefused, SqlFault};
+use tokio::sync::oneshot;
+
+use super::Inner;
+use super::live::Live;
+use crate::ids::SagaKey;
+use crate::state::State;
+use crate::store::{self, SagaRow};
+
+/// How a saga ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Succeeded, compensated or abandoned.
+    pub state: State,
+    /// What its last step left behind, while that is kept.
+    pub result: Option<serde_json::Value>,
+    /// Why it did not succeed: a stable code.
+    pub code: Option<String>,
+    /// The same in words.
+    pub error: Option<String>,
+}
+
+/// Who waits for what.
+#[derive(Default)]
+pub(crate) struct Waiters(Mutex<HashMap<SagaKey, Vec<oneshot::Sender<End>>>>);
+
+impl Waiters {
+    fn listen(&self, key: &SagaKey) -> oneshot::Receiver<End> {
+        let (tell, hear) = oneshot::channel();
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = waiting.entry(key.clone()).or_default();
+        list.retain(|it| !it.is_closed());
+        list.push(tell);
+        hear
+    }
+
+    /// Who lost patience leaves nothing behind.
+    fn forget(&self, key: &SagaKey) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(list) = waiting.get_mut(key) {
+            list.retain(|it| !it.is_closed());
+            if list.is_empty() {
+                waiting.remove(key);
+            }
+        }
+    }
+
+    pub(crate) fn tell(&self, live: &Live) {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(live.key());
+        let Some(waiting) = waiting else { return };
+        let result = live.fold.last().cloned().flatten();
+        let result = result
+            .filter(|_| live.row.state == State::Succeeded)
+            .and_then(|plain| serde_json::from_slice(&plain).ok());
+        let end = end(&live.row, result);
+        for caller in waiting {
+            // Who no longer waits is not told.
+            let _ = caller.send(end.clone());
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) async fn wait(
+        self: &Arc<Self>,
+        key: &SagaKey,
+        at_most: Duration,
+    ) -> Result<Option<End>, ReadRefused<SqlFault>> {
+        // Listening comes before looking, so that an end in between is not missed.
+        let hear = self.waiters.listen(key);
+        if let Some(end) = self.end_of(key).await? {
+            return Ok(Some(end));
+        }
+        let end = tokio::time::timeout(at_most, hear).await.ok().and_then(Result::ok);
+        self.waiters.forget(key);
+        Ok(end)
+    }
+
+    /// The end of a saga that is over.
+    pub(crate) async fn end_of(
+        self: &Arc<Self>,
+        key: &SagaKey,
+    ) -> Result<Option<End>, ReadRefused<SqlFault>> {
+        let wanted = key.clone();
+        let row = self.parts.ledger.read(move |view| store::saga(view, &wanted)).await?;
+        let Some(row) = row.filter(|row| row.state.is_over()) else { return Ok(None) };
+        let result = self.result_of(&row).await;
+        Ok(Some(end(&row, result)))
+    }
+
+    pub(crate) async fn result_of(&self, row: &SagaRow) -> Option<serde_json::Value> {
+        let sealed = row.result_sealed.as_ref()?;
+        let def = self.parts.catalog.pinned(&row.workflow, row.version, &row.def_hash)?;
+        let cipher = self.cipher_of(&row.key, def.appliance_seal).await.ok()?;
+        let plain = cipher.open(&Self::place(&row.key, "result"), sealed).ok()?;
+        serde_json::from_slice(&plain).ok()
+    }
+}
+
+fn end(row: &SagaRow, result: Option<serde_json::Value>) -> End {
+    let trouble = row.trouble.as_ref().filter(|_| row.state != State::Succeeded);
+    End {
+        state: row.state,
+        result,
+        code: trouble.map(|it| it.code.clone()),
+        error: trouble.map(|it| it.words.clone()),
+    }
+}

@@ -1,0 +1,36 @@
+//! Sagas: what takes more than one commit and is still done wholly or not at all; with the locks and the idempotency
+//! keys that it needs.
+//!
+//! Who enters: definitions of workflows, starts, signals, people with verbs; a ledger, a seal, a clock, randomness.
+//! What leaves: sagas at their end, each commit told on the ledger; or stuck, visible, with words that help.
+
+mod catalog;
+mod context;
+pub mod define;
+mod engine;
+mod ids;
+pub mod limits;
+pub mod lock;
+mod refusal;
+mod seal;
+mod signal;
+mod state;
+mod store;
+mod view;
+
+pub use catalog::{Catalog, CatalogRefused};
+pub use context::{Origin, StepContext};
+pub use define::{Builder, Definition, DefinitionRefused, Undo, Workflow, pinned};
+pub use engine::{
+    Deaf, End, Engine, EngineParts, EngineRefused, Observer, OnConflict, SignalRefused, SignalRequest,
+    Signalled, Start, StartRefused, StartRequest, Started, Verb, VerbRefused,
+};
+pub use ids::{EffectId, NotASaga, Phase, SagaId, SagaKey, Scope};
+pub use limits::SagaLimits;
+pub use lock::{Blocker, Lock};
+pub use refusal::{Later, Never, Probe, Reason, Refused, RemoteFault, Ruling};
+pub use seal::{Cipher, CipherAnswer, Plain, Seal, SealFault};
+pub use signal::Signal;
+pub use state::{Event, IllegalEvent, State, transition_table};
+pub use store::{LogKind, LogRow, SCHEMA};
+pub use view::{Detail, Filter, StepView, Summary};

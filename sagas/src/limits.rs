@@ -1,0 +1,59 @@
+//! Every bound of this crate, named noun, unit, bound, with its reason.
+//! Who enters: nobody; these are numbers.
+//! What leaves: constants, and the bounds that an installation may set.
+
+use std::time::Duration;
+
+/// A workflow of fewer steps is a transaction.
+pub const STEPS_MIN: usize = 3;
+/// A workflow of more steps is two workflows.
+pub const STEPS_MAX: usize = 6;
+/// Inputs and states are small facts; what is large is stored by its service and named here.
+pub const STATE_BYTES_MAX: usize = 256 * 1024;
+/// A signal is a word with a small payload.
+pub const SIGNAL_BYTES_MAX: usize = 64 * 1024;
+/// Signals that wait for a saga to hear them, so that a caller cannot fill the table.
+pub const SIGNALS_WAITING_MAX: i64 = 256;
+/// The name of a lock or lease fits a label.
+pub const LOCK_NAME_BYTES_MAX: usize = 256;
+/// A fan-out's items each cost a row and two commits.
+pub const ITEMS_MAX: usize = 100_000;
+/// Items of a fan-out in flight: enough to share commits, few enough to leave the token to others.
+pub const ITEMS_IN_FLIGHT: usize = 8;
+/// An error is shown, not archived.
+pub const ERROR_BYTES_MAX: usize = 1_024;
+/// One page of any list.
+pub const PAGE_ROWS_MAX: usize = 500;
+
+/// What an installation may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SagaLimits {
+    /// Sagas being driven at once; the others wait their turn.
+    pub running_max: usize,
+    /// Between two looks for sagas that fell due without anyone saying so.
+    pub poll: Duration,
+    /// The first pause before a step is tried again; each later one is twice as long.
+    pub retry_first: Duration,
+    /// The longest pause between two tries.
+    pub retry_longest: Duration,
+    /// How long an outcome may stay unknown before a person is asked.
+    pub unknown_budget: Duration,
+    /// How long an undo may fail before a person is asked.
+    pub undo_budget: Duration,
+    /// How long the result of a saga that is over can be read.
+    pub result_kept: Duration,
+}
+
+impl Default for SagaLimits {
+    fn default() -> Self {
+        Self {
+            running_max: 256,
+            poll: Duration::from_secs(1),
+            retry_first: Duration::from_millis(200),
+            retry_longest: Duration::from_secs(60),
+            unknown_budget: Duration::from_secs(24 * 3600),
+            undo_budget: Duration::from_secs(24 * 3600),
+            result_kept: Duration::from_secs(24 * 3600),
+        }
+    }
+}

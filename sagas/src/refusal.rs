@@ -1,0 +1,174 @@
+//! The words with which a step says that it did not, or may not have, done its work.
+//! Who enters: steps and undos of definitions.
+//! What leaves: four classes that decide alone between retry, probe, unwinding and a call for a person.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+
+use audit::{Entry, SqlFault};
+
+/// What can never be said. A step after the pivot has it where others have [`Reason`]: it cannot refuse.
+pub type Never = Infallible;
+
+/// Why a rule said no: a stable code for programs, words for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub struct Reason {
+    /// Such as `policy_denied`.
+    pub code: Cow<'static, str>,
+    /// What happened and what can be done about it. Never a secret: it is kept and shown.
+    pub words: String,
+}
+
+impl Reason {
+    /// A reason.
+    pub fn new(code: impl Into<Cow<'static, str>>, words: impl Into<String>) -> Self {
+        Self { code: code.into(), words: words.into() }
+    }
+}
+
+impl From<Never> for Reason {
+    fn from(never: Never) -> Self {
+        match never {}
+    }
+}
+
+/// It can be tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Later {
+    /// What stands in the way.
+    pub why: String,
+    /// When the way is known to be closed until then, in microseconds since 1970: waiting for it burns no attempt.
+    pub not_before_us: Option<u64>,
+}
+
+impl Later {
+    /// Try again after a pause that grows.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), not_before_us: None }
+    }
+
+    /// Try again at a known moment, as when a breaker is open.
+    pub fn at(why: impl Into<String>, not_before_us: u64) -> Self {
+        Self { why: why.into(), not_before_us: Some(not_before_us) }
+    }
+}
+
+/// Why a closure inside a transaction did nothing. What it had changed is undone.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused<B = Reason> {
+    /// A rule says no. Before the pivot this unwinds the saga.
+    #[error("refused by a rule")]
+    Business(B),
+    /// Not now.
+    #[error("not now: {}", .0.why)]
+    Later(Later),
+    /// The database did not run a statement.
+    #[error("the database did not run a statement")]
+    Sql(#[from] SqlFault),
+    /// Something that cannot be. The saga stops and asks for a person.
+    #[error("a defect: {0}")]
+    Bug(String),
+}
+
+impl Refused<Reason> {
+    /// A rule says no.
+    pub fn business(code: impl Into<Cow<'static, str>>, words: impl Into<String>) -> Self {
+        Self::Business(Reason::new(code, words))
+    }
+}
+
+impl<B: Into<Reason>> Refused<B> {
+    /// The same, where reasons are possible.
+    pub fn widen(self) -> Refused<Reason> {
+        match self {
+            Self::Business(reason) => Refused::Business(reason.into()),
+            Self::Later(later) => Refused::Later(later),
+            Self::Sql(fault) => Refused::Sql(fault),
+            Self::Bug(what) => Refused::Bug(what),
+        }
+    }
+}
+
+/// How a call to the outside went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RemoteFault<B = Reason> {
+    /// It certainly did not happen, and can be tried again.
+    #[error("not now: {}", .0.why)]
+    Later(Later),
+    /// It may have happened. The engine probes before it does anything else.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// It certainly did not happen, because a rule says no.
+    #[error("refused by a rule")]
+    Business(B),
+    /// Something that cannot be.
+    #[error("a defect: {0}")]
+    Bug(String),
+}
+
+impl RemoteFault<Reason> {
+    /// A rule says no.
+    pub fn business(code: impl Into<Cow<'static, str>>, words: impl Into<String>) -> Self {
+        Self::Business(Reason::new(code, words))
+    }
+}
+
+impl<B> RemoteFault<B> {
+    /// It certainly did not happen; try again.
+    pub fn later(why: impl Into<String>) -> Self {
+        Self::Later(Later::new(why))
+    }
+
+    /// It may have happened.
+    pub fn unknown(why: impl Into<String>) -> Self {
+        Self::Unknown(why.into())
+    }
+}
+
+impl<B: Into<Reason>> RemoteFault<B> {
+    /// The same, where reasons are possible.
+    pub fn widen(self) -> RemoteFault<Reason> {
+        match self {
+            Self::Later(later) => RemoteFault::Later(later),
+            Self::Unknown(why) => RemoteFault::Unknown(why),
+            Self::Business(reason) => RemoteFault::Business(reason.into()),
+            Self::Bug(what) => RemoteFault::Bug(what),
+        }
+    }
+}
+
+/// What looking for an effect by its id found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe<T> {
+    /// It happened, and this came of it.
+    Applied(T),
+    /// It certainly did not happen, and nothing is on its way that would make it happen.
+    NotApplied,
+    /// Nobody can say at the moment.
+    Unknown(String),
+}
+
+impl<T> Probe<T> {
+    pub(crate) fn try_map<U>(self, map: impl FnOnce(T) -> Result<U, String>) -> Probe<U> {
+        match self {
+            Self::Applied(value) => match map(value) {
+                Ok(value) => Probe::Applied(value),
+                Err(why) => Probe::Unknown(why),
+            },
+            Self::NotApplied => Probe::NotApplied,
+            Self::Unknown(why) => Probe::Unknown(why),
+        }
+    }
+}
+
+/// What a wait says to a signal, or to its deadline.
+#[derive(Debug)]
+pub enum Ruling<T, B = Reason> {
+    /// Not enough yet; what changed is told.
+    StillWaiting(Vec<Entry>),
+    /// It is over, and this is the new state.
+    Passed(T, Vec<Entry>),
+    /// A rule says no, and the saga unwinds; what changed, such as a veto, stands and is told.
+    Refused(B, Vec<Entry>),
+}

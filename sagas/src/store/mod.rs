@@ -1,0 +1,73 @@
+//! The tables of this crate and every statement that may touch them.
+//! Who enters: the rooms of engine, locks and idempotency, inside a transaction or a view.
+//! What leaves: one schema for the ledger to prove, and rows as types.
+
+mod columns;
+mod log;
+mod saga;
+
+use audit::{Schema, Table};
+
+pub(crate) use columns::{big, bytes_or_bug, count, micros, micros_or_null, saga_id, scope, small};
+pub(crate) use log::*;
+pub use log::{LogKind, LogRow};
+pub(crate) use saga::*;
+
+pub(crate) const SERVICE: &str = "sagas";
+
+/// What sagas, locks and idempotency keep.
+pub static SCHEMA: Schema = Schema {
+    service: SERVICE,
+    tables: &[
+        tenant("saga"),
+        tenant("saga_log"),
+        tenant("saga_item"),
+        tenant("saga_signal"),
+        tenant("saga_lock"),
+        tenant("saga_lock_claim"),
+        tenant("lease"),
+        tenant("lease_ticket"),
+        tenant("idempotency"),
+    ],
+    migrations: &[include_str!("0001.sql")],
+    statements: &[
+        &saga::INSERT,
+        &saga::BY_ID,
+        &saga::SAVE,
+        &saga::CLAIM_ALL,
+        &saga::CLAIM_ONE,
+        &saga::DUE,
+        &saga::LIVE,
+        &saga::WAKE,
+        &saga::CANCEL,
+        &saga::LIST,
+        &saga::LIST_ALL,
+        &saga::STUCK,
+        &saga::WIPE,
+        &log::APPEND,
+        &log::OUTS,
+        &log::PAGE,
+        &log::LAST,
+        &log::WIPE_LOG,
+        &log::ADD_ITEM,
+        &log::ITEMS,
+        &log::SET_ITEM,
+        &log::WIPE_ITEMS,
+        &log::ADD_SIGNAL,
+        &log::INBOX,
+        &log::INBOX_SIZE,
+        &log::CONSUME,
+        &log::WIPE_SIGNALS,
+        &crate::lock::hold::TICKET,
+        &crate::lock::hold::AHEAD,
+        &crate::lock::hold::CLAIM,
+        &crate::lock::hold::HOLD,
+        &crate::lock::hold::RELEASE,
+        &crate::lock::hold::QUEUED,
+        &crate::lock::hold::LOCKS_OF,
+    ],
+};
+
+const fn tenant(name: &'static str) -> Table {
+    Table { name, tenant: true }
+}
