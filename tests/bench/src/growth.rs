@@ -68,27 +68,19 @@ pub(crate) fn measure(words: &[String]) -> Result<(), Trouble> {
 /// Grows to `size` in stretches, each sealed by the daemon; the milliseconds of its last start.
 fn grow(runtime: &tokio::runtime::Runtime, appliance: &mut Appliance, size: u64) -> Result<f64, Trouble> {
     loop {
-        let (entries, _) = appliance.entries()?;
+        let entries = appliance.entries()?;
         appliance.stop()?;
         let upto = size.min(entries + STRETCH);
         runtime.block_on(append(&appliance.ledger(), upto))?;
         appliance.again()?;
-        wait_until_sealed(appliance)?;
         if upto == size {
+            // An orderly end seals what was appended.
             appliance.stop()?;
             let start_ms = appliance.again()?;
             wait_until_quiet(appliance)?;
             return Ok(start_ms);
         }
     }
-}
-
-fn wait_until_sealed(appliance: &Appliance) -> Result<(), Trouble> {
-    // A checkpoint tells of itself in an entry, which the next one covers.
-    while appliance.entries()?.1 > 8 {
-        std::thread::sleep(LOOK_EVERY);
-    }
-    Ok(())
 }
 
 /// After a start the daemon verifies the whole ledger in the background; what is measured comes after that.
@@ -108,6 +100,7 @@ fn at_size(
     appliance: &mut Appliance,
     start_ms: f64,
 ) -> Result<Grown, Trouble> {
+    let entries = appliance.entries()?;
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let run = |connections| runtime.block_on(load(appliance, connections, MEASURED).run());
@@ -117,7 +110,6 @@ fn at_size(
     let of = |figure: &dyn Fn(&(_, _, _)) -> f64| median(rounds.iter().map(figure).collect());
     let (p50_ms_alone, p50_ms_at_8) = (of(&|it| millis(it.0.percentile(50))), of(&|it| millis(it.1.percentile(50))));
     let (p99_ms_at_8, per_s_at_64) = (of(&|it| millis(it.1.percentile(99))), of(&|it| it.2.per_second()));
-    let (entries, _) = appliance.entries()?;
     let restart_ms = restart_under_load(runtime, appliance)?;
     let ledger_mib = std::fs::metadata(appliance.ledger())?.len() >> 20;
     Ok(Grown { entries, ledger_mib, start_ms, restart_ms, p50_ms_alone, p50_ms_at_8, p99_ms_at_8, per_s_at_64 })
