@@ -11,7 +11,7 @@ use hsm::{KeyRef, NewKey, Origin, Refusal};
 
 use super::encode::{key_type, public_parts};
 use super::fault::{self, Effect};
-use super::keys::{Halves, exists};
+use super::keys::{Halves, another, exists};
 use super::templates::private_duties;
 use super::{Desk, Handle};
 
@@ -30,7 +30,7 @@ impl Desk {
         match self.halves(incoming.id)? {
             Halves::Whole { private, public } if public == incoming.expected => {
                 let taken = self.read_back(incoming.id, private, public, origin, incoming.custody);
-                return taken.map_err(|_| exists(incoming.id));
+                return taken.map_err(|fault| another(incoming.id, fault));
             }
             Halves::Whole { .. } => return Err(exists(incoming.id)),
             Halves::Half => self.clear(incoming.id)?,
