@@ -51,6 +51,8 @@ impl Import for Desk {
         let private = self.import_handle(with)?;
         let len = with.public.kind.signature_len();
         let (first, rest) = incoming.wrapped.split_at_checked(len).ok_or(Refusal::ImportBroken)?;
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
         let opener = self.unwrap_aes(private, with.oaep, first).map_err(|error| read_unwrap_fault(&error))?;
         let taken = self.take_in(incoming, rest, opener, Origin::Imported);
         // A session's object: it ends with the worker in any case.
@@ -98,6 +100,7 @@ impl Desk {
                 return Ok(ImportKey { id, public, oaep });
             }
         }
+        self.confirm_presence()?;
         Err(Fault::Unsupported { what: "RSA-OAEP unwrapping of AES keys".to_owned() })
     }
 

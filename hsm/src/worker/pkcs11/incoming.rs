@@ -16,7 +16,8 @@ use super::templates::private_duties;
 use super::{Desk, Handle};
 
 impl Desk {
-    /// Takes a key in, unless a lost call has done so already. `opener` is the AES key in the token that unwraps it.
+    /// Takes a key in, unless a lost call has done so already. `opener` is the AES key in the token that unwraps it. The caller has the
+    /// objects to himself.
     pub(super) fn take_in(
         &mut self,
         incoming: &Incoming,
@@ -24,8 +25,6 @@ impl Desk {
         opener: ObjectHandle,
         origin: Origin,
     ) -> Result<NewKey, Fault> {
-        let shared = self.shared.clone();
-        let _alone = shared.objects();
         let public = public_object(incoming)?;
         match self.halves(incoming.id)? {
             Halves::Whole { private, public } if public == incoming.expected => {
@@ -62,9 +61,7 @@ impl Desk {
         template.extend(names(incoming));
         self.session.unwrap_key(&Mechanism::AesKeyWrapPad, opener, wrapped, &template).map_err(|error| {
             match read_unwrap_fault(&error) {
-                Fault::Refused(Refusal::ImportBroken) if !self.can_unwrap(incoming.expected.kind) => {
-                    Fault::Unsupported { what: format!("import of {} keys", incoming.expected.kind) }
-                }
+                Fault::Refused(Refusal::ImportBroken) => self.broken_or_unsupported(incoming.expected.kind),
                 other => other,
             }
         })
