@@ -44,6 +44,24 @@ pub struct Origin {
     pub request: String,
     /// The W3C trace that the start belonged to.
     pub traceparent: Option<String>,
+    /// The address the request came from.
+    pub ip: Option<String>,
+    /// The program that says it sent the request, or empty.
+    pub user_agent: String,
+}
+
+impl Origin {
+    /// An entry's detail that begins with where the request came from.
+    pub fn detail(&self) -> Detail {
+        let mut detail = Detail::new();
+        if let Some(ip) = &self.ip {
+            detail = detail.ip(ip);
+        }
+        if !self.user_agent.is_empty() {
+            detail = detail.user_agent(&self.user_agent);
+        }
+        detail
+    }
 }
 
 impl StepContext {
@@ -52,6 +70,11 @@ impl StepContext {
     pub fn act(&self) -> EffectId {
         let act = EffectId::of(self.saga.id, self.place, self.phase);
         self.item.map_or(act, |item| act.item(item))
+    }
+
+    /// The effect of one item of this step's fan-out: what its undo looks for.
+    pub fn item_effect(&self, item: usize) -> EffectId {
+        self.effect.item(item)
     }
 
     /// An entry about `object`, with everything filled in but what was done.
@@ -66,7 +89,9 @@ impl StepContext {
         object: impl Into<String>,
         more: impl FnOnce(Detail) -> Detail,
     ) -> Entry {
-        let detail = Detail::new()
+        let detail = self
+            .origin
+            .detail()
             .with("workflow", self.workflow)
             .with("workflow_id", self.saga.id.to_string())
             .with("step", self.step);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use audit::{Detail, Entry, Outcome};
 use zeroize::Zeroizing;
 
-use crate::context::StepContext;
+use crate::context::{Origin, StepContext};
 use crate::define::Definition;
 use crate::define::step::{Given, Role, Step};
 use crate::ids::{EffectId, Phase, SagaKey, Scope};
@@ -88,12 +88,22 @@ impl Live {
 
 /// The engine's own words about a saga.
 pub(crate) fn entry_of(row: &SagaRow, action: &'static str, more: impl FnOnce(Detail) -> Detail) -> Entry {
+    entry_by(row, &row.origin, action, more)
+}
+
+/// The same about what somebody else did to it.
+pub(crate) fn entry_by(
+    row: &SagaRow,
+    by: &Origin,
+    action: &'static str,
+    more: impl FnOnce(Detail) -> Detail,
+) -> Entry {
     let entry = Entry::new(action)
-        .actor(row.origin.actor.clone())
-        .request(&row.origin.request)
+        .actor(by.actor.clone())
+        .request(&by.request)
         .object(format!("workflow/{}", row.key.id))
         .outcome(outcome(action))
-        .detail(more(Detail::new().with("workflow", row.workflow.clone()).with("version", row.version)));
+        .detail(more(by.detail().with("workflow", row.workflow.clone()).with("version", row.version)));
     match &row.key.scope {
         Scope::Workspace(workspace) => entry.workspace(workspace),
         Scope::Appliance => entry,

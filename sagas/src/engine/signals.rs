@@ -2,11 +2,11 @@
 //! Who enters: whoever may approve, veto, accept or confirm.
 //! What leaves: a signal that is heard once, however often it is sent.
 
-use audit::{SqlFault, Told, Tx, WriteRefused};
+use audit::{Detail, SqlFault, Told, Tx, WriteRefused};
 use serde::Serialize;
 
 use super::Engine;
-use super::live::{Live, sealed_place};
+use super::live::{Live, entry_by, sealed_place};
 use super::turn::signal_place;
 use crate::context::Origin;
 use crate::define::step::written;
@@ -116,11 +116,8 @@ impl Signalling {
         // A saga that is stuck has no moment of its own; it hears the signal when a person lets it go on.
         store::wake(tx, key, self.row.at_us)?;
         let name = self.row.name.clone();
-        let entry = self
-            .live
-            .entry("workflow.signal", |detail| detail.with("signal", name))
-            .actor(self.origin.actor.clone())
-            .request(&self.origin.request);
+        let signal = |detail: Detail| detail.with("signal", name);
+        let entry = entry_by(&self.live.row, &self.origin, "workflow.signal", signal);
         Ok(Told::new((), entry))
     }
 }

@@ -4,13 +4,13 @@
 
 use std::sync::atomic::AtomicUsize;
 
-use audit::{Entry, SqlFault, Told, WriteRefused};
+use audit::{SqlFault, Told, WriteRefused};
 use serde_json::Value as Json;
 use zeroize::Zeroizing;
 
 use super::Engine;
 use super::forward::{Bounds, Outcome};
-use super::live::{Live, entry_of};
+use super::live::{Live, entry_by};
 use super::turn::{Halt, Moved, Turn, micros};
 use crate::context::Origin;
 use crate::define::step::{Act, StepUndo};
@@ -124,8 +124,8 @@ impl Engine {
                 _ => {}
             }
             store::ask_to_cancel(tx, &saga, now_us)?;
-            let entry = entry_of(&row, "workflow.cancel", |detail| detail.with("reason", reason.clone()));
-            Ok(Told::new((), by_whom(entry, &by)))
+            let entry = entry_by(&row, &by, "workflow.cancel", |detail| detail.with("reason", reason.clone()));
+            Ok(Told::new((), entry))
         });
         written.await?;
         self.nudge(key);
@@ -160,11 +160,11 @@ impl Engine {
             // Claimed anew, so that whoever still drives it finds that it is no longer theirs.
             live.row.epoch = store::claim_one(tx, live.key(), &env.owner)?.ok_or(VerbRefused::NoSuchSaga)?;
             let name = live.def.steps.get(live.row.cursor).map_or("", |step| step.name);
-            let entry = entry_of(&live.row, verb.action(), |detail| {
+            let entry = entry_by(&live.row, &by, verb.action(), |detail| {
                 detail.with("reason", reason.clone()).with("step", name)
             });
             let mut turn = Turn::new(tx, &env, live, now_us);
-            turn.tell(Told::new((), by_whom(entry, &by)));
+            turn.tell(Told::new((), entry));
             turn.obey(&verb, &reason)?;
             let (moved, told) = turn.save()?;
             let told = told.ok_or_else(|| VerbRefused::NotOpen("it told nothing".to_owned()))?;
@@ -292,10 +292,6 @@ impl Turn<'_, '_> {
         self.live.row.trouble = None;
         Ok(())
     }
-}
-
-fn by_whom(entry: Entry, by: &Origin) -> Entry {
-    entry.actor(by.actor.clone()).request(&by.request)
 }
 
 fn past_pivot(def: &crate::Definition) -> VerbRefused {

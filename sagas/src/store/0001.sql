@@ -30,6 +30,8 @@ CREATE TABLE saga (
     actor TEXT NOT NULL,
     request_id TEXT NOT NULL,
     traceparent TEXT,
+    ip TEXT,
+    user_agent TEXT NOT NULL,
     error_code TEXT,
     error TEXT,
     created_us BIGINT NOT NULL,

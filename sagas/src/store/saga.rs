@@ -60,15 +60,16 @@ pub(crate) static INSERT: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO saga (workspace, id, workflow, version, def_hash, state, cursor, round, epoch, owner, wake_us,
         deadline_us, attempt, doubt, cancel, input_sealed, parent_workspace, parent_id, parent_step, actor, request_id,
-        traceparent, created_us, updated_us, locks)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 1, ?7, ?8, ?9, 0, 0, 0, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, ?18)",
+        traceparent, created_us, updated_us, locks, ip, user_agent)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 1, ?7, ?8, ?9, 0, 0, 0, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, ?18,
+        ?19, ?20)",
 );
 pub(crate) static BY_ID: Statement = Statement::tenant(
     SERVICE,
     "SELECT workspace, id, workflow, version, def_hash, state, cursor, round, epoch, wake_us, deadline_us,
         step_until_us, budget_until_us, attempt, doubt, cancel, input_sealed, result_sealed, result_until_us,
         parent_workspace, parent_id, parent_step, actor, request_id, traceparent, error_code, error, created_us,
-        updated_us, locks
+        updated_us, locks, ip, user_agent
      FROM saga WHERE workspace = ?1 AND id = ?2",
 );
 // The one way in which a saga's row moves on. Epoch and cursor must be what its owner last wrote.
@@ -154,7 +155,9 @@ impl SagaRow {
             self.origin.request.as_str(),
             self.origin.traceparent.as_ref(),
             big(self.created_us),
-            self.locks.as_ref()
+            self.locks.as_ref(),
+            self.origin.ip.as_ref(),
+            self.origin.user_agent.as_str()
         ];
         tx.within(self.key.scope.rows()).run(&INSERT, params).map(drop)
     }
@@ -227,6 +230,8 @@ fn saga_row(row: &Row<'_>) -> Result<SagaRow, SqlFault> {
             actor: row.text(22)?,
             request: row.text(23)?,
             traceparent: row.text_or_null(24)?,
+            ip: row.text_or_null(30)?,
+            user_agent: row.text(31)?,
         }),
         trouble,
         created_us: micros(row, 27)?,
