@@ -3,6 +3,7 @@
 //! What leaves: an address, a client identity, an API key, and the processes whose usage is counted.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -21,7 +22,7 @@ pub(crate) struct Appliance {
     /// From the start of the process to its first answer.
     pub(crate) start_ms: f64,
     config: PathBuf,
-    process: Child,
+    process: Option<Child>,
     _tpm: Swtpm,
     _home: tempfile::TempDir,
 }
@@ -46,18 +47,7 @@ impl Appliance {
         let tpm = Swtpm::start(home.path().join("tpm"))?;
         let config = write_config(home.path(), &hsm, &tpm)?;
         run(&config, &["init"])?;
-        let begun = Instant::now();
-        let mut process = Command::new(beside("chancery")?)
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-        let address =
-            line.trim().strip_prefix("serving on https://").ok_or("the daemon did not start")?.parse()?;
-        let start_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let (process, address, start_ms) = serve(&config)?;
         run(&config, &["workspace", "create", "bench"])?;
         let out = home.path().join("client");
         run(&config, &["-w", "bench", "client", "enroll", "load", "--out", &out.to_string_lossy()])?;
@@ -68,7 +58,42 @@ impl Appliance {
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
         let api_key = answer["secret"].as_str().ok_or("no secret")?.to_owned();
         let daemon = process.id();
-        Ok(Self { hsm, identity, api_key, daemon, start_ms, config, process, _tpm: tpm, _home: home })
+        Ok(Self { hsm, identity, api_key, daemon, start_ms, config, process: Some(process), _tpm: tpm, _home: home })
+    }
+
+    /// The ledger's file, for whoever holds the appliance while it is stopped.
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.config.with_file_name("state").join("ledger.db")
+    }
+
+    /// How many entries the ledger has.
+    pub(crate) fn entries(&self) -> Result<u64, Trouble> {
+        let status: serde_json::Value = serde_json::from_str(&run(&self.config, &["--json", "status"])?)?;
+        status["entries"].as_u64().ok_or_else(|| "no entries in the status".into())
+    }
+
+    /// Ends the daemon in order, as the service manager would.
+    pub(crate) fn stop(&mut self) -> Result<(), Trouble> {
+        let mut process = self.process.take().ok_or("it does not run")?;
+        rustix::process::kill_process(pid(&process)?, rustix::process::Signal::TERM)?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Ends the daemon between two instructions.
+    pub(crate) fn kill(&mut self) -> Result<(), Trouble> {
+        let mut process = self.process.take().ok_or("it does not run")?;
+        process.kill()?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Starts the daemon again; says after how many milliseconds it served.
+    pub(crate) fn again(&mut self) -> Result<f64, Trouble> {
+        let (process, address, start_ms) = serve(&self.config)?;
+        (self.daemon, self.identity.address) = (process.id(), address);
+        self.process = Some(process);
+        Ok(start_ms)
     }
 
     pub(crate) fn create_key(&self, kind: &str) -> Result<(), Trouble> {
@@ -86,9 +111,28 @@ impl Appliance {
 
 impl Drop for Appliance {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.kill();
     }
+}
+
+/// Starts the daemon: the process, its address, and the milliseconds until it served.
+fn serve(config: &std::path::Path) -> Result<(Child, SocketAddr, f64), Trouble> {
+    let begun = Instant::now();
+    let mut process = Command::new(beside("chancery")?)
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+    let address = line.trim().strip_prefix("serving on https://").ok_or("the daemon did not start")?.parse()?;
+    Ok((process, address, begun.elapsed().as_secs_f64() * 1000.0))
+}
+
+fn pid(process: &Child) -> Result<rustix::process::Pid, Trouble> {
+    let raw = i32::try_from(process.id())?;
+    rustix::process::Pid::from_raw(raw).ok_or_else(|| "no process".into())
 }
 
 fn write_config(home: &std::path::Path, hsm: &SoftHsm, tpm: &Swtpm) -> Result<PathBuf, Trouble> {

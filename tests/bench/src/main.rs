@@ -5,6 +5,7 @@
 mod appliance;
 mod bare;
 mod figures;
+mod growth;
 mod load;
 mod report;
 
@@ -24,6 +25,9 @@ fn main() -> Result<(), Trouble> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == "--bare") {
         return bare::answer(&words[1..]);
+    }
+    if words.first().is_some_and(|word| word == "--growth") {
+        return growth::measure(&words[1..]);
     }
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4.0);
     let only = std::env::var("BENCH_ONLY").ok();

@@ -139,15 +139,17 @@ impl Report {
 
     /// Writes the JSON beside the build.
     pub(crate) fn write(&self) -> Result<(), Trouble> {
-        let target = std::env::current_exe()?
-            .parent()
-            .and_then(|release| release.parent())
-            .ok_or("no target directory")?
-            .join("bench");
-        std::fs::create_dir_all(&target)?;
-        let path = target.join("report.json");
-        std::fs::write(&path, serde_json::to_string_pretty(self)?)?;
-        println!("wrote {}", path.display());
-        Ok(())
+        write_json("report.json", self)
     }
+}
+
+/// Writes figures for programs into `target/bench/`.
+pub(crate) fn write_json(name: &str, figures: &impl Serialize) -> Result<(), Trouble> {
+    let own = std::env::current_exe()?;
+    let target = own.parent().and_then(|release| release.parent()).ok_or("no target directory")?.join("bench");
+    std::fs::create_dir_all(&target)?;
+    let path = target.join(name);
+    std::fs::write(&path, serde_json::to_string_pretty(figures)?)?;
+    println!("wrote {}", path.display());
+    Ok(())
 }
