@@ -71,7 +71,7 @@ pub trait Keys {
     /// Destroys both halves; a key that is not there is success.
     fn destroy(&mut self, key: &KeyRef) -> Result<(), Fault>;
 
-    /// Makes an HMAC-SHA256 key that cannot leave.
+    /// Makes an HMAC-SHA256 key that cannot leave, or finds the one of this name.
     fn generate_hmac_key(&mut self, id: KeyId, label: &str) -> Result<HmacKeyRef, Fault>;
 
     /// Authenticates data.

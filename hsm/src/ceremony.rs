@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::error::TokenError;
+use crate::error::{Refusal, TokenError};
 use crate::key::{Custody, KeyId, KeyRef, NewKey, Presence, PublicKey};
 use crate::protocol::{Call, Reply, Secret};
 use crate::scheme::KeyKind;
@@ -240,7 +240,7 @@ impl Token {
         label: &str,
         deadline: Instant,
     ) -> Answered<NewKey> {
-        let incoming = incoming(id, expected, wrapped, Custody::NonExtractable, label);
+        let incoming = incoming(id, expected, wrapped, Custody::NonExtractable, label)?;
         self.ask_new_key(Ceremony::Import { with: with.clone(), incoming }, deadline).await
     }
 
@@ -287,7 +287,7 @@ impl Token {
         label: &str,
         deadline: Instant,
     ) -> Answered<NewKey> {
-        let incoming = incoming(id, expected, wrapped, custody, label);
+        let incoming = incoming(id, expected, wrapped, custody, label)?;
         self.ask_new_key(Ceremony::Restore { under: under.clone(), incoming }, deadline).await
     }
 
@@ -329,7 +329,20 @@ impl Token {
     }
 }
 
-fn incoming(id: KeyId, expected: &PublicKey, wrapped: &[u8], custody: Custody, label: &str) -> Incoming {
+fn incoming(
+    id: KeyId,
+    expected: &PublicKey,
+    wrapped: &[u8],
+    custody: Custody,
+    label: &str,
+) -> Answered<Incoming> {
+    if wrapped.len() > WRAPPED_KEY_BYTES_MAX {
+        let why = format!("a wrapped key has at most {WRAPPED_KEY_BYTES_MAX} bytes");
+        return Err(TokenError::Refused(Refusal::BadInput(why)));
+    }
     let (expected, wrapped, label) = (expected.clone(), wrapped.to_vec(), label.to_owned());
-    Incoming { id, expected, wrapped, custody, label }
+    Ok(Incoming { id, expected, wrapped, custody, label })
 }
+
+/// An RSA-4096 key in PKCS#8, wrapped, behind the block of a 4096-bit import key, takes less than half of it.
+const WRAPPED_KEY_BYTES_MAX: usize = 8 << 10;

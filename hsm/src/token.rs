@@ -101,7 +101,7 @@ impl Token {
         }
     }
 
-    /// Makes an HMAC-SHA256 key that cannot leave.
+    /// Makes an HMAC-SHA256 key that cannot leave, or finds the one of this name.
     pub async fn generate_hmac_key(&self, id: KeyId, label: &str, deadline: Instant) -> Answered<HmacKeyRef> {
         match self.ask(Call::GenerateHmacKey { id, label: label.to_owned() }, deadline).await? {
             Reply::HmacKey(made) => Ok(made),

@@ -3,66 +3,25 @@
 //! Leaves: proof that each lie is seen and each failure told apart.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
+mod bad;
 mod conformance;
 mod host;
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bad::Bad;
 use conformance::verify::aws_lc_accepts;
 use conformance::{fresh_id, soon, until, until_ready_again};
-use host::Host;
-use hsm::{KeyKind, NewKey, Refusal, Scheme, SignInput, StartRefused, Token, TokenConfig, TokenError};
+use hsm::{KeyKind, NewKey, Refusal, Scheme, SignInput, StartRefused, Token, TokenError};
 use rustix::process::Signal;
 
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
 const MESSAGE: &[u8] = b"pay 1.00 to bob";
 
-/// A host whose module listens to words.
-struct Bad {
-    host: Host,
-    words: PathBuf,
-    module: PathBuf,
-}
-
-impl Bad {
-    fn new() -> Self {
-        let host = Host::new();
-        let (words, module) = (host.dir.path().join("words"), host.dir.path().join("bad.so"));
-        fs::write(&words, "").unwrap();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/badmodule/module.c");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&module)
-            .args([source, "-ldl"])
-            .output();
-        match built {
-            Ok(built) => assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr)),
-            Err(fault) => panic!("cc does not run ({fault}); install the package gcc or clang"),
-        }
-        Self { host, words, module }
-    }
-
-    fn say(&self, word: &str) {
-        fs::write(&self.words, word).unwrap();
-    }
-
-    fn config(&self) -> TokenConfig {
-        self.host.config_with(|config| {
-            let real = config.module.display().to_string();
-            config.environment.insert("BAD_MODULE_REAL".to_owned(), real);
-            config.environment.insert("BAD_MODULE_WORDS".to_owned(), self.words.display().to_string());
-            config.module = self.module.clone();
-        })
-    }
-
-    async fn start(&self) -> (Token, NewKey) {
-        let token = Token::start(self.config()).await.unwrap();
-        let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
-        (token, made)
-    }
+async fn start(bad: &Bad) -> (Token, NewKey) {
+    let token = Token::start(bad.config()).await.unwrap();
+    let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
+    (token, made)
 }
 
 async fn sign(token: &Token, made: &NewKey, within: Duration) -> Result<Vec<u8>, TokenError> {
@@ -81,7 +40,7 @@ async fn heals(token: &Token, made: &NewKey) {
 #[tokio::test]
 async fn a_moved_slot_is_followed() {
     let bad = Bad::new();
-    let (token, made) = bad.start().await;
+    let (token, made) = start(&bad).await;
     let place = token.probe().place.clone();
     bad.say("slots");
     host::worker().signal(Signal::KILL);
@@ -95,7 +54,7 @@ async fn a_moved_slot_is_followed() {
 async fn a_module_that_hangs_or_crashes_in_a_signature_leaves_an_unknown_outcome_and_heals() {
     for word in ["hang", "crash"] {
         let bad = Bad::new();
-        let (token, made) = bad.start().await;
+        let (token, made) = start(&bad).await;
         bad.say(word);
         let begun = Instant::now();
         assert_eq!(
@@ -113,7 +72,7 @@ async fn a_module_that_hangs_or_crashes_in_a_signature_leaves_an_unknown_outcome
 #[tokio::test]
 async fn a_device_error_in_c_sign_is_unknown_and_a_lost_session_before_it_is_safe() {
     let bad = Bad::new();
-    let (token, made) = bad.start().await;
+    let (token, made) = start(&bad).await;
     bad.say("device");
     assert_eq!(sign(&token, &made, Duration::from_secs(5)).await, Err(TokenError::OutcomeUnknown));
     bad.say("");
@@ -129,7 +88,7 @@ async fn a_device_error_in_c_sign_is_unknown_and_a_lost_session_before_it_is_saf
 #[tokio::test]
 async fn a_signature_of_wrong_length_never_leaves_the_worker() {
     let bad = Bad::new();
-    let (token, made) = bad.start().await;
+    let (token, made) = start(&bad).await;
     bad.say("short");
     assert_eq!(sign(&token, &made, Duration::from_secs(5)).await, Err(TokenError::OutcomeUnknown));
     bad.say("");
@@ -140,7 +99,7 @@ async fn a_signature_of_wrong_length_never_leaves_the_worker() {
 #[tokio::test]
 async fn a_full_token_says_so_and_keeps_serving() {
     let bad = Bad::new();
-    let (token, made) = bad.start().await;
+    let (token, made) = start(&bad).await;
     bad.say("full");
     let answer = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await;
     assert_eq!(answer, Err(TokenError::Refused(Refusal::TokenFull)));
@@ -151,7 +110,7 @@ async fn a_full_token_says_so_and_keeps_serving() {
 #[tokio::test]
 async fn a_key_that_comes_out_extractable_is_refused_and_destroyed() {
     let bad = Bad::new();
-    let (token, _) = bad.start().await;
+    let (token, _) = start(&bad).await;
     bad.say("loose");
     let id = fresh_id();
     let answer = token.generate(id, KeyKind::P256, "k", soon()).await;

@@ -6,12 +6,14 @@
 mod conformance;
 mod host;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use conformance::outside::Outside;
 use conformance::verify::aws_lc_accepts;
 use conformance::{fresh_id, soon};
 use host::Host;
-use hsm::{AnchorStep, Hash, KeyKind, Scheme, SignInput, Token, TokenError, TokenState};
+use hsm::{AnchorStep, Custody, Hash, ImportKey, KeyKind, Scheme, SignInput, Token, TokenError, TokenState};
 use rustix::process::Signal;
 
 const MESSAGE: &[u8] = b"pay 1.00 to bob";
@@ -41,6 +43,53 @@ async fn everything_at_once_on_all_lanes_costs_no_worker() {
     let token = Token::start(host.config_with(|config| config.threads = 4)).await.unwrap();
     token.ensure_root(soon()).await.unwrap();
     let lives: Vec<_> = (0..48).map(|round| tokio::spawn(a_busy_life(token.clone(), round))).collect();
+    for life in lives {
+        life.await.unwrap();
+    }
+    assert_eq!(token.state(), TokenState::Ready { generation: 1 }, "a worker was lost");
+    token.close().await;
+}
+
+/// The whole life of a workspace's key, of an imported one and of one that is backed up.
+async fn a_ceremonious_life(token: Token, with: ImportKey, outside: Arc<Outside>, wrapped: Arc<Vec<u8>>) {
+    let kek = token.create_kek(fresh_id(), "stress", soon()).await.unwrap();
+    for row in 0..5_u8 {
+        let closed = token.wrap_under(&kek, &[row; 32], &[row], soon()).await.unwrap();
+        assert_eq!(token.unwrap_under(&kek, &closed, &[row], soon()).await.unwrap().as_slice(), [row; 32]);
+    }
+    let import = token.import_key(&with, fresh_id(), &outside.public, &wrapped, "stress", soon());
+    let recoverable = token.generate_in(fresh_id(), KeyKind::P256, Custody::Recoverable, "stress", soon());
+    let (taken, made) = tokio::join!(import, recoverable);
+    let (taken, made) = (taken.unwrap(), made.unwrap());
+    let under = token.create_backup_kek(fresh_id(), "stress", soon()).await.unwrap();
+    let backup = token.wrap_export(&made.key, &under, soon()).await.unwrap();
+    let custody = Custody::NonExtractable;
+    let back =
+        token.unwrap_restore(&under, fresh_id(), &made.public, &backup, custody, "s", soon()).await.unwrap();
+    for key in [&taken, &made, &back] {
+        let input = SignInput::Message(MESSAGE.to_vec());
+        let signature = token.sign(&key.key, Scheme::EcdsaSha256, input, soon()).await.unwrap();
+        assert!(aws_lc_accepts(&key.public, Scheme::EcdsaSha256, MESSAGE, &signature));
+        token.destroy(&key.key, soon()).await.unwrap();
+    }
+    token.destroy_kek(&kek, soon()).await.unwrap();
+    token.destroy_backup_kek(&under, soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ceremonies_and_signatures_at_once_on_all_lanes_cost_no_worker() {
+    let host = Host::new();
+    let token = Token::start(host.config_with(|config| config.threads = 4)).await.unwrap();
+    token.ensure_root(soon()).await.unwrap();
+    let with = token.create_import_key(fresh_id(), "stress", soon()).await.unwrap();
+    let outside = Arc::new(Outside::make(KeyKind::P256));
+    let wrapped = Arc::new(outside.wrapped_for(&with));
+    let lives: Vec<_> = (0..24)
+        .flat_map(|round| {
+            let life = a_ceremonious_life(token.clone(), with.clone(), outside.clone(), wrapped.clone());
+            [tokio::spawn(life), tokio::spawn(a_busy_life(token.clone(), round))]
+        })
+        .collect();
     for life in lives {
         life.await.unwrap();
     }

@@ -72,6 +72,11 @@ impl StepContext {
         self.item.map_or(act, |item| act.item(item))
     }
 
+    /// The effect of one item of this step's fan-out: what its undo looks for.
+    pub fn item_effect(&self, item: usize) -> EffectId {
+        self.effect.item(item)
+    }
+
     /// An entry about `object`, with everything filled in but what was done.
     pub fn entry(&self, action: &'static str, object: impl Into<String>) -> Entry {
         self.entry_with(action, object, |detail| detail)

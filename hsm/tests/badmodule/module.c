@@ -7,6 +7,8 @@
  * device      C_Sign gives CKR_DEVICE_ERROR             full       C_GenerateKeyPair gives CKR_DEVICE_MEMORY
  * loose       a private key says it is extractable      short      C_Sign gives a byte too few
  * lasttry     the token says one PIN try is left        session    C_SignInit gives CKR_SESSION_HANDLE_INVALID
+ * halfway     C_GenerateKeyPair dies with one half made  answerless C_GenerateKeyPair and C_GenerateKey die when all is made
+ * alone       C_UnwrapKey dies when a private key is in
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -18,8 +20,8 @@ typedef unsigned long ulong_t;
 typedef ulong_t rv_t;
 
 /* The standard fixes the order of the 68 functions; these are their places. */
-enum { LIST = 3, SLOT_LIST = 4, SLOT_INFO, TOKEN_INFO, MECHANISM_LIST, MECHANISM_INFO, OPEN = 12, ATTRIBUTES = 24,
-       SIGN_INIT = 42, SIGN = 43, GENERATE_PAIR = 59, FUNCTIONS = 68 };
+enum { LIST = 3, DESTROY = 22, SLOT_LIST = 4, SLOT_INFO, TOKEN_INFO, MECHANISM_LIST, MECHANISM_INFO, OPEN = 12, ATTRIBUTES = 24,
+       SIGN_INIT = 42, SIGN = 43, GENERATE = 58, GENERATE_PAIR = 59, UNWRAP = 61, FUNCTIONS = 68 };
 struct functions { unsigned char major, minor; void *at[FUNCTIONS]; };
 struct attribute { ulong_t type; void *value; ulong_t len; };
 
@@ -79,9 +81,36 @@ static rv_t sign(ulong_t session, void *data, ulong_t data_len, void *made, ulon
     if (!rv && told("short")) --*made_len;
     return rv;
 }
-static rv_t generate_pair(ulong_t a, void *b, void *c, ulong_t d, void *e, ulong_t f, void *g, void *h) {
+/* True when a template has this attribute with this first byte: CKA_TOKEN (1) true, CKA_CLASS (0) private key (3). */
+static int has(struct attribute *list, ulong_t count, ulong_t type, unsigned char first) {
+    for (ulong_t i = 0; i < count; i++)
+        if (list[i].type == type && list[i].value && *(unsigned char *)list[i].value == first) return 1;
+    return 0;
+}
+static rv_t generate(ulong_t session, void *mechanism, struct attribute *list, ulong_t count, ulong_t *made) {
+    rv_t rv = ((rv_t (*)(ulong_t, void *, void *, ulong_t, ulong_t *))real.at[GENERATE])(session, mechanism, list, count, made);
+    if (!rv && told("answerless") && has(list, count, 1, 1)) _exit(9);
+    return rv;
+}
+static rv_t generate_pair(ulong_t session, void *mechanism, struct attribute *public, ulong_t publics, struct attribute *private,
+                          ulong_t privates, ulong_t *public_made, ulong_t *private_made) {
     if (told("full")) return 0x31;
-    return ((rv_t (*)(ulong_t, void *, void *, ulong_t, void *, ulong_t, void *, void *))real.at[GENERATE_PAIR])(a, b, c, d, e, f, g, h);
+    rv_t rv = ((rv_t (*)(ulong_t, void *, void *, ulong_t, void *, ulong_t, ulong_t *, ulong_t *))real.at[GENERATE_PAIR])(
+        session, mechanism, public, publics, private, privates, public_made, private_made);
+    if (rv || !has(private, privates, 1, 1)) return rv;
+    if (told("halfway")) {
+        ((rv_t (*)(ulong_t, ulong_t))real.at[DESTROY])(session, *private_made);
+        _exit(9);
+    }
+    if (told("answerless")) _exit(9);
+    return rv;
+}
+static rv_t unwrap(ulong_t session, void *mechanism, ulong_t key, void *wrapped, ulong_t len, struct attribute *list, ulong_t count,
+                   ulong_t *made) {
+    rv_t rv = ((rv_t (*)(ulong_t, void *, ulong_t, void *, ulong_t, void *, ulong_t, ulong_t *))real.at[UNWRAP])(
+        session, mechanism, key, wrapped, len, list, count, made);
+    if (!rv && told("alone") && has(list, count, 0, 3) && has(list, count, 1, 1)) _exit(9);
+    return rv;
 }
 
 rv_t C_GetFunctionList(struct functions **list) {
@@ -100,7 +129,9 @@ rv_t C_GetFunctionList(struct functions **list) {
     ours.at[ATTRIBUTES] = attributes;
     ours.at[SIGN_INIT] = sign_init;
     ours.at[SIGN] = sign;
+    ours.at[GENERATE] = generate;
     ours.at[GENERATE_PAIR] = generate_pair;
+    ours.at[UNWRAP] = unwrap;
     *list = &ours;
     return 0;
 }

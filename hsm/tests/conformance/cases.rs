@@ -212,6 +212,17 @@ pub async fn hmac_agrees_with_software(token: Token) -> Outcome {
     token.destroy_hmac_key(&key, soon()).await
 }
 
+pub async fn an_hmac_key_asked_for_twice_is_made_once(token: Token) -> Outcome {
+    let key = token.generate_hmac_key(fresh_id(), "conformance", soon()).await?;
+    let tag = token.hmac_sha256(&key, MESSAGE, soon()).await?;
+    let again = token.generate_hmac_key(key.id, "conformance", soon()).await?;
+    if key.blob.is_empty() {
+        assert_eq!(again, key);
+    }
+    assert_eq!(token.hmac_sha256(&key, MESSAGE, soon()).await?, tag);
+    Ok(())
+}
+
 pub async fn hmac_under_another_key_is_refused(token: Token) -> Outcome {
     let one = token.generate_hmac_key(fresh_id(), "conformance", soon()).await?;
     let two = token.generate_hmac_key(fresh_id(), "conformance", soon()).await?;

@@ -194,6 +194,8 @@ pub async fn an_altered_import_does_not_open(token: Token) -> Outcome {
         .collect();
     hostile.extend([Vec::new(), wrapped[..first].to_vec(), wrapped[..wrapped.len() - 8].to_vec()]);
     hostile.push(outside.wrapped_for(&other));
+    let endless = token.import_key(&with, fresh_id(), &outside.public, &[0; 8193], "x", soon()).await;
+    assert!(matches!(endless, Err(TokenError::Refused(Refusal::BadInput(_)))), "{endless:?}");
     for (number, bytes) in hostile.iter().enumerate() {
         let id = fresh_id();
         let answer = token.import_key(&with, id, &outside.public, bytes, "x", soon()).await;

@@ -41,6 +41,7 @@ macro_rules! conformance {
             a_deadline_in_the_past_sends_nothing,
             many_at_once_all_get_their_own_signature,
             hmac_agrees_with_software,
+            an_hmac_key_asked_for_twice_is_made_once,
             hmac_under_another_key_is_refused,
             a_wrapped_secret_opens_again,
             a_wrapped_secret_opens_under_its_own_binding_only,

@@ -39,6 +39,8 @@ impl Backup for Desk {
 
     fn unwrap_restore(&mut self, under: &BackupKek, incoming: &Incoming) -> Result<NewKey, Fault> {
         let kek = self.aes(under.id, Duty::Keys)?;
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
         self.take_in(incoming, &incoming.wrapped, kek, Origin::Restored)
     }
 

@@ -16,7 +16,7 @@ use hsm::{ImportKey, KeyId, NewKey, Oaep, Origin, PublicKey, Refusal};
 use super::Desk;
 use super::fault::{self, Effect};
 use super::incoming::read_unwrap_fault;
-use super::keys::{Halves, exists};
+use super::keys::{Halves, another, exists};
 use super::templates::{SAFE_IMPORT, import_templates};
 
 impl Import for Desk {
@@ -25,7 +25,7 @@ impl Import for Desk {
         let _alone = shared.objects();
         match self.halves(id)? {
             Halves::Whole { private, public } => {
-                self.require(private, &SAFE_IMPORT).map_err(|_| exists(id))?;
+                self.require(private, &SAFE_IMPORT).map_err(|fault| another(id, fault))?;
                 return self.import_key_of(id, private, public);
             }
             Halves::Half => self.clear(id)?,
@@ -39,11 +39,11 @@ impl Import for Desk {
     fn find_import_key(&mut self, id: KeyId) -> Result<Option<ImportKey>, Fault> {
         let shared = self.shared.clone();
         let _alone = shared.objects();
-        match self.halves(id)? {
-            Halves::Whole { private, public } if self.require(private, &SAFE_IMPORT).is_ok() => {
-                self.import_key_of(id, private, public).map(Some)
-            }
-            _ => Ok(None),
+        let Halves::Whole { private, public } = self.halves(id)? else { return Ok(None) };
+        match self.require(private, &SAFE_IMPORT) {
+            Ok(()) => self.import_key_of(id, private, public).map(Some),
+            Err(lost @ Fault::Lost { .. }) => Err(lost),
+            Err(_) => Ok(None),
         }
     }
 
@@ -51,6 +51,8 @@ impl Import for Desk {
         let private = self.import_handle(with)?;
         let len = with.public.kind.signature_len();
         let (first, rest) = incoming.wrapped.split_at_checked(len).ok_or(Refusal::ImportBroken)?;
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
         let opener = self.unwrap_aes(private, with.oaep, first).map_err(|error| read_unwrap_fault(&error))?;
         let taken = self.take_in(incoming, rest, opener, Origin::Imported);
         // A session's object: it ends with the worker in any case.
@@ -98,6 +100,7 @@ impl Desk {
                 return Ok(ImportKey { id, public, oaep });
             }
         }
+        self.confirm_presence()?;
         Err(Fault::Unsupported { what: "RSA-OAEP unwrapping of AES keys".to_owned() })
     }
 

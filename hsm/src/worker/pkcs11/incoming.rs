@@ -11,12 +11,13 @@ use hsm::{KeyRef, NewKey, Origin, Refusal};
 
 use super::encode::{key_type, public_parts};
 use super::fault::{self, Effect};
-use super::keys::{Halves, exists};
+use super::keys::{Halves, another, exists};
 use super::templates::private_duties;
 use super::{Desk, Handle};
 
 impl Desk {
-    /// Takes a key in, unless a lost call has done so already. `opener` is the AES key in the token that unwraps it.
+    /// Takes a key in, unless a lost call has done so already. `opener` is the AES key in the token that unwraps it. The caller has the
+    /// objects to himself.
     pub(super) fn take_in(
         &mut self,
         incoming: &Incoming,
@@ -24,13 +25,11 @@ impl Desk {
         opener: ObjectHandle,
         origin: Origin,
     ) -> Result<NewKey, Fault> {
-        let shared = self.shared.clone();
-        let _alone = shared.objects();
         let public = public_object(incoming)?;
         match self.halves(incoming.id)? {
             Halves::Whole { private, public } if public == incoming.expected => {
                 let taken = self.read_back(incoming.id, private, public, origin, incoming.custody);
-                return taken.map_err(|_| exists(incoming.id));
+                return taken.map_err(|fault| another(incoming.id, fault));
             }
             Halves::Whole { .. } => return Err(exists(incoming.id)),
             Halves::Half => self.clear(incoming.id)?,
@@ -62,9 +61,7 @@ impl Desk {
         template.extend(names(incoming));
         self.session.unwrap_key(&Mechanism::AesKeyWrapPad, opener, wrapped, &template).map_err(|error| {
             match read_unwrap_fault(&error) {
-                Fault::Refused(Refusal::ImportBroken) if !self.can_unwrap(incoming.expected.kind) => {
-                    Fault::Unsupported { what: format!("import of {} keys", incoming.expected.kind) }
-                }
+                Fault::Refused(Refusal::ImportBroken) => self.broken_or_unsupported(incoming.expected.kind),
                 other => other,
             }
         })

@@ -47,7 +47,7 @@ impl Desk {
             Halves::Whole { private, public } if public.kind == kind => {
                 return self
                     .read_back(id, private, public, Origin::Generated, custody)
-                    .map_err(|_| exists(id));
+                    .map_err(|fault| another(id, fault));
             }
             Halves::Whole { .. } => return Err(exists(id)),
             Halves::Half => self.clear(id)?,
@@ -216,10 +216,11 @@ impl Desk {
     pub(super) fn make_hmac_key(&self, id: KeyId, label: &str) -> Result<HmacKeyRef, Fault> {
         let shared = self.shared.clone();
         let _alone = shared.objects();
-        if !self.look_up(ObjectClass::SECRET_KEY, id)?.is_empty() {
-            return Err(Refusal::KeyExists { id }.into());
+        match self.look_up(ObjectClass::SECRET_KEY, id)?.as_slice() {
+            [] => self.confirm_presence()?,
+            [one] => return self.read_hmac_key(id, *one).map_err(|fault| another(id, fault)),
+            _ => return Err(exists(id)),
         }
-        self.confirm_presence()?;
         let mut template = secret_template(id.0.to_vec(), label);
         template.extend([
             Attribute::KeyType(KeyType::GENERIC_SECRET),
@@ -230,18 +231,16 @@ impl Desk {
             .session
             .generate_key(&Mechanism::GenericSecretKeyGen, &template)
             .map_err(|error| fault::read(&error, Effect::Possible))?;
-        let made = self.require(object, &SAFE_SECRET).and_then(|()| self.tag(object, HmacKeyRef::CHECK_TEXT));
-        match made {
-            Ok(check) => {
-                let check = Fingerprint(check);
-                self.shared.cache(id, Handle { object, fingerprint: check });
-                Ok(HmacKeyRef { id, check, blob: Vec::new() })
-            }
-            Err(fault) => {
-                let _ = self.session.destroy_object(object);
-                Err(fault)
-            }
-        }
+        self.read_hmac_key(id, object).inspect_err(|_| {
+            let _ = self.session.destroy_object(object);
+        })
+    }
+
+    fn read_hmac_key(&self, id: KeyId, object: ObjectHandle) -> Result<HmacKeyRef, Fault> {
+        self.require(object, &SAFE_SECRET)?;
+        let check = Fingerprint(self.tag(object, HmacKeyRef::CHECK_TEXT)?);
+        self.shared.cache(id, Handle { object, fingerprint: check });
+        Ok(HmacKeyRef { id, check, blob: Vec::new() })
     }
 
     /// The handle of an HMAC key, checked on first use by what it makes of a fixed text.
@@ -319,6 +318,14 @@ impl Desk {
 
 pub(super) fn exists(id: KeyId) -> Fault {
     Refusal::KeyExists { id }.into()
+}
+
+/// What stands under the name is not what was asked for; a device that fails is still told as one.
+pub(super) fn another(id: KeyId, fault: Fault) -> Fault {
+    match fault {
+        lost @ Fault::Lost { .. } => lost,
+        _ => exists(id),
+    }
 }
 
 pub(super) fn several(id: KeyId) -> Fault {

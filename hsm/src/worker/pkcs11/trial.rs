@@ -7,7 +7,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::types::Ulong;
 use hsm::backend::Fault;
-use hsm::{Custody, KeyId, KeyKind};
+use hsm::{Custody, KeyId, KeyKind, Refusal};
 
 use super::Desk;
 use super::encode::key_type;
@@ -22,12 +22,24 @@ impl Desk {
         let _ = self.session.destroy_object(kek);
         match wrapped {
             Ok(_) => Ok(()),
-            Err(_) => Err(Fault::Unsupported { what: format!("backup of {kind} keys") }),
+            Err(_) => {
+                self.confirm_presence()?;
+                Err(Fault::Unsupported { what: format!("backup of {kind} keys") })
+            }
         }
     }
 
+    /// What did not open is the sender's fault, unless the token takes no keys of this kind at all.
+    pub(super) fn broken_or_unsupported(&self, kind: KeyKind) -> Fault {
+        if self.can_unwrap(kind) {
+            return Refusal::ImportBroken.into();
+        }
+        let what = format!("import of {kind} keys");
+        self.confirm_presence().err().unwrap_or(Fault::Unsupported { what })
+    }
+
     /// True when a key of this kind, made and wrapped here, can be unwrapped here. All of it ends with this call.
-    pub(super) fn can_unwrap(&self, kind: KeyKind) -> bool {
+    fn can_unwrap(&self, kind: KeyKind) -> bool {
         let id = KeyId(*b"chancery-trial-0");
         let made = super::probe::generate_pair(
             &self.session,
