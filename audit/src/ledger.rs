@@ -181,6 +181,40 @@ pub enum WriteRefused<E> {
     Closed,
 }
 
+impl<E> WriteRefused<E> {
+    /// The same, with the closure's own no in other words.
+    pub fn map<F>(self, words: impl FnOnce(E) -> F) -> WriteRefused<F> {
+        match self {
+            Self::Rejected(why) => WriteRefused::Rejected(words(why)),
+            Self::Unverified => WriteRefused::Unverified,
+            Self::Frozen(freeze) => WriteRefused::Frozen(freeze),
+            Self::Unanchored { rows } => WriteRefused::Unanchored { rows },
+            Self::Overloaded => WriteRefused::Overloaded,
+            Self::NoSpace => WriteRefused::NoSpace,
+            Self::EntryTooLong { field, bytes, bytes_max } => {
+                WriteRefused::EntryTooLong { field, bytes, bytes_max }
+            }
+            Self::NoRandomness => WriteRefused::NoRandomness,
+            Self::Panicked => WriteRefused::Panicked,
+            Self::Lost => WriteRefused::Lost,
+            Self::Closed => WriteRefused::Closed,
+        }
+    }
+}
+
+impl<E> ReadRefused<E> {
+    /// The same, with the closure's own no in other words.
+    pub fn map<F>(self, words: impl FnOnce(E) -> F) -> ReadRefused<F> {
+        match self {
+            Self::Rejected(why) => ReadRefused::Rejected(words(why)),
+            Self::Overloaded => ReadRefused::Overloaded,
+            Self::Failed(fault) => ReadRefused::Failed(fault),
+            Self::Panicked => ReadRefused::Panicked,
+            Self::Closed => ReadRefused::Closed,
+        }
+    }
+}
+
 /// Why a read gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadRefused<E> {

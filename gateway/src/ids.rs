@@ -26,6 +26,23 @@ fn is_tail(text: &str) -> bool {
     text.len() == TAIL_CHARS && text.bytes().all(|byte| ALPHABET.contains(&byte))
 }
 
+/// Written and read as its text, by the same rule as everywhere.
+macro_rules! as_text {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(self.as_str())
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(from)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal, $expected:literal) => {
         $(#[$doc])*
@@ -60,6 +77,7 @@ macro_rules! id {
                 f.write_str(&self.0)
             }
         }
+        as_text!($name);
     };
 }
 
@@ -100,6 +118,8 @@ impl FromStr for WorkspaceId {
         }
     }
 }
+
+as_text!(WorkspaceId);
 
 impl fmt::Display for WorkspaceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,6 +189,8 @@ impl FromStr for Name {
         }
     }
 }
+
+as_text!(Name);
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

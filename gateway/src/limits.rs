@@ -50,6 +50,8 @@ pub const PAGE_ITEMS_MAX: usize = 500;
 pub const PAGE_ITEMS_DEFAULT: usize = 100;
 /// Versions one key may have; rotation past it asks for a new key.
 pub const KEY_VERSIONS_MAX: i64 = 1000;
+/// Verifiers that have not learnt a new public key within a quarter will not.
+pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Shortest notice for the destruction of a key: a weekend and two working days.
 pub const DESTRUCTION_NOTICE_MIN: Duration = Duration::from_secs(24 * 3600);
 /// Longest notice for the destruction of a key.

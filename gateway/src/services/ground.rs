@@ -3,15 +3,20 @@
 //! What leaves: recorded values, or one small set of reasons why the ledger did not take or give.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use audit::{
     Clock, Detail, Entry, Freeze, Ledger, ReadRefused, Recorded, SqlFault, Told, Tx, View, WriteRefused,
 };
 
+use sagas::{SagaKey, Scope, StartRequest};
+use serde::Serialize;
+
 use crate::api::{Actor, Origin};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
+use crate::runner::{Ran, RunRefused, Runner, ended};
 
 /// The ground of a service; cheap to clone.
 #[derive(Clone)]
@@ -22,6 +27,8 @@ pub struct Ground {
     pub clock: Arc<dyn Clock>,
     /// Ids and secrets.
     pub dice: Dice,
+    /// Where workflows run.
+    pub runner: Runner,
 }
 
 impl Ground {
@@ -57,14 +64,74 @@ impl Ground {
         T: Send + 'static,
         E: From<LedgerRefused> + Send + 'static,
     {
-        self.ledger.read(work).await.map_err(|refused| match refused {
-            ReadRefused::Rejected(own) => own,
-            ReadRefused::Overloaded => LedgerRefused::Overloaded.into(),
-            ReadRefused::Failed(fault) => LedgerRefused::Fault(Some(fault)).into(),
-            ReadRefused::Panicked => LedgerRefused::Fault(None).into(),
-            ReadRefused::Closed => LedgerRefused::Closed.into(),
-        })
+        was_read(self.ledger.read(work).await)
     }
+
+    /// Starts a workflow. `check` runs in the transaction of the start, and may refuse it.
+    ///
+    /// # Errors
+    /// What the check said, or why the workflow was not started.
+    pub async fn launch<E>(
+        &self,
+        wish: StartRequest,
+        mut check: impl FnMut(&mut Tx<'_>) -> Result<(), E> + Send + 'static,
+    ) -> Result<SagaKey, E>
+    where
+        E: From<LedgerRefused> + From<RunRefused> + Send + 'static,
+    {
+        let engine = self.runner.engine()?;
+        let start = engine.prepare(wish).await.map_err(RunRefused::Start)?;
+        let key = start.key().clone();
+        // If we stop after this, the next start of the engine finds the row and goes on.
+        self.write::<_, E>(move |tx| {
+            check(tx)?;
+            start.commit(tx).map_err(|refused| RunRefused::Start(refused).into())
+        })
+        .await?;
+        engine.nudge(&key);
+        Ok(key)
+    }
+
+    /// Waits for a workflow's end, as long as its caller has patience.
+    ///
+    /// # Errors
+    /// It ended without success, or the ledger gave nothing.
+    pub async fn outcome<T, E>(&self, key: &SagaKey, until: Instant) -> Result<Ran<T>, E>
+    where
+        T: serde::de::DeserializeOwned,
+        E: From<LedgerRefused> + From<RunRefused> + From<SqlFault>,
+    {
+        let engine = self.runner.engine()?;
+        let patience = until.saturating_duration_since(Instant::now());
+        let end = was_read::<_, E>(engine.wait(key, patience).await.map_err(|refused| refused.map(E::from)))?;
+        Ok(ended(end)?)
+    }
+
+    /// Asks a workflow to turn round.
+    ///
+    /// # Errors
+    /// It is over or past its pivot, or the ledger did not take it.
+    pub async fn cancel<E>(&self, key: &SagaKey, by: sagas::Origin, reason: &str) -> Result<(), E>
+    where
+        E: From<LedgerRefused> + From<RunRefused>,
+    {
+        let asked = self.runner.engine()?.cancel(key, by, reason).await;
+        written(asked.map_err(|refused| refused.map(|verb| E::from(RunRefused::Verb(verb)))))
+    }
+}
+
+/// Unfolds the outcome of a read into the service's own refusal.
+///
+/// # Errors
+/// What the closure said, or why the ledger gave nothing.
+pub fn was_read<T, E: From<LedgerRefused>>(outcome: Result<T, ReadRefused<E>>) -> Result<T, E> {
+    outcome.map_err(|refused| match refused {
+        ReadRefused::Rejected(own) => own,
+        ReadRefused::Overloaded => LedgerRefused::Overloaded.into(),
+        ReadRefused::Failed(fault) => LedgerRefused::Fault(Some(fault)).into(),
+        ReadRefused::Panicked => LedgerRefused::Fault(None).into(),
+        ReadRefused::Closed => LedgerRefused::Closed.into(),
+    })
 }
 
 /// Why the ledger took or gave nothing.
@@ -169,6 +236,30 @@ impl Telling {
             request: String::new(),
             ip: None,
             user_agent: String::new(),
+        }
+    }
+
+    /// A wish to start a workflow on behalf of whoever asked.
+    ///
+    /// # Errors
+    /// The input does not serialise, which is a fault of ours.
+    pub fn wish(&self, workflow: &'static str, input: &impl Serialize) -> Result<StartRequest, RunRefused> {
+        let scope = match &self.workspace {
+            Some(workspace) => Scope::Workspace(workspace.on_ledger().clone()),
+            None => Scope::Appliance,
+        };
+        let request = StartRequest::new(workflow, scope, input).map_err(RunRefused::Start)?;
+        Ok(request.origin(self.origin()))
+    }
+
+    /// Who asked and from where, as workflows keep it.
+    pub fn origin(&self) -> sagas::Origin {
+        sagas::Origin {
+            actor: self.actor.as_str().to_owned(),
+            request: self.request.clone(),
+            traceparent: None,
+            ip: self.ip.clone(),
+            user_agent: self.user_agent.clone(),
         }
     }
 

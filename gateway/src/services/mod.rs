@@ -14,5 +14,11 @@ pub mod workspaces;
 
 /// What every service keeps in the ledger's file.
 pub fn schemas() -> Vec<&'static ::audit::Schema> {
-    vec![&workspaces::store::SCHEMA, &devices::store::SCHEMA, &keys::store::SCHEMA]
+    vec![
+        &workspaces::store::SCHEMA,
+        &devices::store::SCHEMA,
+        &keys::store::SCHEMA,
+        &signing::approvals::SCHEMA,
+        &sagas::SCHEMA,
+    ]
 }

@@ -3,22 +3,30 @@
 //! What leaves: rows and public keys. A record is never deleted, whatever the token says.
 
 mod counters;
-mod destroy;
-mod make;
+pub mod destruction;
+pub mod faults;
+pub mod making;
 pub mod ring;
+pub mod rotation;
 pub mod routes;
 pub mod state;
 pub mod store;
 pub mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use audit::{Told, Tx};
-use hsm::{KeyKind, Token, TokenError};
+use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
+use hsm::{Custody, KeyId, KeyKind, Token, TokenError};
+use sagas::{SagaId, SagaKey, Scope};
+use serde::Serialize;
 use serde_json::json;
 
+use self::destruction::DestructionPlan;
+use self::making::NewKeyPlan;
+
 use self::ring::{KeyCard, KeyRing};
+use self::rotation::RotationPlan;
 use self::state::{KeyEvent, KeyState, WrongState};
 use self::store::{KeyRow, VersionRow};
 use super::ground::{Ground, LedgerRefused, Telling};
@@ -26,9 +34,11 @@ use super::workspaces::{self, Workspaces, WorkspacesRefused};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::crypto::Unusable;
-use crate::custody::CustodyRefused;
+use crate::custody::{CustodyRefused, Place};
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
+use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
 use crate::refused_by_ledger;
+use crate::runner::{Ran, RunRefused};
 
 /// Why a command on keys was refused.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +61,12 @@ pub enum KeysRefused {
     /// The key has as many versions as it may have.
     #[error("the key has all the versions it may have")]
     TooManyVersions,
+    /// The overlap is too long.
+    #[error("the overlap is out of bounds")]
+    Overlap,
+    /// The workflow that carries the command.
+    #[error(transparent)]
+    Run(#[from] RunRefused),
     /// The notice is too short or too long.
     #[error("the notice is out of bounds")]
     Notice,
@@ -81,6 +97,29 @@ pub struct KeyWithVersions {
     pub versions: Vec<VersionRow>,
 }
 
+/// What became of a command that runs as a workflow.
+#[derive(Debug)]
+pub struct Changed {
+    /// The newest entry about the key, once the workflow is done.
+    pub seq: Option<u64>,
+    /// The workflow.
+    pub workflow: SagaKey,
+    /// The key as it is now; absent while the workflow goes on.
+    pub key: Option<KeyWithVersions>,
+}
+
+impl KeyWithVersions {
+    /// Whether the key may ever leave the token, as its newest version says.
+    pub fn custody(&self) -> Custody {
+        let newest = self.versions.iter().rev().find_map(|version| version.made.as_ref());
+        let provenance = newest.and_then(|made| serde_json::from_str::<hsm::Provenance>(&made.provenance).ok());
+        provenance.map(|it| it.custody).unwrap_or_default()
+    }
+}
+
+/// Between two looks at a key that a workflow is about to change.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// A change of state that members ask for.
 #[derive(Clone, Copy, Debug)]
 pub enum Change {
@@ -88,10 +127,6 @@ pub enum Change {
     Disable,
     /// Back into use.
     Enable,
-    /// To be destroyed after this notice.
-    ScheduleDestruction(Duration),
-    /// The destruction is called off.
-    KeepAfterAll,
 }
 
 /// The service.
@@ -108,7 +143,7 @@ impl Keys {
         Self { ground, workspaces, token, ring: KeyRing::default() }
     }
 
-    /// Makes a key in the token: on order, made, recorded. Each step has its entry.
+    /// Makes a key in the token, step by step; a step that fails undoes those before it.
     ///
     /// # Errors
     /// The name is taken, or token or ledger did not do it.
@@ -118,25 +153,14 @@ impl Keys {
         origin: &Origin,
         name: Name,
         kind: KeyKind,
-    ) -> Result<(u64, KeyWithVersions), KeysRefused> {
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
-        let row = KeyRow {
-            id: SigningKeyId::new(&self.ground.dice),
-            name,
-            kind,
-            state: KeyState::Creating,
-            latest: 1,
-            uses: 0,
-            destroy_after: None,
-            created: self.ground.now(),
-        };
-        let order = self.order_of(by.workspace(), &row, 1);
-        self.begin_key(by, &telling, row.clone(), order.clone()).await?;
-        let seq = self.make(&telling, &row, order).await?;
-        Ok((seq, self.find(by.workspace(), row.id.as_str()).await?))
+        custody: Custody,
+    ) -> Result<Changed, KeysRefused> {
+        let key = SigningKeyId::new(&self.ground.dice);
+        let plan = NewKeyPlan { workspace: by.workspace().clone(), key, name, kind, custody };
+        self.run(by, origin, "key.generate", &plan, plan.key.clone()).await
     }
 
-    /// Makes a new version that signs from now on; the old ones go on verifying.
+    /// Makes a new version, announces it, and lets it sign after the overlap; the old ones go on verifying.
     ///
     /// # Errors
     /// The key is not enabled, or token or ledger did not do it.
@@ -145,14 +169,145 @@ impl Keys {
         by: &Permit<may::KeysManage>,
         origin: &Origin,
         selector: &str,
-    ) -> Result<(u64, KeyWithVersions), KeysRefused> {
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
+        overlap: Duration,
+    ) -> Result<Changed, KeysRefused> {
+        if overlap > ROTATION_OVERLAP_MAX {
+            return Err(KeysRefused::Overlap);
+        }
         let found = self.find(by.workspace(), selector).await?;
-        let next = found.versions.last().map_or(1, |last| last.version + 1);
-        let order = self.order_of(by.workspace(), &found.row, next);
-        self.begin_version(by, &telling, &found.row, order.clone()).await?;
-        let seq = self.make(&telling, &found.row, order).await?;
-        Ok((seq, self.find(by.workspace(), found.row.id.as_str()).await?))
+        let key = found.row.id.clone();
+        let plan = RotationPlan {
+            workspace: by.workspace().clone(),
+            key: key.clone(),
+            custody: found.custody(),
+            overlap_seconds: overlap.as_secs(),
+        };
+        self.run(by, origin, "key.rotate", &plan, key).await
+    }
+
+    /// Takes a key out of use and destroys it after approvals and notice.
+    ///
+    /// # Errors
+    /// Not possible in its present state, or the notice is out of bounds.
+    pub async fn schedule_destruction(
+        &self,
+        by: &Permit<may::KeysManage>,
+        origin: &Origin,
+        selector: &str,
+        notice: Duration,
+        reason: String,
+    ) -> Result<Changed, KeysRefused> {
+        if !(DESTRUCTION_NOTICE_MIN..=DESTRUCTION_NOTICE_MAX).contains(&notice) {
+            return Err(KeysRefused::Notice);
+        }
+        let key = self.find(by.workspace(), selector).await?.row.id;
+        let plan = DestructionPlan {
+            workspace: by.workspace().clone(),
+            key: key.clone(),
+            reason,
+            notice_seconds: notice.as_secs(),
+        };
+        // It takes days, so nobody waits for its end: only until the key is out of use.
+        let workflow = self.launch(by, origin, "key.destroy", &plan).await?;
+        tokio::select! {
+            // An end so soon is a refusal.
+            ended = self.ground.outcome::<SigningKeyId, KeysRefused>(&workflow, origin.deadline) => drop(ended?),
+            () = self.until(by.workspace(), &key, origin.deadline, |row| row.workflow.is_some()) => {}
+        }
+        Ok(Changed { seq: None, workflow, key: Some(self.find(by.workspace(), key.as_str()).await?) })
+    }
+
+    /// Calls the destruction of a key off: it stands again as it stood before.
+    ///
+    /// # Errors
+    /// Its destruction is not scheduled, or can no longer be called off.
+    pub async fn keep(
+        &self,
+        by: &Permit<may::KeysManage>,
+        origin: &Origin,
+        selector: &str,
+    ) -> Result<Changed, KeysRefused> {
+        let row = self.find(by.workspace(), selector).await?.row;
+        let pending = row.state == KeyState::DestructionPending;
+        let workflow = row.workflow.as_ref().filter(|_| pending).and_then(|id| id.parse().ok());
+        let id: SagaId = workflow.ok_or(KeysRefused::WrongState(WrongState { state: row.state }))?;
+        let workflow = SagaKey { scope: Scope::Workspace(by.workspace().on_ledger().clone()), id };
+        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
+        self.ground.cancel::<KeysRefused>(&workflow, telling.origin(), "the key is to be kept").await?;
+        self.until(by.workspace(), &row.id, origin.deadline, |row| row.workflow.is_none()).await;
+        Ok(Changed { seq: None, workflow, key: Some(self.find(by.workspace(), row.id.as_str()).await?) })
+    }
+
+    /// Starts a workflow about a key and waits for its end, as long as the request has time.
+    async fn run(
+        &self,
+        by: &Permit<may::KeysManage>,
+        origin: &Origin,
+        workflow: &'static str,
+        plan: &(impl Serialize + Sync),
+        key: SigningKeyId,
+    ) -> Result<Changed, KeysRefused> {
+        let workflow = self.launch(by, origin, workflow, plan).await?;
+        match self.ground.outcome::<SigningKeyId, KeysRefused>(&workflow, origin.deadline).await? {
+            Ran::Going => Ok(Changed { seq: None, workflow, key: None }),
+            Ran::Done(_) => {
+                let found = self.find(by.workspace(), key.as_str()).await?;
+                let seq = self.newest_entry(by.workspace(), &key).await?;
+                Ok(Changed { seq, workflow, key: Some(found) })
+            }
+        }
+    }
+
+    async fn launch(
+        &self,
+        by: &Permit<may::KeysManage>,
+        origin: &Origin,
+        workflow: &'static str,
+        plan: &(impl Serialize + Sync),
+    ) -> Result<SagaKey, KeysRefused> {
+        let wish = Telling::of(by.actor(), Some(by.workspace()), origin).wish(workflow, plan)?;
+        let (workspace, standing, now) = (by.workspace().clone(), by.standing().clone(), self.ground.now());
+        let check = move |tx: &mut Tx<'_>| Ok(workspaces::confirm(tx, &workspace, &standing, now)?);
+        self.ground.launch(wish, check).await
+    }
+
+    /// Waits until the key is as wanted, at most until the deadline; how it is then is for the caller to see.
+    async fn until(
+        &self,
+        workspace: &WorkspaceId,
+        key: &SigningKeyId,
+        deadline: Instant,
+        wanted: impl Fn(&KeyRow) -> bool,
+    ) {
+        while Instant::now() < deadline {
+            let found = self.find(workspace, key.as_str()).await;
+            if found.is_ok_and(|found| wanted(&found.row)) {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The newest entry about the key.
+    async fn newest_entry(
+        &self,
+        workspace: &WorkspaceId,
+        key: &SigningKeyId,
+    ) -> Result<Option<u64>, KeysRefused> {
+        let filter = EntryFilter {
+            scope: EntryScope::Workspace(workspace.on_ledger().clone()),
+            object: Some(key.to_string()),
+            order: EntryOrder::NewestFirst,
+            limit: 1,
+            ..EntryFilter::default()
+        };
+        let newest = self.ground.read::<_, KeysRefused>(move |view| Ok(view.entries(&filter)?)).await?;
+        Ok(newest.first().map(|entry| entry.seq))
+    }
+
+    /// Forgets what the signing path remembers of a workspace's keys, because one of them changed.
+    pub fn forget(&self, workspace: &WorkspaceId) {
+        self.ring.forget(workspace);
     }
 
     /// Changes a key's state.
@@ -167,7 +322,7 @@ impl Keys {
         change: Change,
     ) -> Result<(u64, KeyWithVersions), KeysRefused> {
         let now = self.ground.now();
-        let (action, event, destroy_after) = change.parts(now)?;
+        let (action, event) = change.parts();
         let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
         let (workspace, standing, selector) =
             (by.workspace().clone(), by.standing().clone(), selector.to_owned());
@@ -177,10 +332,10 @@ impl Keys {
                 workspaces::confirm(tx, &workspace, &standing, now)?;
                 let row = store::key(tx, &workspace, &selector)?.ok_or(KeysRefused::NoSuchKey)?;
                 let next = row.state.after(event)?;
-                if !store::set_state(tx, &workspace, &row.id, row.state, next, destroy_after)? {
+                if !store::set_state(tx, &workspace, &row.id, row.state, next, None)? {
                     return Err(KeysRefused::Raced);
                 }
-                let after = json!({ "state": next.text(), "destroy_after": destroy_after });
+                let after = json!({ "state": next.text() });
                 let entry = telling.entry(action, row.id.as_str(), |detail| {
                     detail.before(json!({ "state": row.state.text() })).after(after)
                 });
@@ -233,12 +388,42 @@ impl Keys {
         let found = self.find(workspace, selector).await?;
         let mut versions = Vec::new();
         for version in found.versions {
-            let blob = self.open_blob(workspace, &version).await?;
+            let sealed = version.made.as_ref().and_then(|made| made.sealed_blob.as_deref());
+            let blob = self.open_sealed(workspace, &version.token_key, sealed).await?;
             versions.push((version, blob));
         }
         let card = Arc::new(KeyCard::new(found.row, versions)?);
         self.ring.put(workspace, selector, Arc::clone(&card));
         Ok(card)
+    }
+
+    /// Seals what a TPM needs to load a key; where the token keeps the key itself there is nothing.
+    async fn seal_blob(
+        &self,
+        workspace: &WorkspaceId,
+        token_key: &KeyId,
+        blob: &[u8],
+    ) -> Result<Option<Vec<u8>>, KeysRefused> {
+        if blob.is_empty() {
+            return Ok(None);
+        }
+        let data_key = self.workspaces.data_key(workspace).await?;
+        // A version's row is named by what never changes and is never used twice.
+        let sealed = Place::of("key_versions", &token_key.to_string(), "token blob").seal(&data_key, workspace, blob);
+        sealed.map(Some).map_err(KeysRefused::Sealing)
+    }
+
+    /// The blob with which a TPM loads the key; empty where the token keeps the key itself.
+    async fn open_sealed(
+        &self,
+        workspace: &WorkspaceId,
+        token_key: &KeyId,
+        sealed: Option<&[u8]>,
+    ) -> Result<Vec<u8>, KeysRefused> {
+        let Some(sealed) = sealed else { return Ok(Vec::new()) };
+        let data_key = self.workspaces.data_key(workspace).await?;
+        let opened = Place::of("key_versions", &token_key.to_string(), "token blob").open(&data_key, workspace, sealed);
+        opened.map_err(KeysRefused::Sealing)
     }
 
     async fn find(&self, workspace: &WorkspaceId, selector: &str) -> Result<KeyWithVersions, KeysRefused> {
@@ -271,21 +456,10 @@ pub fn count_uses(
 }
 
 impl Change {
-    fn parts(
-        self,
-        now: crate::moment::Moment,
-    ) -> Result<(&'static str, KeyEvent, Option<crate::moment::Moment>), KeysRefused> {
-        use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN};
-        Ok(match self {
-            Self::Disable => ("key.disable", KeyEvent::Disable, None),
-            Self::Enable => ("key.enable", KeyEvent::Enable, None),
-            Self::KeepAfterAll => ("key.keep", KeyEvent::KeepAfterAll, None),
-            Self::ScheduleDestruction(notice)
-                if (DESTRUCTION_NOTICE_MIN..=DESTRUCTION_NOTICE_MAX).contains(&notice) =>
-            {
-                ("key.schedule_destruction", KeyEvent::ScheduleDestruction, Some(now.plus(notice)))
-            }
-            Self::ScheduleDestruction(_) => return Err(KeysRefused::Notice),
-        })
+    fn parts(self) -> (&'static str, KeyEvent) {
+        match self {
+            Self::Disable => ("key.disable", KeyEvent::Disable),
+            Self::Enable => ("key.enable", KeyEvent::Enable),
+        }
     }
 }

@@ -64,7 +64,8 @@ impl KeyCard {
     pub fn new(row: KeyRow, versions: Vec<(VersionRow, Vec<u8>)>) -> Result<Self, KeysRefused> {
         let mut cards = BTreeMap::new();
         for (version, blob) in versions {
-            let Some(made) = version.made else { continue };
+            // What is announced and does not sign yet is not on the card.
+            let Some(made) = version.made.filter(|_| version.version <= row.latest) else { continue };
             let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
             let key = KeyRef { id: version.token_key, kind: row.kind, fingerprint: made.fingerprint, blob };
             cards.insert(version.version, Arc::new(SigningKey { key, pinned }));

@@ -4,7 +4,9 @@
 
 use audit::{Row, Schema, SqlFault, Statement, Table, Tx, View, params};
 use hsm::{Fingerprint, KeyId, KeyKind};
+use serde::{Deserialize, Serialize};
 
+use super::making::Making;
 use super::state::KeyState;
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::moment::Moment;
@@ -16,12 +18,13 @@ const SERVICE: &str = "keys";
 pub static SCHEMA: Schema = Schema {
     service: SERVICE,
     tables: &[Table { name: "keys", tenant: true }, Table { name: "key_versions", tenant: true }],
-    migrations: &[include_str!("schema/0001.sql")],
+    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
     statements: &[
         &INSERT_KEY,
         &INSERT_VERSION,
         &MAKE_VERSION,
-        &DROP_VERSION,
+        &FORGET_KEY,
+        &FORGET_VERSIONS,
         &KEY_BY_ID,
         &KEY_BY_NAME,
         &KEYS,
@@ -32,41 +35,43 @@ pub static SCHEMA: Schema = Schema {
         &DROP_BLOBS,
         &COUNTERS,
         &RAISE_USES,
-        &DUE,
-        &ON_ORDER,
+        &SET_WORKFLOW,
+        &SET_STATE_BEFORE,
+        &STATE_BEFORE,
     ],
 };
 
 static INSERT_KEY: Statement = Statement::tenant(
     SERVICE,
-    "INSERT INTO keys (workspace, id, name, kind, state, latest, uses, created_us)
-     VALUES (?1, ?2, ?3, ?4, 'creating', 1, 0, ?5)",
+    "INSERT INTO keys (workspace, id, name, kind, state, latest, uses, created_us, workflow)
+     VALUES (?1, ?2, ?3, ?4, 'creating', 1, 0, ?5, ?6) ON CONFLICT DO NOTHING",
 );
 static INSERT_VERSION: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO key_versions (workspace, key, version, state, token_key, created_us)
-     VALUES (?1, ?2, ?3, 'ordered', ?4, ?5)",
+     VALUES (?1, ?2, ?3, 'ordered', ?4, ?5) ON CONFLICT DO NOTHING",
 );
 static MAKE_VERSION: Statement = Statement::tenant(
     SERVICE,
     "UPDATE key_versions SET state = 'made', fingerprint = ?4, spki = ?5, sealed_blob = ?6, provenance = ?7
      WHERE workspace = ?1 AND key = ?2 AND version = ?3 AND state = 'ordered'",
 );
-static DROP_VERSION: Statement = Statement::tenant(
-    SERVICE,
-    "UPDATE key_versions SET state = 'not_made' WHERE workspace = ?1 AND key = ?2 AND version = ?3 AND state = 'ordered'",
-);
+// A key that never came to be leaves no record: nobody can have seen a public half of it.
+static FORGET_KEY: Statement =
+    Statement::tenant(SERVICE, "DELETE FROM keys WHERE workspace = ?1 AND id = ?2 AND state = 'creating'");
+static FORGET_VERSIONS: Statement =
+    Statement::tenant(SERVICE, "DELETE FROM key_versions WHERE workspace = ?1 AND key = ?2 AND version > ?3");
 static KEY_BY_ID: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us FROM keys WHERE workspace = ?1 AND id = ?2",
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow FROM keys WHERE workspace = ?1 AND id = ?2",
 );
 static KEY_BY_NAME: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us FROM keys WHERE workspace = ?1 AND name = ?2",
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow FROM keys WHERE workspace = ?1 AND name = ?2",
 );
 static KEYS: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us FROM keys
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow FROM keys
      WHERE workspace = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
 );
 static VERSIONS: Statement = Statement::tenant(
@@ -97,16 +102,15 @@ static COUNTERS: Statement = Statement::across_workspaces(
 );
 static RAISE_USES: Statement =
     Statement::tenant(SERVICE, "UPDATE keys SET uses = ?3 WHERE workspace = ?1 AND id = ?2 AND uses < ?3");
-static DUE: Statement = Statement::across_workspaces(
+static SET_WORKFLOW: Statement = Statement::tenant(
     SERVICE,
-    "scheduled destruction is the appliance's own work, over all workspaces",
-    "SELECT workspace, id FROM keys WHERE destroy_after_us IS NOT NULL AND destroy_after_us <= ?1",
+    "UPDATE keys SET workflow = ?3 WHERE workspace = ?1 AND id = ?2 AND (workflow IS NULL OR ?3 IS NULL)",
 );
-static ON_ORDER: Statement = Statement::across_workspaces(
-    SERVICE,
-    "orders that a crash left open are settled at start, over all workspaces",
-    "SELECT workspace, key, version, token_key FROM key_versions WHERE state = 'ordered'",
-);
+
+static SET_STATE_BEFORE: Statement =
+    Statement::tenant(SERVICE, "UPDATE keys SET state_before = ?3 WHERE workspace = ?1 AND id = ?2");
+static STATE_BEFORE: Statement =
+    Statement::tenant(SERVICE, "SELECT state_before FROM keys WHERE workspace = ?1 AND id = ?2");
 
 /// A key row.
 #[derive(Clone, Debug)]
@@ -127,6 +131,8 @@ pub struct KeyRow {
     pub destroy_after: Option<Moment>,
     /// When it was made.
     pub created: Moment,
+    /// The workflow that is changing it.
+    pub workflow: Option<String>,
 }
 
 /// A version row.
@@ -143,7 +149,7 @@ pub struct VersionRow {
 }
 
 /// What the token made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Made {
     /// SHA-256 of the public key.
     pub fingerprint: Fingerprint,
@@ -155,50 +161,78 @@ pub struct Made {
     pub provenance: String,
 }
 
-/// An order that has no end yet.
-#[derive(Clone, Debug)]
-pub struct OpenOrder {
-    /// The workspace.
-    pub workspace: WorkspaceId,
-    /// The key.
-    pub key: SigningKeyId,
-    /// The version.
-    pub version: i64,
-    /// Its name in the token.
-    pub token_key: KeyId,
+/// Puts a key down; false where its name is taken.
+pub(super) fn insert(tx: &Tx<'_>, workspace: &WorkspaceId, row: &KeyRow) -> Result<bool, SqlFault> {
+    let (kind, created) = (row.kind.name(), row.created.micros());
+    let params = params![row.id.as_str(), row.name.as_str(), kind, created, row.workflow.as_ref()];
+    Ok(tx.within(workspace.on_ledger()).run(&INSERT_KEY, params)? == 1)
 }
 
-pub(super) fn insert(tx: &Tx<'_>, workspace: &WorkspaceId, row: &KeyRow) -> Result<(), SqlFault> {
-    let params = params![row.id.as_str(), row.name.as_str(), row.kind.name(), row.created.micros()];
-    tx.within(workspace.on_ledger()).run(&INSERT_KEY, params).map(drop)
+pub(super) fn order_version(
+    tx: &Tx<'_>,
+    making: &Making,
+    token_key: &KeyId,
+    now: Moment,
+) -> Result<(), SqlFault> {
+    let params = params![making.key.as_str(), making.version, &token_key.0, now.micros()];
+    tx.within(making.workspace.on_ledger()).run(&INSERT_VERSION, params).map(drop)
 }
 
-pub(super) fn order_version(tx: &Tx<'_>, order: &OpenOrder, now: Moment) -> Result<(), SqlFault> {
-    let params = params![order.key.as_str(), order.version, &order.token_key.0, now.micros()];
-    tx.within(order.workspace.on_ledger()).run(&INSERT_VERSION, params).map(drop)
-}
-
-pub(super) fn make_version(tx: &Tx<'_>, order: &OpenOrder, made: &Made) -> Result<bool, SqlFault> {
-    let within = tx.within(order.workspace.on_ledger());
+/// Records what the token made; once more changes nothing.
+pub(super) fn make_version(tx: &Tx<'_>, making: &Making, made: &Made) -> Result<(), SqlFault> {
     let blob = made.sealed_blob.as_ref();
     let params = params![
-        order.key.as_str(),
-        order.version,
+        making.key.as_str(),
+        making.version,
         &made.fingerprint.0,
         &made.spki,
         blob,
         made.provenance.as_str()
     ];
-    let changed = within.run(&MAKE_VERSION, params)?;
-    within.run(&SET_LATEST, params![order.key.as_str(), order.version])?;
-    Ok(changed == 1)
+    tx.within(making.workspace.on_ledger()).run(&MAKE_VERSION, params).map(drop)
 }
 
-pub(super) fn drop_version(tx: &Tx<'_>, order: &OpenOrder) -> Result<bool, SqlFault> {
-    let changed = tx
-        .within(order.workspace.on_ledger())
-        .run(&DROP_VERSION, params![order.key.as_str(), order.version])?;
-    Ok(changed == 1)
+/// Forgets a key that never came to be.
+pub(super) fn forget_unmade(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+) -> Result<(), SqlFault> {
+    let within = tx.within(workspace.on_ledger());
+    if within.run(&FORGET_KEY, params![key.as_str()])? == 1 {
+        within.run(&FORGET_VERSIONS, params![key.as_str(), 0])?;
+    }
+    Ok(())
+}
+
+/// Forgets versions that never came to sign.
+pub(super) fn forget_versions_after(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    latest: i64,
+) -> Result<(), SqlFault> {
+    tx.within(workspace.on_ledger()).run(&FORGET_VERSIONS, params![key.as_str(), latest]).map(drop)
+}
+
+/// Lets a later version sign.
+pub(super) fn set_latest(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    latest: i64,
+) -> Result<(), SqlFault> {
+    tx.within(workspace.on_ledger()).run(&SET_LATEST, params![key.as_str(), latest]).map(drop)
+}
+
+/// Says which workflow is changing the key, or that none is any more; false where another one is.
+pub(super) fn set_workflow(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    workflow: Option<&str>,
+) -> Result<bool, SqlFault> {
+    Ok(tx.within(workspace.on_ledger()).run(&SET_WORKFLOW, params![key.as_str(), workflow])? == 1)
 }
 
 /// Finds a key by id or by name: the two cannot be taken for one another, as names have no such ids.
@@ -234,6 +268,7 @@ fn key_row(row: &Row<'_>) -> Result<KeyRow, SqlFault> {
         uses: row.integer(5)?,
         destroy_after: moment_or_none(row, 6)?,
         created: moment(row, 7)?,
+        workflow: row.text_or_null(8)?,
     })
 }
 
@@ -304,13 +339,28 @@ pub(super) fn raise_uses(
     tx.within(workspace.on_ledger()).run(&RAISE_USES, params![id.as_str(), uses]).map(drop)
 }
 
-pub(super) fn due(view: &View<'_>, now: Moment) -> Result<Vec<(WorkspaceId, SigningKeyId)>, SqlFault> {
-    view.all(&DUE, params![now.micros()], |row| Ok((typed(row, 0)?, typed(row, 1)?)))
+/// Remembers where the key stood before its destruction was scheduled, or forgets it.
+pub(super) fn remember_state(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    state: Option<KeyState>,
+) -> Result<(), SqlFault> {
+    let state = state.map(KeyState::text);
+    tx.within(workspace.on_ledger()).run(&SET_STATE_BEFORE, params![key.as_str(), state]).map(drop)
 }
 
-pub(super) fn on_order(view: &View<'_>) -> Result<Vec<OpenOrder>, SqlFault> {
-    view.all(&ON_ORDER, params![], |row| {
-        let (workspace, key) = (typed(row, 0)?, typed(row, 1)?);
-        Ok(OpenOrder { workspace, key, version: row.integer(2)?, token_key: KeyId(bytes(row, 3)?) })
-    })
+/// Where the key stood before its destruction was scheduled.
+pub(super) fn remembered_state(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+) -> Result<Option<KeyState>, SqlFault> {
+    let found = view.within(workspace.on_ledger()).one(&STATE_BEFORE, params![key.as_str()], |row| {
+        Ok(match row.text_or_null(0)? {
+            Some(_) => Some(typed(row, 0)?),
+            None => None,
+        })
+    });
+    Ok(found?.flatten())
 }

@@ -1,0 +1,172 @@
+//! Destroying a key: out of use at once, gone after approvals and notice. Its record and public keys stay for ever.
+//! Who enters: the steps of `key.destroy`, inside their transactions and calls.
+//! What leaves: a key whose private halves are gone, or one that stands as it stood before.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use audit::{Entry, Told, Tx};
+use hsm::{KeyRef, Presence, TokenError};
+use sagas::{Never, Probe, Refused, RemoteFault, StepContext};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::making::now;
+use super::state::{KeyEvent, KeyState};
+use super::store;
+use super::{Keys, faults};
+use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::limits::TOKEN_CALL_WAIT_MAX;
+
+/// The input of `key.destroy`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DestructionPlan {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The key.
+    pub key: SigningKeyId,
+    /// Why, for those who approve.
+    pub reason: String,
+    /// Seconds of notice after the approvals.
+    pub notice_seconds: u64,
+}
+
+/// A destruction that was announced.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Announced {
+    /// Where the key stood before.
+    pub before: String,
+}
+
+impl DestructionPlan {
+    /// The notice.
+    pub fn notice(&self) -> Duration {
+        Duration::from_secs(self.notice_seconds)
+    }
+}
+
+/// Takes the key out of use, and says that it will be destroyed.
+///
+/// # Errors
+/// Not possible in its present state.
+pub fn announce(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Told<Announced>, Refused> {
+    let no_key = || Refused::business("not_found", "no such key in this workspace");
+    let row = store::key(tx, &plan.workspace, plan.key.as_str())?.ok_or_else(no_key)?;
+    let next = row.state.after(KeyEvent::ScheduleDestruction);
+    let next = next.map_err(|why| Refused::business("key_unusable", why.to_string()))?;
+    if !store::set_workflow(tx, &plan.workspace, &row.id, Some(&cx.saga.id.to_string()))? {
+        return Err(Refused::business("wrong_state", "another workflow is changing this key; wait for its end"));
+    }
+    store::set_state(tx, &plan.workspace, &row.id, row.state, next, Some(now(cx).plus(plan.notice())))?;
+    store::remember_state(tx, &plan.workspace, &row.id, Some(row.state))?;
+    let after = json!({ "state": next.text(), "reason": plan.reason, "notice_seconds": plan.notice_seconds });
+    let entry = cx.entry_with("key.schedule_destruction", plan.key.as_str(), |detail| {
+        detail.before(json!({ "state": row.state.text() })).after(after)
+    });
+    Ok(Told::new(Announced { before: row.state.text().to_owned() }, entry))
+}
+
+/// Lets the key stand as it stood before.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn keep(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Told<()>, Refused<Never>> {
+    let entry = |before: &str, after: &str| {
+        let (before, after) = (json!({ "state": before }), json!({ "state": after }));
+        cx.entry_with("key.keep", plan.key.as_str(), |detail| detail.before(before).after(after))
+    };
+    let row = store::key(tx, &plan.workspace, plan.key.as_str())?;
+    let was = store::remembered_state(tx, &plan.workspace, &plan.key)?;
+    let (Some(row), Some(was)) = (row, was) else { return Ok(Told::new((), entry("untouched", "untouched"))) };
+    if row.state == KeyState::DestructionPending {
+        store::set_state(tx, &plan.workspace, &plan.key, row.state, was, None)?;
+    }
+    store::remember_state(tx, &plan.workspace, &plan.key, None)?;
+    store::set_workflow(tx, &plan.workspace, &plan.key, None)?;
+    Ok(Told::new((), entry(row.state.text(), was.text())))
+}
+
+/// The notice begins: says when it will be over.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn begin_notice(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Vec<Entry>, Refused> {
+    let (pending, due) = (KeyState::DestructionPending, now(cx).plus(plan.notice()));
+    store::set_state(tx, &plan.workspace, &plan.key, pending, pending, Some(due))?;
+    let after = json!({ "destroy_after": due });
+    Ok(vec![cx.entry_with("key.destroy.notice", plan.key.as_str(), |detail| detail.after(after))])
+}
+
+/// The notice is over. From here on the key is destroyed, and no rule can stop it.
+///
+/// # Errors
+/// The key is not waiting for its destruction.
+pub fn order(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Told<()>, Refused> {
+    let no_key = || Refused::business("not_found", "no such key in this workspace");
+    let row = store::key(tx, &plan.workspace, plan.key.as_str())?.ok_or_else(no_key)?;
+    if row.state != KeyState::Destroying {
+        let next = row.state.after(KeyEvent::NoticeOver);
+        let next = next.map_err(|why| Refused::business("key_unusable", why.to_string()))?;
+        store::set_state(tx, &plan.workspace, &plan.key, row.state, next, row.destroy_after)?;
+    }
+    let after = json!({ "state": KeyState::Destroying.text(), "attempt": cx.attempt });
+    Ok(Told::new((), cx.entry_with("key.destroy.begin", plan.key.as_str(), |detail| detail.after(after))))
+}
+
+/// Nothing of the key is left but its record.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn bury(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Told<SigningKeyId>, Refused<Never>> {
+    let gone = KeyState::Destroying.after(KeyEvent::Gone).map_err(|why| Refused::Bug(why.to_string()))?;
+    store::set_state(tx, &plan.workspace, &plan.key, KeyState::Destroying, gone, None)?;
+    store::drop_blobs(tx, &plan.workspace, &plan.key)?;
+    store::remember_state(tx, &plan.workspace, &plan.key, None)?;
+    store::set_workflow(tx, &plan.workspace, &plan.key, None)?;
+    let (before, after) = (json!({ "state": KeyState::Destroying.text() }), json!({ "state": gone.text(), "reason": plan.reason }));
+    let entry = cx.entry_with("key.destroy", plan.key.as_str(), |detail| detail.before(before).after(after));
+    Ok(Told::new(plan.key.clone(), entry))
+}
+
+impl Keys {
+    /// Destroys every version in the token.
+    ///
+    /// # Errors
+    /// The token is away, or nobody knows: tried again, as destroying twice does no harm.
+    pub async fn destroy(self: Arc<Self>, plan: DestructionPlan) -> Result<(), RemoteFault> {
+        for key in self.held(&plan).await.map_err(RemoteFault::later)? {
+            let destroyed = self.token.destroy(&key, Instant::now() + TOKEN_CALL_WAIT_MAX).await;
+            match destroyed {
+                // Not there is what was wanted; another key behind the name is not ours to destroy.
+                Ok(()) | Err(TokenError::KeyMissing { .. }) => {}
+                Err(error @ TokenError::Refused(_)) => return Err(RemoteFault::later(error.to_string())),
+                Err(error) => return Err(faults::token(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every version is gone from the token.
+    pub async fn was_destroyed(self: Arc<Self>, plan: DestructionPlan) -> Probe<()> {
+        let held = match self.held(&plan).await {
+            Ok(held) => held,
+            Err(why) => return Probe::Unknown(why),
+        };
+        for key in held {
+            match self.token.presence(key.id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+                Ok(Presence::Absent) => {}
+                // What is there will be destroyed by the next try; a TPM's key is there as long as its blob is.
+                Ok(_) | Err(TokenError::Unsupported { .. }) => return Probe::NotApplied,
+                Err(error) => return Probe::Unknown(error.to_string()),
+            }
+        }
+        Probe::Applied(())
+    }
+
+    async fn held(&self, plan: &DestructionPlan) -> Result<Vec<KeyRef>, String> {
+        let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(|why| why.to_string())?;
+        let kind = found.row.kind;
+        let made = found.versions.into_iter().filter_map(|version| Some((version.token_key, version.made?)));
+        Ok(made.map(|(id, made)| KeyRef { id, kind, fingerprint: made.fingerprint, blob: Vec::new() }).collect())
+    }
+}
