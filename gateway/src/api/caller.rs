@@ -44,6 +44,12 @@ scopes! {
     AuditRead = "audit:read";
     /// Use the priority lane for signatures.
     Priority = "priority";
+    /// See the workspace's workflows, what they wait for and why they are stuck.
+    WorkflowsRead = "workflows:read";
+    /// Start workflows (each needs its own scope as well) and call them off.
+    WorkflowsManage = "workflows:manage";
+    /// Approve or refuse what others have asked for.
+    Approve = "approve";
 }
 
 impl FromStr for Scope {

@@ -2,6 +2,8 @@
 //! Who enters: the boundary, after limits, routing, authentication and guard.
 //! What leaves: parsed bodies and queries (unknown fields refused), replies not yet turned into HTTP.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -21,6 +23,8 @@ pub struct Exchange {
     pub query: String,
     /// The caller would rather have text than JSON (`Accept: text/plain`).
     pub wants_text: bool,
+    /// How long the caller would rather wait than look again (`Prefer: wait=N`, RFC 7240 section 4.3).
+    pub wait: Option<Duration>,
 }
 
 impl Exchange {

@@ -81,7 +81,10 @@ pub mod may {
             )*
         };
     }
-    authorities!(Sign, Verify, KeysRead, KeysManage, AccessRead, AccessManage, AuditRead);
+    authorities!(
+        Sign, Verify, KeysRead, KeysManage, AccessRead, AccessManage, AuditRead, WorkflowsRead, WorkflowsManage,
+        Approve
+    );
 }
 
 /// Proof that its holder may do `A` in one workspace. Only the guard makes one.
@@ -130,10 +133,14 @@ impl<A> Permit<A> {
         &self.standing
     }
 
+    /// Whether its holder has one more scope. An operator has all.
+    pub fn has(&self, scope: Scope) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.include(scope))
+    }
+
     /// Which of these its holder does not have, and so cannot pass on. An operator has all.
     pub fn lacks(&self, wanted: &Scopes) -> Vec<Scope> {
-        let own = |scope: &Scope| self.scopes.as_ref().is_none_or(|scopes| scopes.include(*scope));
-        Scope::ALL.iter().filter(|scope| wanted.include(**scope) && !own(scope)).copied().collect()
+        Scope::ALL.iter().filter(|scope| wanted.include(**scope) && !self.has(**scope)).copied().collect()
     }
 }
 
@@ -167,7 +174,8 @@ impl<A: Authority> Guard for InWorkspace<A> {
     }
 }
 
-fn scope_missing(scope: Scope) -> Problem {
+/// The refusal of a caller who lacks a scope.
+pub fn scope_missing(scope: Scope) -> Problem {
     let detail = format!("this needs the scope `{}`; ask for an API key that has it", scope.text());
     Problem::new(Code::ScopeMissing, detail)
 }

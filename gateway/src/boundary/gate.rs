@@ -131,11 +131,11 @@ impl Gate {
         let passed = route.pass(caller.as_ref())?;
         let origin = arrived.origin(caller.as_ref().ok())?;
         let query = arrived.head.uri.query().unwrap_or_default().to_owned();
-        let (deadline, wants_text) = (origin.deadline, wants_text(headers));
+        let (deadline, wants_text, wait) = (origin.deadline, wants_text(headers), wait_preferred(headers));
         let bytes =
             if route.method == Method::Get { Bytes::new() } else { body::read(headers, body).await? };
         let parsing = Instant::now();
-        let answering = passed(&bytes, Exchange { origin, params, query, wants_text })?;
+        let answering = passed(&bytes, Exchange { origin, params, query, wants_text, wait })?;
         self.parts.metrics.spent("parse", parsing.elapsed());
         self.run(route.effect, answering, deadline).await
     }
@@ -250,6 +250,14 @@ fn wants_text(headers: &HeaderMap) -> bool {
         .get(http::header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|text| text.starts_with("text/plain"))
+}
+
+/// RFC 7240 section 4.3: a preference that cannot be read is no error, and is left aside.
+fn wait_preferred(headers: &HeaderMap) -> Option<Duration> {
+    let preferences = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
+    let mut words = preferences.flat_map(|text| text.split(',')).map(str::trim);
+    let seconds = words.find_map(|word| word.strip_prefix("wait=")?.parse::<u64>().ok())?;
+    Some(Duration::from_secs(seconds).min(REQUEST_WAIT_MAX))
 }
 
 fn limit_target(head: &http::request::Parts) -> Result<(), Problem> {

@@ -1,1 +1,233 @@
-//! x
+//! Workflow runs as people and programs meet them: listed, shown, approved, called off, and led on when they are stuck.
+//! Who enters: members of a workspace with their scopes; operators, with a verb and a reason.
+//! What leaves: runs in words and pictures; votes and verbs, each told on the ledger.
+
+pub mod offers;
+pub mod routes;
+pub mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit::Tx;
+use sagas::{Detail, End, Filter, SagaId, SagaKey, Scope, SignalRequest, StartRefused, Summary, Verb};
+
+use self::offers::Offer;
+use crate::api::guard::{Permit, may, scope_missing};
+use crate::api::{OperatorPermit, Origin, Problem};
+use crate::ids::WorkspaceId;
+use crate::refused_by_ledger;
+use crate::runner::RunRefused;
+use crate::services::devices::{self, DevicesRefused};
+use crate::services::ground::{Ground, LedgerRefused, Telling, was_read, written};
+use crate::services::signing::approvals::{self, APPROVE, Ballot, Pending, REFUSE, Vote, same_hand};
+use crate::services::workspaces::{self, WorkspacesRefused};
+
+/// Why nothing was shown or done.
+#[derive(Debug, thiserror::Error)]
+pub enum RunsRefused {
+    /// No such run in this workspace.
+    #[error("no such workflow")]
+    NoSuchRun,
+    /// Nothing waits for a vote.
+    #[error("the workflow does not wait for approval")]
+    NoVote,
+    /// The voter has seen another request, or another policy.
+    #[error("the vote is about another request or policy")]
+    Stale,
+    /// Nobody approves what they asked for.
+    #[error("nobody approves what they asked for")]
+    OwnRequest,
+    /// The engine said no.
+    #[error(transparent)]
+    Run(#[from] RunRefused),
+    /// The API key was revoked since the guard saw it.
+    #[error(transparent)]
+    ApiKey(#[from] WorkspacesRefused),
+    /// The certificate was revoked since the guard saw it.
+    #[error(transparent)]
+    Client(#[from] DevicesRefused),
+    /// The ledger did not take or give it.
+    #[error(transparent)]
+    Ledger(#[from] LedgerRefused),
+}
+refused_by_ledger!(RunsRefused);
+
+/// A run with what its approvers need to know.
+#[derive(Debug)]
+pub struct Shown {
+    /// The run.
+    pub detail: Detail,
+    /// What waits for a vote, if anything ever did.
+    pub pending: Option<Pending>,
+    /// The votes that counted.
+    pub votes: Vec<Vote>,
+}
+
+/// The room.
+pub struct Runs {
+    ground: Ground,
+    offers: Vec<Offer>,
+}
+
+impl Runs {
+    /// The room on its ground, with what members may start by name.
+    pub fn new(ground: Ground, offers: Vec<Offer>) -> Arc<Self> {
+        Arc::new(Self { ground, offers })
+    }
+
+    /// What members may start by name.
+    pub fn offers(&self) -> &[Offer] {
+        &self.offers
+    }
+
+    /// Starts an offered workflow.
+    ///
+    /// # Errors
+    /// There is none of this name, its own scope is missing, or its input is not right.
+    pub async fn start(
+        &self,
+        by: &Permit<may::WorkflowsManage>,
+        origin: &Origin,
+        name: &str,
+        input: serde_json::Value,
+    ) -> Result<SagaKey, Problem> {
+        let offer = self.offers.iter().find(|offer| offer.workflow == name);
+        let offer = offer.ok_or_else(|| RunRefused::Start(StartRefused::NoSuchWorkflow(name.to_owned())))?;
+        if !by.has(offer.scope) {
+            return Err(scope_missing(offer.scope));
+        }
+        let plan = offer.prepare(by.workspace().clone(), input).await?;
+        let wish = Telling::of(by.actor(), Some(by.workspace()), origin).wish(offer.workflow, &plan)?;
+        let (workspace, standing, now) = (by.workspace().clone(), by.standing().clone(), self.ground.now());
+        let check = move |tx: &mut Tx<'_>| {
+            workspaces::confirm(tx, &workspace, &standing, now)?;
+            Ok::<_, RunsRefused>(devices::confirm(tx, &workspace, &standing)?)
+        };
+        Ok(self.ground.launch(wish, check).await?)
+    }
+
+    /// The end of a run, if it comes while its caller has patience.
+    ///
+    /// # Errors
+    /// Nothing runs, or the ledger gave nothing.
+    pub async fn end(&self, key: &SagaKey, patience: Duration) -> Result<Option<End>, RunsRefused> {
+        let end = self.ground.runner.engine()?.wait(key, patience).await;
+        was_read(end.map_err(|refused| refused.map(RunsRefused::from)))
+    }
+
+    /// A page of runs, the newest first; of one workspace, or of all and the appliance's own.
+    ///
+    /// # Errors
+    /// Nothing runs, or the ledger gave nothing.
+    pub async fn list(&self, filter: Filter) -> Result<Vec<Summary>, RunsRefused> {
+        let listed = self.ground.runner.engine()?.list(filter).await;
+        was_read(listed.map_err(|refused| refused.map(RunsRefused::from)))
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// There is none of this id here.
+    pub async fn show(&self, scope: Option<&WorkspaceId>, id: SagaId) -> Result<Shown, RunsRefused> {
+        let shown = self.ground.runner.engine()?.show(&key(scope, id)).await;
+        let shown = was_read::<_, RunsRefused>(shown.map_err(|refused| refused.map(RunsRefused::from)))?;
+        let detail = shown.ok_or(RunsRefused::NoSuchRun)?;
+        let Some(workspace) = scope.cloned() else {
+            return Ok(Shown { detail, pending: None, votes: Vec::new() });
+        };
+        self.ground
+            .read::<_, RunsRefused>(move |view| {
+                let pending = approvals::pending(view, &workspace, &id.to_string())?;
+                let votes = approvals::votes(view, &workspace, &id.to_string())?;
+                Ok(Shown { detail, pending, votes })
+            })
+            .await
+    }
+
+    /// Calls a run off. It unwinds, unless its pivot lies behind it.
+    ///
+    /// # Errors
+    /// It is over, or past its pivot.
+    pub async fn cancel(
+        &self,
+        by: &Permit<may::WorkflowsManage>,
+        origin: &Origin,
+        id: SagaId,
+        reason: &str,
+    ) -> Result<(), RunsRefused> {
+        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
+        self.ground.cancel(&key(Some(by.workspace()), id), telling.origin(), reason).await
+    }
+
+    /// Says yes or no to a request that waits for approval.
+    ///
+    /// # Errors
+    /// Nothing waits, the voter has seen something else, or it is the voter's own request.
+    pub async fn vote(
+        &self,
+        by: &Permit<may::Approve>,
+        origin: &Origin,
+        id: SagaId,
+        ballot: Ballot,
+        yes: bool,
+    ) -> Result<(), RunsRefused> {
+        let workspace = by.workspace().clone();
+        let pending = self.pending(&workspace, id).await?;
+        if pending.ballot != ballot {
+            return Err(RunsRefused::Stale);
+        }
+        if same_hand(by.actor().as_str(), &pending.initiator) {
+            return Err(RunsRefused::OwnRequest);
+        }
+        let telling = Telling::of(by.actor(), Some(&workspace), origin);
+        let key = key(Some(&workspace), id);
+        let name = if yes { APPROVE } else { REFUSE };
+        let request = SignalRequest::new(key.clone(), name, by.actor().as_str(), &ballot);
+        let request = request.map_err(RunRefused::Signal)?.origin(telling.origin());
+        let engine = self.ground.runner.engine()?;
+        let signalling = engine.prepare_signal(request).await.map_err(RunRefused::Signal)?;
+        let (standing, now) = (by.standing().clone(), self.ground.now());
+        self.ground
+            .write::<_, RunsRefused>(move |tx: &mut Tx<'_>| {
+                workspaces::confirm(tx, &workspace, &standing, now)?;
+                devices::confirm(tx, &workspace, &standing)?;
+                signalling.commit(tx).map_err(|refused| RunRefused::Signal(refused).into())
+            })
+            .await?;
+        engine.nudge(&key);
+        Ok(())
+    }
+
+    async fn pending(&self, workspace: &WorkspaceId, id: SagaId) -> Result<Pending, RunsRefused> {
+        let workspace = workspace.clone();
+        let pending = self.ground.read::<_, RunsRefused>(move |view| {
+            Ok(approvals::pending(view, &workspace, &id.to_string())?)
+        });
+        pending.await?.ok_or(RunsRefused::NoVote)
+    }
+
+    /// Leads a stuck run on.
+    ///
+    /// # Errors
+    /// It is not stuck in the way this verb is for.
+    pub async fn lead(
+        &self,
+        by: &OperatorPermit,
+        scope: Option<&WorkspaceId>,
+        origin: &Origin,
+        id: SagaId,
+        verb: Verb,
+        reason: &str,
+    ) -> Result<(), RunsRefused> {
+        let telling = Telling::of(by.actor(), scope, origin);
+        let engine = self.ground.runner.engine()?;
+        let led = engine.operate(&key(scope, id), verb, telling.origin(), reason).await;
+        written(led.map(drop).map_err(|refused| refused.map(|verb| RunRefused::Verb(verb).into())))
+    }
+}
+
+fn key(scope: Option<&WorkspaceId>, id: SagaId) -> SagaKey {
+    let scope = scope.map_or(Scope::Appliance, |workspace| Scope::Workspace(workspace.on_ledger().clone()));
+    SagaKey { scope, id }
+}

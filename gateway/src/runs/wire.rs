@@ -1,0 +1,216 @@
+//! The JSON of workflow runs: what starts, signals and leads one, what is shown of one.
+//! Who enters: request bodies and queries, parsed once.
+//! What leaves: runs with their steps, in the words of the engine; what an approver must repeat.
+
+use sagas::{Filter, SagaId, Scope, State, Verb};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Shown;
+use super::offers::Offer;
+use crate::api::{Code, Problem};
+use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
+use crate::moment::Moment;
+use crate::services::signing::approvals::Ballot;
+
+/// Which runs to list.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunsQuery {
+    /// Of this workflow only.
+    #[serde(default)]
+    pub workflow: Option<String>,
+    /// In this state only: `pending`, `running`, `waiting`, `backoff`, `unwinding`, `succeeded`, `compensated`,
+    /// `stuck_forward`, `stuck_undo` or `abandoned`.
+    #[serde(default)]
+    pub state: Option<String>,
+    /// The `next` of the page before.
+    #[serde(default)]
+    pub after: Option<String>,
+    /// Items on the page, at most 500; 100 if absent.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+/// A reason, for the ledger.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Because {
+    /// Why.
+    pub reason: String,
+    /// With `supply-result`: what the step left behind.
+    #[serde(default)]
+    pub result: Option<Value>,
+}
+
+/// A vote. It repeats what the voter has seen, so that it cannot be taken for another.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CastVote {
+    /// `approve` or `refuse`.
+    pub verdict: String,
+    /// The digest of the request, as shown.
+    pub digest: String,
+    /// The version of the policy, as shown.
+    pub policy_version: i64,
+}
+
+/// A run with its steps.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RunAnswer {
+    /// The run as the engine tells it: state, steps, attempts, why it is stuck, what can be done.
+    #[serde(flatten)]
+    pub run: Value,
+    /// What waits for approval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalAnswer>,
+}
+
+/// What an approver needs to know.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ApprovalAnswer {
+    /// Which step waits.
+    pub step: String,
+    /// What a vote repeats: the digest of the exact request.
+    pub digest: String,
+    /// And the version of the policy.
+    pub policy_version: i64,
+    /// How many others have to agree.
+    pub needs: i64,
+    /// Who asked, and therefore has no vote.
+    pub initiator: String,
+    /// Until when.
+    pub expires: Moment,
+    /// The votes that counted.
+    pub votes: Vec<VoteAnswer>,
+}
+
+/// A vote that counted.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct VoteAnswer {
+    /// Who.
+    pub approver: String,
+    /// `approve` or `refuse`.
+    pub verdict: String,
+    /// When.
+    pub at: Moment,
+}
+
+/// A page of runs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RunList {
+    /// The runs, newest first.
+    pub workflows: Vec<Value>,
+    /// The `after` of the next page, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What can be started by name.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct OfferList {
+    /// The workflows.
+    pub offers: Vec<OfferAnswer>,
+}
+
+/// A workflow that can be started by name.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct OfferAnswer {
+    /// Its name.
+    pub workflow: &'static str,
+    /// What it does.
+    pub summary: &'static str,
+    /// The scope it needs besides `workflows:manage`.
+    pub scope: &'static str,
+    /// The JSON Schema of its input.
+    pub input: Value,
+}
+
+impl RunsQuery {
+    /// As the engine filters.
+    ///
+    /// # Errors
+    /// A state or id that cannot be.
+    pub fn filter(self, scope: Option<Scope>) -> Result<Filter, Problem> {
+        let bad = |what: &str| Problem::new(Code::BadRequest, what.to_owned());
+        let state = self.state.map(|word| State::from_word(&word).ok_or_else(|| bad("there is no such state")));
+        let after = self.after.map(|id| id.parse::<SagaId>().map_err(|why| bad(&why.to_string())));
+        let rows_max = match self.limit.unwrap_or(PAGE_ITEMS_DEFAULT) {
+            limit @ 1..=PAGE_ITEMS_MAX => limit,
+            _ => return Err(bad(&format!("limit is 1 to {PAGE_ITEMS_MAX}"))),
+        };
+        Ok(Filter { scope, workflow: self.workflow, state: state.transpose()?, after: after.transpose()?, rows_max })
+    }
+}
+
+impl CastVote {
+    /// The vote's parts: what was seen, and whether it is a yes.
+    ///
+    /// # Errors
+    /// The verdict is neither yes nor no.
+    pub fn parts(self) -> Result<(Ballot, bool), Problem> {
+        let yes = match self.verdict.as_str() {
+            "approve" => true,
+            "refuse" => false,
+            _ => return Err(Problem::new(Code::Invalid, "a verdict is `approve` or `refuse`").at("/verdict")),
+        };
+        Ok((Ballot { digest: self.digest, policy_version: self.policy_version }, yes))
+    }
+}
+
+impl Because {
+    /// The verb of this name.
+    ///
+    /// # Errors
+    /// There is none, or `supply-result` has no result.
+    pub fn verb(&self, name: &str) -> Result<Verb, Problem> {
+        Ok(match (name, &self.result) {
+            ("retry", _) => Verb::Retry,
+            ("supply-result", Some(result)) => Verb::SupplyResult(result.clone()),
+            ("supply-result", None) => {
+                return Err(Problem::new(Code::Invalid, "say with `result` what the step left behind").at("/result"));
+            }
+            ("skip-undo", _) => Verb::SkipUndo,
+            ("resume-forward", _) => Verb::ResumeForward,
+            ("unwind", _) => Verb::Unwind,
+            ("abandon", _) => Verb::Abandon,
+            _ => {
+                let known = "retry, supply-result, skip-undo, resume-forward, unwind, abandon";
+                return Err(Problem::new(Code::NotFound, format!("the verbs are {known}")));
+            }
+        })
+    }
+}
+
+impl TryFrom<Shown> for RunAnswer {
+    type Error = Problem;
+
+    fn try_from(shown: Shown) -> Result<Self, Problem> {
+        let run = serde_json::to_value(&shown.detail).map_err(|why| Problem::internal(&why))?;
+        let votes = shown.votes.into_iter();
+        let votes: Vec<_> =
+            votes.map(|it| VoteAnswer { approver: it.approver, verdict: it.verdict, at: it.at }).collect();
+        let approval = shown.pending.map(|pending| ApprovalAnswer {
+            step: pending.step,
+            digest: pending.ballot.digest,
+            policy_version: pending.ballot.policy_version,
+            needs: pending.needs,
+            initiator: pending.initiator,
+            expires: pending.expires,
+            votes,
+        });
+        Ok(Self { run, approval })
+    }
+}
+
+impl From<&Offer> for OfferAnswer {
+    fn from(offer: &Offer) -> Self {
+        Self {
+            workflow: offer.workflow,
+            summary: offer.summary,
+            scope: offer.scope.text(),
+            input: offer.form.clone(),
+        }
+    }
+}
