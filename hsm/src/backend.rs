@@ -116,6 +116,9 @@ pub trait Keks {
 
 /// Keys made elsewhere, wrapped so that they open in this token only.
 pub trait Import {
+    /// Tries whether keys of this kind can be taken in, so that nobody wraps one in vain; [`Fault::Unsupported`] if not.
+    fn takes(&mut self, kind: KeyKind) -> Result<(), Fault>;
+
     /// Makes an RSA pair that unwraps and does nothing else, or finds the one of this name.
     fn create_import_key(&mut self, id: KeyId, label: &str) -> Result<ImportKey, Fault>;
 

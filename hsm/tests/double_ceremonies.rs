@@ -110,6 +110,7 @@ async fn an_import_under_every_fault_brings_one_key_in() {
     let outside = Outside::make(KeyKind::P256);
     for fault in FAULTS {
         let (name, id, held) = (fresh_id(), fresh_id(), double.keys_held());
+        again(&double, &fault, || token.import_takes(KeyKind::P256, soon())).await;
         let with = again(&double, &fault, || token.create_import_key(name, "i", soon())).await;
         assert_eq!(again(&double, &fault, || token.find_import_key(name, soon())).await, Some(with.clone()));
         let wrapped = outside.wrapped_for(&with);

@@ -56,6 +56,10 @@ impl Keks for DoubleLane {
 }
 
 impl Import for DoubleLane {
+    fn takes(&mut self, _kind: KeyKind) -> Result<(), Fault> {
+        self.strike(|_| Ok(()))
+    }
+
     fn create_import_key(&mut self, id: KeyId, _label: &str) -> Result<ImportKey, Fault> {
         self.strike(|held| {
             if let Entry::Vacant(free) = held.import_keys.entry(id) {

@@ -115,6 +115,7 @@ async fn an_import_key(token: &Token) -> Result<ImportKey, TokenError> {
 }
 
 async fn imports(token: Token, kind: KeyKind) -> Outcome {
+    token.import_takes(kind, soon()).await?;
     let (with, outside) = (an_import_key(&token).await?, Outside::make(kind));
     let (id, wrapped) = (fresh_id(), outside.wrapped_for(&with));
     let taken = token.import_key(&with, id, &outside.public, &wrapped, "conformance", soon()).await?;
