@@ -25,6 +25,9 @@ pub const ERROR_BYTES_MAX: usize = 1_024;
 /// One page of any list.
 pub const PAGE_ROWS_MAX: usize = 500;
 
+/// Claims in a list of locks; a list that long is looked at by nobody.
+pub const LOCKS_LISTED_MAX: usize = 10_000;
+
 /// What an installation may set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SagaLimits {

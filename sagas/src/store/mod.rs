@@ -65,6 +65,7 @@ pub static SCHEMA: Schema = Schema {
         &crate::lock::hold::RELEASE,
         &crate::lock::hold::QUEUED,
         &crate::lock::hold::LOCKS_OF,
+        &crate::lock::hold::ALL,
     ],
 };
 
