@@ -130,6 +130,12 @@ async fn imports(token: Token, kind: KeyKind) -> Outcome {
     assert_eq!(token.find(id, soon()).await?, Some(taken.public.clone()));
     let again = token.import_key(&with, id, &outside.public, &wrapped, "conformance", soon()).await?;
     assert_eq!(again, taken, "asked for twice, it is taken once");
+    let posing = token.generate(id, kind, "conformance", soon()).await;
+    assert_eq!(
+        posing,
+        Err(TokenError::Refused(Refusal::KeyExists { id })),
+        "it is not taken for a key made here"
+    );
     token.destroy(&taken.key, soon()).await?;
     assert_eq!(token.presence(id, soon()).await?, Presence::Absent);
     Ok(())
