@@ -66,6 +66,16 @@ pub static SCHEMA: Schema = Schema {
         &crate::lock::hold::QUEUED,
         &crate::lock::hold::LOCKS_OF,
         &crate::lock::hold::ALL,
+        crate::lock::lease::STATEMENTS[0],
+        crate::lock::lease::STATEMENTS[1],
+        crate::lock::lease::STATEMENTS[2],
+        crate::lock::lease::STATEMENTS[3],
+        crate::lock::lease::STATEMENTS[4],
+        crate::lock::lease::STATEMENTS[5],
+        crate::lock::lease::STATEMENTS[6],
+        crate::lock::lease::STATEMENTS[7],
+        crate::lock::lease::STATEMENTS[8],
+        crate::lock::lease::STATEMENTS[9],
     ],
 };
 
