@@ -8,6 +8,7 @@ mod catalog;
 mod context;
 pub mod define;
 mod engine;
+pub mod idempotency;
 mod ids;
 pub mod limits;
 pub mod lock;

@@ -76,6 +76,17 @@ pub static SCHEMA: Schema = Schema {
         crate::lock::lease::STATEMENTS[7],
         crate::lock::lease::STATEMENTS[8],
         crate::lock::lease::STATEMENTS[9],
+        crate::idempotency::STATEMENTS[0],
+        crate::idempotency::STATEMENTS[1],
+        crate::idempotency::STATEMENTS[2],
+        crate::idempotency::STATEMENTS[3],
+        crate::idempotency::STATEMENTS[4],
+        crate::idempotency::STATEMENTS[5],
+        crate::idempotency::STATEMENTS[6],
+        crate::idempotency::STATEMENTS[7],
+        crate::idempotency::STATEMENTS[8],
+        crate::idempotency::STATEMENTS[9],
+        crate::idempotency::STATEMENTS[10],
     ],
 };
 
