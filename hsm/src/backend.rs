@@ -110,7 +110,8 @@ pub trait Keks {
     /// Opens what [`Keks::wrap_under`] closed; [`Fault::KeyMissing`] once the key is destroyed.
     fn unwrap_under(&mut self, kek: &Kek, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault>;
 
-    /// Destroys it; one that is gone is success.
+    /// Destroys it; one that is gone is success. Whatever else stands under the name is refused: nobody is told that a key is gone while
+    /// it may be there in another guise.
     fn destroy_kek(&mut self, kek: &Kek) -> Result<(), Fault>;
 }
 

@@ -49,6 +49,9 @@ impl Keks for DoubleLane {
 
     fn destroy_kek(&mut self, kek: &Kek) -> Result<(), Fault> {
         self.strike(|held| {
+            if held.backup_keks.contains_key(&kek.id) {
+                return Err(Refusal::Other("the key of this name is a backup key".to_owned()).into());
+            }
             held.keks.remove(&kek.id);
             Ok(())
         })
