@@ -110,12 +110,16 @@ pub trait Keks {
     /// Opens what [`Keks::wrap_under`] closed; [`Fault::KeyMissing`] once the key is destroyed.
     fn unwrap_under(&mut self, kek: &Kek, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault>;
 
-    /// Destroys it; one that is gone is success.
+    /// Destroys it; one that is gone is success. Whatever else stands under the name is refused: nobody is told that a key is gone while
+    /// it may be there in another guise.
     fn destroy_kek(&mut self, kek: &Kek) -> Result<(), Fault>;
 }
 
 /// Keys made elsewhere, wrapped so that they open in this token only.
 pub trait Import {
+    /// Tries whether keys of this kind can be taken in, so that nobody wraps one in vain; [`Fault::Unsupported`] if not.
+    fn takes(&mut self, kind: KeyKind) -> Result<(), Fault>;
+
     /// Makes an RSA pair that unwraps and does nothing else, or finds the one of this name.
     fn create_import_key(&mut self, id: KeyId, label: &str) -> Result<ImportKey, Fault>;
 

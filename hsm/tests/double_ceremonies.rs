@@ -6,10 +6,10 @@
 mod conformance;
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use conformance::outside::Outside;
-use conformance::{fresh_id, soon, until_ready, until_ready_again};
+use conformance::{fresh_id, soon, until_ready};
 use hsm::double::DoubleFault;
 use hsm::{Custody, Double, Kek, KeyKind, Limits, Presence, Refusal, Token, TokenError};
 
@@ -110,6 +110,7 @@ async fn an_import_under_every_fault_brings_one_key_in() {
     let outside = Outside::make(KeyKind::P256);
     for fault in FAULTS {
         let (name, id, held) = (fresh_id(), fresh_id(), double.keys_held());
+        again(&double, &fault, || token.import_takes(KeyKind::P256, soon())).await;
         let with = again(&double, &fault, || token.create_import_key(name, "i", soon())).await;
         assert_eq!(again(&double, &fault, || token.find_import_key(name, soon())).await, Some(with.clone()));
         let wrapped = outside.wrapped_for(&with);
@@ -158,18 +159,4 @@ async fn a_refusal_of_a_rare_act_is_told_as_it_is() {
     double.next(DoubleFault::Refuse(Refusal::TokenFull));
     let answer = token.create_kek(fresh_id(), "k", soon()).await;
     assert_eq!(answer, Err(TokenError::Refused(Refusal::TokenFull)));
-}
-
-#[tokio::test]
-async fn a_board_that_takes_no_marks_ends_its_worker_at_once_and_costs_no_call() {
-    let double = Double::new();
-    double.blot_next_board();
-    let token = Token::double(double.clone());
-    until_ready(&token, Duration::from_secs(5)).await;
-    let begun = Instant::now();
-    let made = token.generate(fresh_id(), KeyKind::P256, "k", begun + Duration::from_secs(10)).await;
-    made.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}: it waited for its deadline", begun.elapsed());
-    assert_eq!(double.keys_held(), 1);
-    until_ready_again(&token, 2, Duration::from_secs(5)).await;
 }

@@ -190,3 +190,35 @@ async fn a_closed_token_answers_what_it_has_in_hand_first() {
     }
     assert!(matches!(sign(&token, &made, LONG).await, Err(TokenError::Gone { .. })));
 }
+
+#[tokio::test]
+async fn a_board_that_takes_no_marks_ends_its_worker_at_once_and_costs_no_call() {
+    let double = Double::new();
+    double.blot_boards(1);
+    let token = Token::double(double.clone());
+    until_ready(&token, Duration::from_secs(5)).await;
+    let begun = Instant::now();
+    let made = token.generate(fresh_id(), KeyKind::P256, "k", begun + Duration::from_secs(10)).await;
+    made.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}: it waited for its deadline", begun.elapsed());
+    assert_eq!(double.keys_held(), 1);
+    until_ready_again(&token, 2, Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn boards_that_never_take_a_mark_turn_calls_away_long_before_their_deadline() {
+    let double = Double::new();
+    double.blot_boards(u32::MAX);
+    let token = Token::double(double.clone());
+    until_ready(&token, Duration::from_secs(5)).await;
+    let begun = Instant::now();
+    let answer = token.generate(fresh_id(), KeyKind::P256, "k", begun + Duration::from_secs(30)).await;
+    assert!(matches!(answer, Err(TokenError::Gone { .. })), "{answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}: it waited for its deadline", begun.elapsed());
+    assert_eq!(double.keys_held(), 0);
+    double.blot_boards(0);
+    until("it heals", Duration::from_secs(10), || async {
+        token.generate(fresh_id(), KeyKind::P256, "k", Instant::now() + LONG).await.is_ok()
+    })
+    .await;
+}

@@ -106,6 +106,7 @@ fn every_ceremony_survives_its_frame_and_shows_no_secret() {
         Ceremony::Restore { under: under.clone(), incoming: incoming() },
         Ceremony::DestroyBackupKek { kek: under },
         Ceremony::Attest { key, nonce: [9; 32] },
+        Ceremony::Takes { kind: KeyKind::Ed25519 },
     ];
     for (number, ceremony) in ceremonies.into_iter().enumerate() {
         assert!(

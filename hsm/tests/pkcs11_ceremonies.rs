@@ -113,7 +113,7 @@ async fn a_key_that_someone_knows_put_in_a_keks_place_is_not_used() {
     assert!(answer.to_string().contains("was not made here"), "{answer:?}");
     let answer = token.create_kek(id, "workspace", soon()).await;
     assert_eq!(answer, Err(TokenError::Refused(Refusal::KeyExists { id })), "nor taken for ours");
-    token.destroy_kek(&planted, soon()).await.unwrap();
+    assert!(token.destroy_kek(&planted, soon()).await.is_err(), "nor called gone while something is there");
     assert_eq!(host.objects(id), ["Secret Key Object"], "nor destroyed in place of ours");
     token.close().await;
 }
@@ -152,6 +152,30 @@ async fn a_stranger_reads_of_each_key_what_its_record_says() {
     assert_eq!(access(loose.key.id), ["sensitive", "always sensitive", "extractable", "local"]);
     assert_eq!(access(taken.key.id), ["sensitive"]);
     assert_eq!(access(with.id), ["sensitive", "always sensitive", "never extractable", "local"]);
+    token.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_that_the_token_does_not_wrap_is_refused_before_and_after_it_was_sent_and_never_made() {
+    let host = Host::new();
+    let token = Token::start(host.config()).await.unwrap();
+    let (kind, custody) = (KeyKind::Ed25519, Custody::Recoverable);
+    let (made, taken) = (fresh_id(), fresh_id());
+    let told = |answer: Result<(), TokenError>| match answer {
+        Err(TokenError::Unsupported { what }) => what,
+        other => panic!("{other:?}; if SoftHSM wraps Ed25519 keys now, take another kind"),
+    };
+    assert_eq!(told(token.import_takes(kind, soon()).await), "import of ed25519 keys");
+    let with = token.create_import_key(fresh_id(), "door", soon()).await.unwrap();
+    let outside = Outside::make(kind);
+    let wrapped = outside.wrapped_for(&with);
+    let sent = token.import_key(&with, taken, &outside.public, &wrapped, "x", soon()).await;
+    assert_eq!(told(sent.map(drop)), "import of ed25519 keys");
+    let asked = token.generate_in(made, kind, custody, "x", soon()).await;
+    assert_eq!(told(asked.map(drop)), "backup of ed25519 keys");
+    for id in [made, taken] {
+        assert_eq!(host.objects(id), [""; 0], "nothing of it stays");
+    }
     token.close().await;
 }
 

@@ -8,6 +8,7 @@ mod catalog;
 mod context;
 pub mod define;
 mod engine;
+pub mod idempotency;
 mod ids;
 pub mod limits;
 pub mod lock;
@@ -16,6 +17,8 @@ mod seal;
 mod signal;
 mod state;
 mod store;
+#[cfg(any(test, feature = "double"))]
+pub mod testing;
 mod view;
 
 pub use catalog::{Catalog, CatalogRefused};
@@ -27,7 +30,7 @@ pub use engine::{
 };
 pub use ids::{EffectId, NotASaga, Phase, SagaId, SagaKey, Scope};
 pub use limits::SagaLimits;
-pub use lock::{Blocker, Lock};
+pub use lock::{Blocker, HeldLock, Lock};
 pub use refusal::{Later, Never, Probe, Reason, Refused, RemoteFault, Ruling};
 pub use seal::{Cipher, CipherAnswer, Plain, Seal, SealFault};
 pub use signal::Signal;

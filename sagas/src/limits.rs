@@ -25,6 +25,23 @@ pub const ERROR_BYTES_MAX: usize = 1_024;
 /// One page of any list.
 pub const PAGE_ROWS_MAX: usize = 500;
 
+/// A shorter lease is over before its answer is read.
+pub const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+/// A longer one is a saga.
+pub const LEASE_TTL_MAX: Duration = Duration::from_secs(3_600);
+/// Longer than this a request does not stand in line: its connection would not.
+pub const LEASE_WAIT_MAX: Duration = Duration::from_secs(60);
+/// In line for one name.
+pub const LEASE_WAITING_MAX: i64 = 1_000;
+/// A claim of an idempotency key whose request has not answered for so long is taken over by the next.
+pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
+/// Answers up to this long are kept and given again, byte for byte; of longer ones only status and place.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// A one-time secret can be fetched again for so long, should its answer have been lost.
+pub const SECRET_KEPT: Duration = Duration::from_secs(600);
+/// Claims in a list of locks; a list that long is looked at by nobody.
+pub const LOCKS_LISTED_MAX: usize = 10_000;
+
 /// What an installation may set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SagaLimits {

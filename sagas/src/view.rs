@@ -9,6 +9,7 @@ use crate::define::Definition;
 use crate::engine::Engine;
 use crate::ids::{Phase, SagaId, SagaKey, Scope};
 use crate::limits::PAGE_ROWS_MAX;
+use crate::lock::{HeldLock, hold};
 use crate::state::State;
 use crate::store::{self, LogKind, LogRow, SagaRow};
 
@@ -161,6 +162,14 @@ impl Engine {
         let result = self.inner().result_of(&row).await;
         let def = self.inner().parts.catalog.pinned(&row.workflow, row.version, &row.def_hash);
         Ok(Some(detail(&row, &log, def.map(AsRef::as_ref), result)))
+    }
+
+    /// Every lock that a saga holds or waits for: for operators.
+    ///
+    /// # Errors
+    /// Why the ledger could not be read.
+    pub async fn locks(&self) -> Result<Vec<HeldLock>, ReadRefused<SqlFault>> {
+        self.inner().parts.ledger.read(hold::all).await
     }
 
     /// A page of a saga's log, the oldest first.

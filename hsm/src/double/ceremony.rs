@@ -49,6 +49,9 @@ impl Keks for DoubleLane {
 
     fn destroy_kek(&mut self, kek: &Kek) -> Result<(), Fault> {
         self.strike(|held| {
+            if held.backup_keks.contains_key(&kek.id) {
+                return Err(Refusal::Other("the key of this name is a backup key".to_owned()).into());
+            }
             held.keks.remove(&kek.id);
             Ok(())
         })
@@ -56,6 +59,10 @@ impl Keks for DoubleLane {
 }
 
 impl Import for DoubleLane {
+    fn takes(&mut self, _kind: KeyKind) -> Result<(), Fault> {
+        self.strike(|_| Ok(()))
+    }
+
     fn create_import_key(&mut self, id: KeyId, _label: &str) -> Result<ImportKey, Fault> {
         self.strike(|held| {
             if let Entry::Vacant(free) = held.import_keys.entry(id) {

@@ -100,9 +100,9 @@ impl Double {
         self.shared.lock().halves.insert(id);
     }
 
-    /// The next worker gets a board that takes no marks, as when memory has run out.
-    pub fn blot_next_board(&self) {
-        self.shared.lock().board_blotted = true;
+    /// So many workers from the next on get a board that takes no marks, as when memory has run out.
+    pub fn blot_boards(&self, workers: u32) {
+        self.shared.lock().boards_blotted = workers;
     }
 
     /// Puts another key of the same kind behind a name, as a restored or swapped token would.
@@ -135,7 +135,7 @@ impl Double {
     }
 
     pub(crate) fn bear(&self, socket: UnixStream, board: Board) -> io::Result<DoubleLife> {
-        let board = if std::mem::take(&mut self.shared.lock().board_blotted) {
+        let board = if self.shared.lock().takes_a_blot() {
             Board::from(File::options().write(true).open("/dev/full")?)
         } else {
             board
@@ -224,8 +224,16 @@ struct Held {
     anchor: AnchorReading,
     faults: VecDeque<DoubleFault>,
     unplugged: bool,
-    board_blotted: bool,
+    boards_blotted: u32,
     signatures_made: u64,
+}
+
+impl Held {
+    fn takes_a_blot(&mut self) -> bool {
+        let blotted = self.boards_blotted > 0;
+        self.boards_blotted = self.boards_blotted.saturating_sub(1);
+        blotted
+    }
 }
 
 impl Shared {

@@ -9,8 +9,6 @@ use hsm::{AnchorStep, HmacKeyRef, KeyKind, KeyRef, NewKey, Refusal, Scheme, Sign
 use super::verify::{assert_verifies, aws_lc_accepts};
 use super::{fresh_id, soon};
 
-pub use super::ceremonies::*;
-
 type Outcome = Result<(), TokenError>;
 
 const MESSAGE: &[u8] = b"pay 1.00 to bob";

@@ -4,8 +4,10 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each back-end's test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
+pub mod backups;
 pub mod cases;
 pub mod ceremonies;
+pub mod imports;
 pub mod outside;
 pub mod verify;
 
@@ -13,6 +15,11 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use hsm::{KeyId, Token, TokenError};
+
+/// Every case, wherever it stands.
+pub mod all {
+    pub use super::{backups::*, cases::*, ceremonies::*, imports::*};
+}
 
 /// Declares one test per case for one kind of token.
 #[macro_export]
@@ -90,7 +97,7 @@ macro_rules! conformance_cases {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 let (token, _hold) = $subject().await;
-                let outcome = $crate::conformance::cases::$case(token.clone()).await;
+                let outcome = $crate::conformance::all::$case(token.clone()).await;
                 $crate::conformance::judge(stringify!($case), &$unsupported, outcome);
                 token.close().await;
             }

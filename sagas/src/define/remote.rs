@@ -62,7 +62,8 @@ where
     B: DeserializeOwned + Send + 'static,
     R: Into<Reason> + Send + 'static,
 {
-    /// Rows and entries of the order, in the commit that the call needs as evidence. It runs for each attempt.
+    /// Rows and entries of the order, in the commit that the call needs as evidence. It runs for each attempt, and the
+    /// step's undo takes its rows back; a pivot has none, so what its order leaves is an earlier step's to undo.
     pub fn order<O, F>(self, order: F) -> Acting<I, B, R, O>
     where
         O: Send + 'static,

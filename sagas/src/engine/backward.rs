@@ -5,14 +5,14 @@
 use audit::Told;
 
 use super::turn::{Halt, Next, Turn, micros};
-use crate::define::step::StepUndo;
+use crate::define::step::{Role, StepUndo};
 use crate::ids::Phase;
 use crate::refusal::Reason;
 use crate::state::Event;
 use crate::store::{LogKind, Trouble};
 
 impl Turn<'_, '_> {
-    /// Turns round at the cursor. A step that was begun and may have happened is undone with the others.
+    /// Turns round at the cursor.
     pub(crate) fn turn_round(&mut self, reason: &Reason) -> Result<(), Halt> {
         let place = self.live.row.cursor;
         let trouble = Trouble { code: reason.code.to_string(), words: reason.words.clone() };
@@ -27,11 +27,16 @@ impl Turn<'_, '_> {
         Ok(())
     }
 
-    /// From forward to back, for whatever reason.
+    /// From forward to back, for whatever reason. A step that was begun is undone with the others, whether it happened
+    /// or not: its order may have left rows, and an undo does nothing where there is nothing.
     pub(crate) fn begin_undo(&mut self, event: Event) -> Result<(), Halt> {
-        let begun = usize::from(self.live.row.doubt);
+        let begun = self.live.step().is_some_and(|step| {
+            step.role == Role::Undoable
+                && !step.is_local()
+                && (self.live.row.doubt || self.live.row.attempt > 0)
+        });
         self.meet(event)?;
-        self.moved_to(self.live.row.cursor + begun);
+        self.moved_to(self.live.row.cursor + usize::from(begun));
         self.live.row.budget_until_us = Some(self.now_us + micros(self.env.limits.undo_budget));
         self.live.row.wake_us = Some(self.now_us);
         Ok(())

@@ -280,7 +280,7 @@ impl Inner {
             // A call counts its attempt with its order; a way known to be closed costs none.
             let row = &mut turn.live.row;
             match (outside, not_before_us) {
-                (true, Some(_)) => row.attempt = row.attempt.saturating_sub(1),
+                (true, Some(_)) => row.attempt = row.attempt.saturating_sub(1).max(1),
                 (false, None) => row.attempt += 1,
                 _ => {}
             }

@@ -124,7 +124,8 @@ impl Engine {
                 _ => {}
             }
             store::ask_to_cancel(tx, &saga, now_us)?;
-            let entry = entry_by(&row, &by, "workflow.cancel", |detail| detail.with("reason", reason.clone()));
+            let entry =
+                entry_by(&row, &by, "workflow.cancel", |detail| detail.with("reason", reason.clone()));
             Ok(Told::new((), entry))
         });
         written.await?;

@@ -2,11 +2,12 @@
 //! Who enters: the engine, inside the transaction that starts or ends a saga.
 //! What leaves: claims that are held or queued, and the sagas that a release lets go on.
 
-use audit::{Row, SqlFault, Statement, Tx, params};
+use audit::{Row, SqlFault, Statement, Tx, View, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Blocker, Lock};
+use super::{Blocker, HeldLock, Lock};
 use crate::ids::{SagaKey, Scope};
+use crate::limits::LOCKS_LISTED_MAX;
 use crate::store::{self, SERVICE, big, saga_id};
 
 pub(crate) static TICKET: Statement = Statement::tenant(
@@ -41,6 +42,28 @@ pub(crate) static LOCKS_OF: Statement = Statement::tenant(
     SERVICE,
     "SELECT locks FROM saga WHERE workspace = ?1 AND id = ?2 AND state = 'pending'",
 );
+
+pub(crate) static ALL: Statement = Statement::across_workspaces(
+    SERVICE,
+    "an operator sees which workflow holds what, in every workspace",
+    "SELECT saga_workspace, saga, workspace, name, exclusive, held, since_us, ticket FROM saga_lock_claim
+     ORDER BY workspace, name, ticket LIMIT ?1",
+);
+
+/// Every claim, those that wait included.
+pub(crate) fn all(view: &View<'_>) -> Result<Vec<HeldLock>, SqlFault> {
+    view.all(&ALL, params![big(LOCKS_LISTED_MAX)], |row| {
+        Ok(HeldLock {
+            saga: key(row)?,
+            scope: store::scope(row, 2)?,
+            name: row.text(3)?,
+            exclusive: row.flag(4)?,
+            held: row.flag(5)?,
+            since_us: store::micros(row, 6)?,
+            fence: row.integer(7)?,
+        })
+    })
+}
 
 /// A claim as the saga's row remembers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

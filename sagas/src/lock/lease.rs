@@ -1,1 +1,453 @@
-//! Leases.
+//! Leases: locks that a client holds for a while, with a fence that protected writes check.
+//! Who enters: clients who acquire, renew and release; operators who force.
+//! What leaves: leases with fences that only grow; waiters served in the order in which they came.
+
+mod queue;
+mod rows;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit::{Clock, Entry, Ledger, Random, ReadRefused, Recorded, SqlFault, Told, Tx, WriteRefused};
+
+use crate::context::Origin;
+use crate::define::pinned::hex;
+use crate::ids::Scope;
+use crate::limits::{
+    LEASE_TTL_MAX, LEASE_TTL_MIN, LEASE_WAIT_MAX, LEASE_WAITING_MAX, LOCK_NAME_BYTES_MAX, PAGE_ROWS_MAX,
+};
+use queue::Queue;
+use rows::Row;
+pub(crate) use rows::STATEMENTS;
+
+/// A lease that someone holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Whose name it is.
+    pub scope: Scope,
+    /// What is leased.
+    pub name: String,
+    /// What its holder renews and releases it by.
+    pub lease_id: [u8; 16],
+    /// The number that protected writes carry: greater than any before it, for ever.
+    pub fence: i64,
+    /// Who holds it.
+    pub holder: String,
+    /// Since when, in microseconds since 1970.
+    pub since_us: u64,
+    /// Until when, unless it is renewed.
+    pub until_us: u64,
+}
+
+/// A wish for a lease.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    /// Whose name it is.
+    pub scope: Scope,
+    /// What to lease.
+    pub name: String,
+    /// Who asks; the principal, not the connection.
+    pub holder: String,
+    /// The idempotency key of the request: asked again with it, the same holder gets the same lease.
+    pub request_key: Option<String>,
+    /// For how long, 1 s to 1 h.
+    pub ttl: Duration,
+    /// How long to stand in line, at most 60 s; not at all when zero.
+    pub wait: Duration,
+    /// By which request.
+    pub origin: Origin,
+}
+
+/// Why there is no lease.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseRefused {
+    /// Wait, or come back later.
+    #[error("`{name}` is held by {holder}")]
+    Held {
+        /// What.
+        name: String,
+        /// By whom.
+        holder: String,
+        /// Since when.
+        since_us: u64,
+        /// Until when, unless it is renewed.
+        until_us: u64,
+    },
+    /// The lease is over, even if nobody else has taken it: acquire it anew, and mind the new fence.
+    #[error("the lease has expired")]
+    Expired,
+    /// Correct the request.
+    #[error("{0}")]
+    Bad(String),
+    /// Too many stand in line.
+    #[error("{LEASE_WAITING_MAX} requests stand in line for this name already")]
+    Crowded,
+    /// The machine gives no randomness for an id.
+    #[error("the machine gives no randomness")]
+    NoRandomness,
+    /// The database did not do it.
+    #[error("the database did not run a statement")]
+    Sql(#[from] SqlFault),
+}
+
+/// Someone else has taken the resource since: nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Fenced {
+    /// Acquire it anew and look at what has changed.
+    #[error("the fence {carried} of `{name}` is not the latest")]
+    Stale {
+        /// What was to be protected.
+        name: String,
+        /// The fence that the write carried.
+        carried: i64,
+    },
+    /// The database did not do it.
+    #[error("the database did not run a statement")]
+    Sql(#[from] SqlFault),
+}
+
+/// Lets a protected write happen only under the latest fence: call it in the transaction of that write.
+///
+/// # Errors
+/// That someone else has taken the resource since.
+pub fn fence_guard(tx: &Tx<'_>, scope: &Scope, name: &str, fence: i64) -> Result<(), Fenced> {
+    if rows::is_latest(tx, scope, name, fence)? {
+        return Ok(());
+    }
+    Err(Fenced::Stale { name: name.to_owned(), carried: fence })
+}
+
+/// All leases of an appliance.
+#[derive(Clone)]
+pub struct Leases {
+    ledger: Ledger,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    queue: Arc<Queue>,
+}
+
+/// What one try at a lease gave.
+enum Tried {
+    Got(Lease),
+    InLine { ticket: i64, retry_us: u64 },
+}
+
+impl Leases {
+    /// Over a ledger that was opened with [`crate::SCHEMA`].
+    pub fn new(ledger: Ledger, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Self { ledger, clock, random, queue: Arc::default() }
+    }
+
+    /// Acquires a lease, standing in line if the request says so.
+    ///
+    /// # Errors
+    /// Who holds it and until when, or why it cannot be had.
+    pub async fn acquire(&self, request: LeaseRequest) -> Result<Lease, WriteRefused<LeaseRefused>> {
+        check(&request).map_err(WriteRefused::Rejected)?;
+        let mut lease_id = [0; 16];
+        self.random.fill(&mut lease_id).map_err(|_| WriteRefused::Rejected(LeaseRefused::NoRandomness))?;
+        let patience = tokio::time::Instant::now() + request.wait;
+        let until_us = self.clock.unix_us().saturating_add(micros(request.wait));
+        let mut ticket = None;
+        loop {
+            let heard = ticket.map(|ticket| self.queue.listen(&request.scope, &request.name, ticket));
+            match self.attempt(&request, lease_id, ticket, until_us).await {
+                Ok(Tried::Got(lease)) => {
+                    self.queue.leave(&request.scope, &request.name, ticket);
+                    return Ok(lease);
+                }
+                Ok(Tried::InLine { ticket: own, .. }) if ticket.is_none() => ticket = Some(own),
+                Ok(Tried::InLine { retry_us, .. }) => {
+                    let holder_ends = Duration::from_micros(retry_us.saturating_sub(self.clock.unix_us()));
+                    let pause = holder_ends.clamp(Duration::from_millis(5), Duration::from_secs(1));
+                    let wake = (tokio::time::Instant::now() + pause).min(patience);
+                    if let Some(heard) = heard {
+                        // Either way it looks again; the rows decide.
+                        let _ = tokio::time::timeout_at(wake, heard.notified()).await;
+                    }
+                    if tokio::time::Instant::now() >= patience {
+                        return self.give_up(&request, lease_id, ticket).await;
+                    }
+                }
+                Err(refused) => {
+                    self.queue.leave(&request.scope, &request.name, ticket);
+                    return Err(refused);
+                }
+            }
+        }
+    }
+
+    /// Makes a lease last longer from now on.
+    ///
+    /// # Errors
+    /// That it has expired, even if nobody else has it.
+    pub async fn renew(
+        &self,
+        scope: &Scope,
+        name: &str,
+        lease_id: [u8; 16],
+        ttl: Duration,
+        by: Origin,
+    ) -> Result<Lease, WriteRefused<LeaseRefused>> {
+        check_ttl(ttl).map_err(WriteRefused::Rejected)?;
+        let (scope, name, now_us) = (scope.clone(), name.to_owned(), self.clock.unix_us());
+        let renewed = self.ledger.write(move |tx| {
+            let row = rows::row(tx, &scope, &name)?.filter(|row| row.is_held_by(&lease_id, now_us));
+            let mut row = row.ok_or(LeaseRefused::Expired)?;
+            row.until_us = now_us + micros(ttl);
+            rows::save(tx, &scope, &row)?;
+            let lease = row.lease(&scope).ok_or(LeaseRefused::Expired)?;
+            let entry = entry("lock.renew", &scope, &lease, &by);
+            Ok(Told::new(lease, entry))
+        });
+        renewed.await.map(Recorded::into_value)
+    }
+
+    /// Gives a lease back. One that is no longer the holder's is left alone: whoever has the name now keeps it.
+    ///
+    /// # Errors
+    /// Why the ledger did not take it.
+    pub async fn release(
+        &self,
+        scope: &Scope,
+        name: &str,
+        lease_id: [u8; 16],
+        by: Origin,
+    ) -> Result<bool, WriteRefused<LeaseRefused>> {
+        self.free(scope, name, "lock.release", by, move |row| row.lease_id == Some(lease_id)).await
+    }
+
+    /// Takes a name from whoever holds it: for operators. The fence makes the former holder's writes fail.
+    ///
+    /// # Errors
+    /// Why the ledger did not take it.
+    pub async fn force_release(
+        &self,
+        scope: &Scope,
+        name: &str,
+        by: Origin,
+    ) -> Result<bool, WriteRefused<LeaseRefused>> {
+        self.free(scope, name, "lock.force_release", by, |row| row.lease_id.is_some()).await
+    }
+
+    /// The leases of a scope that are held now, by name.
+    ///
+    /// # Errors
+    /// Why the ledger could not be read.
+    pub async fn list(
+        &self,
+        scope: &Scope,
+        after: &str,
+        rows_max: usize,
+    ) -> Result<Vec<Lease>, ReadRefused<SqlFault>> {
+        let (scope, after, now_us) = (scope.clone(), after.to_owned(), self.clock.unix_us());
+        let rows_max = rows_max.clamp(1, PAGE_ROWS_MAX);
+        self.ledger.read(move |view| rows::held(view, &scope, &after, now_us, rows_max)).await
+    }
+
+    async fn attempt(
+        &self,
+        request: &LeaseRequest,
+        lease_id: [u8; 16],
+        ticket: Option<i64>,
+        until_us: u64,
+    ) -> Result<Tried, WriteRefused<LeaseRefused>> {
+        let (wish, now_us) = (request.clone(), self.clock.unix_us());
+        let written = self.ledger.write(move |tx| try_once(tx, &wish, lease_id, ticket, until_us, now_us));
+        match written.await {
+            Ok(got) => Ok(Tried::Got(got.into_value())),
+            Err(WriteRefused::Rejected(No::Refused(refused))) => Err(WriteRefused::Rejected(refused)),
+            Err(WriteRefused::Rejected(No::InLine { ticket: Some(ticket), retry_us })) => {
+                Ok(Tried::InLine { ticket, retry_us })
+            }
+            Err(WriteRefused::Rejected(No::InLine { ticket: None, .. })) => {
+                self.line_up(request, lease_id, until_us).await
+            }
+            Err(refused) => Err(plain(refused)),
+        }
+    }
+
+    async fn line_up(
+        &self,
+        request: &LeaseRequest,
+        lease_id: [u8; 16],
+        until_us: u64,
+    ) -> Result<Tried, WriteRefused<LeaseRefused>> {
+        let (wish, now_us) = (request.clone(), self.clock.unix_us());
+        let why = "a place in line changes nothing that is protected; the lease itself is told";
+        let written = self.ledger.write_unaudited(why, move |tx| {
+            if rows::waiting(tx, &wish.scope, &wish.name, now_us)? >= LEASE_WAITING_MAX {
+                return Err(LeaseRefused::Crowded);
+            }
+            let ticket = rows::draw(tx, &wish.scope, &wish.name)?;
+            rows::stand(tx, &wish, ticket, &lease_id, until_us)?;
+            Ok(ticket)
+        });
+        Ok(Tried::InLine { ticket: written.await?, retry_us: 0 })
+    }
+
+    async fn give_up(
+        &self,
+        request: &LeaseRequest,
+        lease_id: [u8; 16],
+        ticket: Option<i64>,
+    ) -> Result<Lease, WriteRefused<LeaseRefused>> {
+        let (wish, now_us) = (request.clone(), self.clock.unix_us());
+        let why = "a place in line that was given up; nothing that is protected changed";
+        let written = self.ledger.write_unaudited(why, move |tx| {
+            if let Some(ticket) = ticket {
+                rows::leave(tx, &wish.scope, &wish.name, ticket, now_us)?;
+            }
+            Ok(rows::row(tx, &wish.scope, &wish.name)?.filter(|row| row.until_us > now_us))
+        });
+        let row = written.await;
+        self.queue.leave(&request.scope, &request.name, ticket);
+        self.queue.call_first(&request.scope, &request.name);
+        match row? {
+            // It came free in the last moment: one more look, without standing in line.
+            None => match self
+                .attempt(&LeaseRequest { wait: Duration::ZERO, ..request.clone() }, lease_id, None, 0)
+                .await?
+            {
+                Tried::Got(lease) => Ok(lease),
+                Tried::InLine { .. } => Err(WriteRefused::Rejected(LeaseRefused::Crowded)),
+            },
+            Some(row) => Err(WriteRefused::Rejected(row.held_by_another())),
+        }
+    }
+
+    async fn free(
+        &self,
+        scope: &Scope,
+        name: &str,
+        action: &'static str,
+        by: Origin,
+        mine: impl Fn(&Row) -> bool + Send + 'static,
+    ) -> Result<bool, WriteRefused<LeaseRefused>> {
+        let (wanted, key) = (scope.clone(), name.to_owned());
+        let written = self.ledger.write(move |tx| {
+            let row = rows::row(tx, &wanted, &key)?.filter(|row| mine(row));
+            let mut row = row.ok_or(LeaseRefused::Expired)?;
+            let lease = row.lease(&wanted).ok_or(LeaseRefused::Expired)?;
+            row.clear();
+            // The fence grows with the release too: what the former holder still has in flight is refused at once.
+            row.fence += 1;
+            rows::save(tx, &wanted, &row)?;
+            Ok(Told::new((), entry(action, &wanted, &lease, &by)))
+        });
+        match written.await {
+            Ok(_) => {
+                self.queue.call_first(scope, name);
+                Ok(true)
+            }
+            Err(WriteRefused::Rejected(LeaseRefused::Expired)) => Ok(false),
+            Err(refused) => Err(refused),
+        }
+    }
+}
+
+/// Why one try gave nothing.
+#[derive(Debug)]
+enum No {
+    Refused(LeaseRefused),
+    /// Someone holds it or stands before us; `ticket` if we have a place already.
+    InLine {
+        ticket: Option<i64>,
+        retry_us: u64,
+    },
+}
+
+impl From<SqlFault> for No {
+    fn from(fault: SqlFault) -> Self {
+        Self::Refused(LeaseRefused::Sql(fault))
+    }
+}
+
+fn try_once(
+    tx: &mut Tx<'_>,
+    wish: &LeaseRequest,
+    lease_id: [u8; 16],
+    ticket: Option<i64>,
+    until_us: u64,
+    now_us: u64,
+) -> Result<Told<Lease>, No> {
+    let mut row = rows::row_or_new(tx, &wish.scope, &wish.name)?;
+    let held = row.lease_id.is_some() && row.until_us > now_us;
+    let same = wish.request_key.is_some() && row.request_key == wish.request_key && row.is_of(&wish.holder);
+    if held && same {
+        let lease = row.lease(&wish.scope).ok_or(No::Refused(LeaseRefused::Expired))?;
+        let told = entry("lock.acquire_again", &wish.scope, &lease, &wish.origin);
+        return Ok(Told::new(lease, told));
+    }
+    let before = rows::before(tx, &wish.scope, &wish.name, ticket.unwrap_or(i64::MAX), now_us)?;
+    if held || before {
+        let retry_us = if held { row.until_us } else { until_us };
+        return match (wish.wait.is_zero(), ticket) {
+            (true, _) if held => Err(No::Refused(row.held_by_another())),
+            (true, _) => Err(No::Refused(LeaseRefused::Crowded)),
+            (false, ticket) => Err(No::InLine { ticket, retry_us }),
+        };
+    }
+    if let Some(ticket) = ticket {
+        rows::leave(tx, &wish.scope, &wish.name, ticket, now_us)?;
+    }
+    row.grant(wish, lease_id, now_us);
+    rows::save(tx, &wish.scope, &row)?;
+    let lease = row.lease(&wish.scope).ok_or(No::Refused(LeaseRefused::Expired))?;
+    let told = entry("lock.acquire", &wish.scope, &lease, &wish.origin);
+    Ok(Told::new(lease, told))
+}
+
+fn check(request: &LeaseRequest) -> Result<(), LeaseRefused> {
+    if request.name.is_empty() || request.name.len() > LOCK_NAME_BYTES_MAX {
+        return Err(LeaseRefused::Bad(format!("a name has 1 to {LOCK_NAME_BYTES_MAX} bytes")));
+    }
+    if request.wait > LEASE_WAIT_MAX {
+        return Err(LeaseRefused::Bad(format!("one can stand in line for at most {LEASE_WAIT_MAX:?}")));
+    }
+    check_ttl(request.ttl)
+}
+
+fn check_ttl(ttl: Duration) -> Result<(), LeaseRefused> {
+    if (LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&ttl) {
+        return Ok(());
+    }
+    Err(LeaseRefused::Bad(format!("a lease lasts {LEASE_TTL_MIN:?} to {LEASE_TTL_MAX:?}")))
+}
+
+fn entry(action: &'static str, scope: &Scope, lease: &Lease, by: &Origin) -> Entry {
+    let detail = audit::Detail::new()
+        .with("lease", hex(&lease.lease_id))
+        .with("fence", lease.fence)
+        .with("holder", lease.holder.clone());
+    let entry = Entry::new(action)
+        .actor(by.actor.clone())
+        .request(&by.request)
+        .object(format!("lock/{}", lease.name))
+        .detail(detail);
+    match scope.workspace() {
+        Some(workspace) => entry.workspace(workspace),
+        None => entry,
+    }
+}
+
+fn plain(refused: WriteRefused<No>) -> WriteRefused<LeaseRefused> {
+    match refused {
+        WriteRefused::Rejected(_) | WriteRefused::Panicked => WriteRefused::Panicked,
+        WriteRefused::Unverified => WriteRefused::Unverified,
+        WriteRefused::Frozen(freeze) => WriteRefused::Frozen(freeze),
+        WriteRefused::Unanchored { rows } => WriteRefused::Unanchored { rows },
+        WriteRefused::Overloaded => WriteRefused::Overloaded,
+        WriteRefused::NoSpace => WriteRefused::NoSpace,
+        WriteRefused::EntryTooLong { field, bytes, bytes_max } => {
+            WriteRefused::EntryTooLong { field, bytes, bytes_max }
+        }
+        WriteRefused::NoRandomness => WriteRefused::NoRandomness,
+        WriteRefused::Lost => WriteRefused::Lost,
+        WriteRefused::Closed => WriteRefused::Closed,
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4)
+}

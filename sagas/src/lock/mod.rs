@@ -62,3 +62,22 @@ pub struct Blocker {
     /// Since when, in microseconds since 1970.
     pub since_us: u64,
 }
+
+/// A lock as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldLock {
+    /// Who holds it, or waits for it.
+    pub saga: SagaKey,
+    /// Whose name it is.
+    pub scope: Scope,
+    /// Its name.
+    pub name: String,
+    /// For one alone.
+    pub exclusive: bool,
+    /// Held; else waited for.
+    pub held: bool,
+    /// Since when, in microseconds since 1970.
+    pub since_us: u64,
+    /// The fence of this claim.
+    pub fence: i64,
+}

@@ -11,7 +11,7 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use hsm::backend::{Fault, Import, Keys};
 use hsm::ceremony::Incoming;
-use hsm::{ImportKey, KeyId, NewKey, Oaep, Origin, PublicKey, Refusal};
+use hsm::{ImportKey, KeyId, KeyKind, NewKey, Oaep, Origin, PublicKey, Refusal};
 
 use super::Desk;
 use super::fault::{self, Effect};
@@ -20,6 +20,12 @@ use super::keys::{Halves, another, exists};
 use super::templates::{SAFE_IMPORT, import_templates};
 
 impl Import for Desk {
+    fn takes(&mut self, kind: KeyKind) -> Result<(), Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        self.require_unwrappable(kind)
+    }
+
     fn create_import_key(&mut self, id: KeyId, label: &str) -> Result<ImportKey, Fault> {
         let shared = self.shared.clone();
         let _alone = shared.objects();

@@ -61,7 +61,10 @@ impl Desk {
         template.extend(names(incoming));
         self.session.unwrap_key(&Mechanism::AesKeyWrapPad, opener, wrapped, &template).map_err(|error| {
             match read_unwrap_fault(&error) {
-                Fault::Refused(Refusal::ImportBroken) => self.broken_or_unsupported(incoming.expected.kind),
+                // What did not open is the sender's fault, unless the token takes no keys of this kind at all.
+                broken @ Fault::Refused(Refusal::ImportBroken) => {
+                    self.require_unwrappable(incoming.expected.kind).err().unwrap_or(broken)
+                }
                 other => other,
             }
         })

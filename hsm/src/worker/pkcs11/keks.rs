@@ -88,9 +88,13 @@ impl Desk {
         self.confirm_presence()?;
         self.shared.forget(id);
         match self.look_up_aes(id, duty)?.map(|object| self.session.destroy_object(object)) {
-            Some(Err(error)) if !fault::is_stale(&error) => Err(fault::read(&error, Effect::Possible)),
-            _ => Ok(()),
+            Some(Err(error)) if !fault::is_stale(&error) => {
+                return Err(fault::read(&error, Effect::Possible));
+            }
+            _ => {}
         }
+        // What is left under the name may be the very key, with its flags changed: nobody is told that it is gone.
+        if self.look_up(ObjectClass::SECRET_KEY, id)?.is_empty() { Ok(()) } else { Err(not_ours(id)) }
     }
 
     /// The one AES key of this name that is as we make it for this duty; others under the name do not count.

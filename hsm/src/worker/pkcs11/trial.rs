@@ -4,10 +4,10 @@
 
 use cryptoki::error::Error;
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::types::Ulong;
 use hsm::backend::Fault;
-use hsm::{Custody, KeyId, KeyKind, Refusal};
+use hsm::{Custody, KeyId, KeyKind};
 
 use super::Desk;
 use super::encode::key_type;
@@ -29,13 +29,15 @@ impl Desk {
         }
     }
 
-    /// What did not open is the sender's fault, unless the token takes no keys of this kind at all.
-    pub(super) fn broken_or_unsupported(&self, kind: KeyKind) -> Fault {
-        if self.can_unwrap(kind) {
-            return Refusal::ImportBroken.into();
+    /// Refuses a kind that the token does not unwrap.
+    pub(super) fn require_unwrappable(&self, kind: KeyKind) -> Result<(), Fault> {
+        // RSA keys differ in their length only, and long ones take seconds to make.
+        let tried = if key_type(kind) == KeyType::RSA { KeyKind::Rsa2048 } else { kind };
+        if self.can_unwrap(tried) {
+            return Ok(());
         }
-        let what = format!("import of {kind} keys");
-        self.confirm_presence().err().unwrap_or(Fault::Unsupported { what })
+        self.confirm_presence()?;
+        Err(Fault::Unsupported { what: format!("import of {kind} keys") })
     }
 
     /// True when a key of this kind, made and wrapped here, can be unwrapped here. All of it ends with this call.

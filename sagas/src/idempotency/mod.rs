@@ -1,0 +1,358 @@
+//! The room of requests that are sent twice: one effect, one answer, whatever was lost on the way.
+//! Who enters: the boundary with a key and a fingerprint; commands with their own transactions.
+//! What leaves: the word whether a request is fresh, answered, in flight, to be resumed, or not the same one.
+
+mod fingerprint;
+mod key;
+mod rows;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit::{Clock, Ledger, SqlFault, Tx, View, WriteRefused};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+pub use fingerprint::{Fingerprint, RequestParts};
+pub use key::{Key, NotAKey};
+pub(crate) use rows::STATEMENTS;
+
+use crate::ids::{SagaKey, Scope};
+use crate::limits::{ANSWER_BYTES_MAX, CLAIM_LEASE, SECRET_KEPT};
+use crate::seal::{Cipher, Plain, Seal, SealFault};
+use rows::{Row, Stored};
+
+/// Whose key it is: two principals never meet, whatever keys they choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whose {
+    /// The workspace, or the appliance for operators.
+    pub scope: Scope,
+    /// Who asks: an API key's or a person's id.
+    pub principal: String,
+}
+
+/// What is kept of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Headers that are given again; the boundary knows which.
+    pub headers: Vec<(String, String)>,
+    /// The body, byte for byte.
+    pub body: Vec<u8>,
+    /// Where the result can be read, which is all that is kept of a long body.
+    pub location: Option<String>,
+}
+
+/// An answer given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The answer; with the one-time secret while that is kept.
+    pub answer: Answer,
+    /// Whether the body is whole: of a long one only status and place are kept.
+    pub whole: bool,
+    /// For an answer with a one-time secret: whether the secret is still in it.
+    pub secret_available: Option<bool>,
+}
+
+/// Where a request with this key stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// Nobody has claimed it. From [`Claim::take`] it comes with the claim.
+    Fresh(Held),
+    /// It was answered; this is the answer.
+    Finished(Replay),
+    /// It started this workflow, which is its answer.
+    Attached(SagaKey),
+    /// Another request with it is being worked on, at most until then.
+    InFlight {
+        /// In microseconds since 1970.
+        until_us: u64,
+    },
+    /// It was begun and not answered: go on from this point, with the same effects.
+    Resume(Held, Option<Json>),
+    /// The key belongs to another request; nothing of that is shown.
+    OtherRequest,
+}
+
+/// The claim of one request on its key. A later claim makes this one void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    epoch: i64,
+}
+
+/// Why a claim could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimRefused {
+    /// It took too long, and another request has gone on with it. That one answers.
+    #[error("another request has taken over this key")]
+    Superseded,
+    /// A long answer needs a place where its result can be read.
+    #[error("an answer of more than {ANSWER_BYTES_MAX} bytes is kept only with a location")]
+    TooLong,
+    /// Sealing or opening failed.
+    #[error("what is kept of the request cannot be sealed or opened")]
+    Seal(#[from] SealFault),
+    /// A value does not serialise.
+    #[error("what is to be kept does not serialise")]
+    Json(#[from] serde_json::Error),
+    /// The database did not do it.
+    #[error("the database did not run a statement")]
+    Sql(#[from] SqlFault),
+}
+
+/// Makes claims.
+#[derive(Clone)]
+pub struct Idempotency {
+    seal: Arc<dyn Seal>,
+    clock: Arc<dyn Clock>,
+}
+
+/// A request with its key, ready for any transaction.
+#[derive(Clone)]
+pub struct Claim {
+    whose: Whose,
+    key: Key,
+    fingerprint: Fingerprint,
+    kept: Duration,
+    cipher: Arc<dyn Cipher>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Idempotency {
+    /// Over the seal that also seals sagas.
+    pub fn new(seal: Arc<dyn Seal>, clock: Arc<dyn Clock>) -> Self {
+        Self { seal, clock }
+    }
+
+    /// Prepares a request's claim. `kept` is how long its answer is kept: a day, or thirty for what cannot be undone.
+    ///
+    /// # Errors
+    /// That the key for answers is not at hand.
+    pub async fn claim(
+        &self,
+        whose: Whose,
+        key: Key,
+        fingerprint: Fingerprint,
+        kept: Duration,
+    ) -> Result<Claim, SealFault> {
+        let cipher = self.seal.cipher(whose.scope.workspace()).await?;
+        Ok(Claim { whose, key, fingerprint, kept, cipher, clock: self.clock.clone() })
+    }
+
+    /// Removes what nobody may ask for any more, and secrets whose ten minutes are over. Says how many keys went.
+    ///
+    /// # Errors
+    /// Why the ledger did not take it.
+    pub async fn sweep(&self, ledger: &Ledger) -> Result<usize, WriteRefused<SqlFault>> {
+        let now_us = self.clock.unix_us();
+        let why = "keys whose time is over; their effects were told when they happened";
+        ledger.write_unaudited(why, move |tx| rows::sweep(tx, now_us)).await
+    }
+}
+
+impl Claim {
+    /// Where the request stands, without claiming anything: for a look before the work.
+    ///
+    /// # Errors
+    /// What does not open, or what the database said.
+    pub fn find(&self, view: &View<'_>) -> Result<Option<Standing>, ClaimRefused> {
+        let now_us = self.now_us();
+        let Some(row) = rows::row(view, &self.whose, &self.key)? else { return Ok(None) };
+        match self.judge(view, &row, now_us)? {
+            // Free again: whoever takes it next makes it so.
+            Standing::Fresh(_) => Ok(None),
+            standing => Ok(Some(standing)),
+        }
+    }
+
+    /// Claims the key, in the transaction of the effect. Only [`Standing::Fresh`] and [`Standing::Resume`] permit the
+    /// effect; with any other the closure refuses, and nothing of it remains.
+    ///
+    /// # Errors
+    /// What does not open, or what the database said.
+    pub fn take(&self, tx: &mut Tx<'_>) -> Result<Standing, ClaimRefused> {
+        let now_us = self.now_us();
+        if rows::insert(tx, &self.fresh_row(1, now_us))? {
+            return Ok(Standing::Fresh(Held { epoch: 1 }));
+        }
+        let Some(row) = rows::row(tx, &self.whose, &self.key)? else {
+            return Err(ClaimRefused::Superseded);
+        };
+        let held = Held { epoch: row.epoch + 1 };
+        match self.judge(tx, &row, now_us)? {
+            Standing::Fresh(_) => {
+                rows::renew(tx, &self.fresh_row(held.epoch, now_us))?;
+                Ok(Standing::Fresh(held))
+            }
+            Standing::Resume(_, point) => {
+                self.moved(rows::take_over(tx, &self.whose, &self.key, row.epoch, claim_until(now_us))?)?;
+                Ok(Standing::Resume(held, point))
+            }
+            standing => Ok(standing),
+        }
+    }
+
+    /// Keeps the point from which the answer can be reached, in the transaction that reached it.
+    ///
+    /// # Errors
+    /// That another request has taken over, or what the database said.
+    pub fn reach(&self, tx: &mut Tx<'_>, held: Held, point: &Json) -> Result<(), ClaimRefused> {
+        let sealed = self.cipher.seal(&self.place("point"), &serde_json::to_vec(point)?)?;
+        let until_us = claim_until(self.now_us());
+        self.moved(rows::reach(tx, &self.whose, &self.key, held.epoch, &sealed, until_us)?)
+    }
+
+    /// Makes a workflow the answer, in the transaction that starts it.
+    ///
+    /// # Errors
+    /// That another request has taken over, or what the database said.
+    pub fn attach(&self, tx: &mut Tx<'_>, held: Held, saga: &SagaKey) -> Result<(), ClaimRefused> {
+        self.moved(rows::attach(tx, &self.whose, &self.key, held.epoch, saga)?)
+    }
+
+    /// Keeps the answer. An answer of 500 and above is not for keeping: [`let_go`](Self::let_go) instead.
+    ///
+    /// # Errors
+    /// That another request has taken over, that it is too long, or what the database said.
+    pub fn finish(&self, tx: &mut Tx<'_>, held: Held, answer: &Answer) -> Result<(), ClaimRefused> {
+        self.keep(tx, held, answer, None)
+    }
+
+    /// Keeps an answer whose body shows a secret once: `answer` without it for as long as any, with it for ten minutes.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn finish_with_secret(
+        &self,
+        tx: &mut Tx<'_>,
+        held: Held,
+        answer: &Answer,
+        with_secret: &Plain,
+    ) -> Result<(), ClaimRefused> {
+        self.keep(tx, held, answer, Some(with_secret))
+    }
+
+    /// Lets the next request with the key go on at once: after an answer of 500 and above, which is not given again.
+    ///
+    /// # Errors
+    /// That another request has taken over, or what the database said.
+    pub fn let_go(&self, tx: &mut Tx<'_>, held: Held) -> Result<(), ClaimRefused> {
+        self.moved(rows::let_go(tx, &self.whose, &self.key, held.epoch)?)
+    }
+
+    /// Counts an answer that was given again.
+    ///
+    /// # Errors
+    /// What the database said.
+    pub fn count_replay(&self, tx: &mut Tx<'_>) -> Result<(), SqlFault> {
+        rows::count_replay(tx, &self.whose, &self.key)
+    }
+
+    fn keep(
+        &self,
+        tx: &mut Tx<'_>,
+        held: Held,
+        answer: &Answer,
+        secret: Option<&Plain>,
+    ) -> Result<(), ClaimRefused> {
+        let whole = answer.body.len() <= ANSWER_BYTES_MAX;
+        if !whole && answer.location.is_none() {
+            return Err(ClaimRefused::TooLong);
+        }
+        let now_us = self.now_us();
+        let body = match whole {
+            true => Some(self.cipher.seal(&self.place("body"), &answer.body)?),
+            false => None,
+        };
+        let secret = secret.map(|body| self.cipher.seal(&self.place("secret"), body)).transpose()?;
+        let stored = Stored {
+            status: answer.status,
+            headers: serde_json::to_string(&answer.headers)?,
+            location: answer.location.clone(),
+            body_sealed: body,
+            secret_until_us: secret.is_some().then(|| now_us + micros(SECRET_KEPT)),
+            secret_sealed: secret,
+        };
+        self.moved(rows::finish(tx, &self.whose, &self.key, held.epoch, &stored)?)
+    }
+
+    /// The one place that decides, for a look and for a claim.
+    fn judge(&self, view: &View<'_>, row: &Row, now_us: u64) -> Result<Standing, ClaimRefused> {
+        let lives = match &row.saga {
+            Some(saga) => crate::store::saga(view, saga)?.is_some_and(|saga| !saga.state.is_over()),
+            None => false,
+        };
+        let working = row.stored.is_none() && row.claim_until_us > now_us;
+        if row.expires_us <= now_us && !lives && !working {
+            return Ok(Standing::Fresh(Held { epoch: row.epoch + 1 }));
+        }
+        if row.fingerprint != self.fingerprint.0 {
+            return Ok(Standing::OtherRequest);
+        }
+        if let Some(stored) = &row.stored {
+            return Ok(Standing::Finished(self.replay(stored, now_us)?));
+        }
+        if let Some(saga) = &row.saga {
+            return Ok(Standing::Attached(saga.clone()));
+        }
+        if working {
+            return Ok(Standing::InFlight { until_us: row.claim_until_us });
+        }
+        let point = row.point_sealed.as_ref().map(|sealed| self.cipher.open(&self.place("point"), sealed));
+        let point = point.transpose()?.map(|plain| serde_json::from_slice(&plain)).transpose()?;
+        Ok(Standing::Resume(Held { epoch: row.epoch + 1 }, point))
+    }
+
+    fn replay(&self, stored: &Stored, now_us: u64) -> Result<Replay, ClaimRefused> {
+        let secret = stored.secret_sealed.as_ref();
+        let secret = secret.filter(|_| stored.secret_until_us.is_some_and(|until| until > now_us));
+        let body = match (secret, &stored.body_sealed) {
+            (Some(sealed), _) => self.cipher.open(&self.place("secret"), sealed)?.to_vec(),
+            (None, Some(sealed)) => self.cipher.open(&self.place("body"), sealed)?.to_vec(),
+            (None, None) => Vec::new(),
+        };
+        let headers = serde_json::from_str(&stored.headers)?;
+        let answer = Answer { status: stored.status, headers, body, location: stored.location.clone() };
+        let whole = stored.body_sealed.is_some();
+        let secret_available = stored.secret_until_us.map(|_| secret.is_some());
+        Ok(Replay { answer, whole, secret_available })
+    }
+
+    fn fresh_row(&self, epoch: i64, now_us: u64) -> Row {
+        Row {
+            whose: self.whose.clone(),
+            key: self.key.clone(),
+            fingerprint: self.fingerprint.0,
+            epoch,
+            claim_until_us: claim_until(now_us),
+            saga: None,
+            point_sealed: None,
+            stored: None,
+            kept_us: micros(self.kept),
+            expires_us: now_us + micros(self.kept),
+        }
+    }
+
+    fn place(&self, what: &str) -> String {
+        let Whose { scope, principal } = &self.whose;
+        // Lengths keep `a` + `b/c` and `a/b` + `c` apart.
+        format!("idempotency/{scope}/{}/{principal}/{}/{what}", principal.len(), self.key.as_str())
+    }
+
+    fn moved(&self, moved: bool) -> Result<(), ClaimRefused> {
+        if moved { Ok(()) } else { Err(ClaimRefused::Superseded) }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.clock.unix_us()
+    }
+}
+
+fn claim_until(now_us: u64) -> u64 {
+    now_us + micros(CLAIM_LEASE)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4)
+}

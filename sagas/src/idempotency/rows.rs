@@ -1,0 +1,232 @@
+//! The rows of idempotency keys.
+//! Who enters: claims, inside a transaction; each change carries the epoch of the claim that makes it.
+//! What leaves: rows as types, and whether a change hit the claim it was for.
+
+use audit::{SqlFault, Statement, Tx, View, params};
+
+use super::{Key, Whose};
+use crate::ids::SagaKey;
+use crate::store::{self, SERVICE, big, saga_id};
+
+pub(crate) static STATEMENTS: [&Statement; 11] = [
+    &INSERT,
+    &BY_KEY,
+    &RENEW,
+    &TAKE_OVER,
+    &REACH,
+    &ATTACH,
+    &FINISH,
+    &LET_GO,
+    &COUNT_REPLAY,
+    &SWEEP,
+    &WIPE_SECRETS,
+];
+
+static INSERT: Statement = Statement::tenant(
+    SERVICE,
+    "INSERT INTO idempotency (workspace, principal, key, fingerprint, state, epoch, claim_until_us, kept_us, expires_us, replays)
+     VALUES (?1, ?2, ?3, ?4, 'claimed', ?5, ?6, ?7, ?8, 0) ON CONFLICT (workspace, principal, key) DO NOTHING",
+);
+static BY_KEY: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT fingerprint, state, epoch, claim_until_us, saga_workspace, saga, point_sealed, status, headers, body_sealed,
+        location, secret_sealed, secret_until_us, kept_us, expires_us
+     FROM idempotency WHERE workspace = ?1 AND principal = ?2 AND key = ?3",
+);
+static RENEW: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency SET fingerprint = ?4, state = 'claimed', epoch = ?5, claim_until_us = ?6, saga_workspace = NULL,
+        saga = NULL, point_sealed = NULL, status = NULL, headers = NULL, body_sealed = NULL, location = NULL,
+        secret_sealed = NULL, secret_until_us = NULL, kept_us = ?7, expires_us = ?8, replays = 0
+     WHERE workspace = ?1 AND principal = ?2 AND key = ?3",
+);
+static TAKE_OVER: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency SET epoch = epoch + 1, claim_until_us = ?5
+     WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
+);
+static REACH: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency SET point_sealed = ?5, claim_until_us = ?6
+     WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
+);
+static ATTACH: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency SET saga_workspace = ?5, saga = ?6
+     WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
+);
+static FINISH: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency SET state = 'finished', point_sealed = NULL, status = ?5, headers = ?6, body_sealed = ?7,
+        location = ?8, secret_sealed = ?9, secret_until_us = ?10
+     WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
+);
+static LET_GO: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency SET claim_until_us = 0
+     WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
+);
+static COUNT_REPLAY: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency SET replays = replays + 1 WHERE workspace = ?1 AND principal = ?2 AND key = ?3",
+);
+static SWEEP: Statement = Statement::across_workspaces(
+    SERVICE,
+    "keys whose time is over go, in every workspace",
+    "DELETE FROM idempotency WHERE expires_us <= ?1 AND NOT (state = 'claimed' AND claim_until_us > ?1)
+        AND NOT EXISTS (SELECT 1 FROM saga WHERE saga.workspace = idempotency.saga_workspace AND saga.id = idempotency.saga
+            AND saga.state NOT IN ('succeeded', 'compensated', 'abandoned'))",
+);
+static WIPE_SECRETS: Statement = Statement::across_workspaces(
+    SERVICE,
+    "one-time secrets are wiped when their time is over, in every workspace",
+    "UPDATE idempotency SET secret_sealed = NULL WHERE secret_until_us IS NOT NULL AND secret_until_us <= ?1 AND secret_sealed IS NOT NULL",
+);
+
+/// What is kept of an answer.
+pub(super) struct Stored {
+    pub(super) status: u16,
+    pub(super) headers: String,
+    pub(super) location: Option<String>,
+    pub(super) body_sealed: Option<Vec<u8>>,
+    pub(super) secret_sealed: Option<Vec<u8>>,
+    pub(super) secret_until_us: Option<u64>,
+}
+
+pub(super) struct Row {
+    pub(super) whose: Whose,
+    pub(super) key: Key,
+    pub(super) fingerprint: [u8; 32],
+    pub(super) epoch: i64,
+    pub(super) claim_until_us: u64,
+    pub(super) saga: Option<SagaKey>,
+    pub(super) point_sealed: Option<Vec<u8>>,
+    pub(super) stored: Option<Stored>,
+    pub(super) kept_us: u64,
+    pub(super) expires_us: u64,
+}
+
+pub(super) fn insert(tx: &Tx<'_>, row: &Row) -> Result<bool, SqlFault> {
+    Ok(put(tx, &INSERT, row)? == 1)
+}
+
+pub(super) fn renew(tx: &Tx<'_>, row: &Row) -> Result<(), SqlFault> {
+    put(tx, &RENEW, row).map(drop)
+}
+
+fn put(tx: &Tx<'_>, statement: &Statement, row: &Row) -> Result<usize, SqlFault> {
+    let params = params![
+        row.whose.principal.as_str(),
+        row.key.as_str(),
+        &row.fingerprint,
+        row.epoch,
+        big(row.claim_until_us),
+        big(row.kept_us),
+        big(row.expires_us)
+    ];
+    tx.within(row.whose.scope.rows()).run(statement, params)
+}
+
+pub(super) fn row(view: &View<'_>, whose: &Whose, key: &Key) -> Result<Option<Row>, SqlFault> {
+    let params = params![whose.principal.as_str(), key.as_str()];
+    view.within(whose.scope.rows()).one(&BY_KEY, params, |row| {
+        let saga = match row.text_or_null(4)? {
+            Some(_) => Some(SagaKey { scope: store::scope(row, 4)?, id: saga_id(row, 5)? }),
+            None => None,
+        };
+        let stored = match row.text(1)?.as_str() {
+            "finished" => Some(Stored {
+                status: u16::try_from(row.integer(7)?).map_err(|_| SqlFault::Malformed { column: 7 })?,
+                headers: row.text(8)?,
+                location: row.text_or_null(10)?,
+                body_sealed: row.blob_or_null(9)?,
+                secret_sealed: row.blob_or_null(11)?,
+                secret_until_us: store::micros_or_null(row, 12)?,
+            }),
+            _ => None,
+        };
+        Ok(Row {
+            whose: whose.clone(),
+            key: key.clone(),
+            fingerprint: store::bytes_or_bug(row, 0)?,
+            epoch: row.integer(2)?,
+            claim_until_us: store::micros(row, 3)?,
+            saga,
+            point_sealed: row.blob_or_null(6)?,
+            stored,
+            kept_us: store::micros(row, 13)?,
+            expires_us: store::micros(row, 14)?,
+        })
+    })
+}
+
+pub(super) fn take_over(
+    tx: &Tx<'_>,
+    whose: &Whose,
+    key: &Key,
+    epoch: i64,
+    until_us: u64,
+) -> Result<bool, SqlFault> {
+    let params = params![whose.principal.as_str(), key.as_str(), epoch, big(until_us)];
+    Ok(tx.within(whose.scope.rows()).run(&TAKE_OVER, params)? == 1)
+}
+
+pub(super) fn reach(
+    tx: &Tx<'_>,
+    whose: &Whose,
+    key: &Key,
+    epoch: i64,
+    point_sealed: &[u8],
+    until_us: u64,
+) -> Result<bool, SqlFault> {
+    let params = params![whose.principal.as_str(), key.as_str(), epoch, point_sealed, big(until_us)];
+    Ok(tx.within(whose.scope.rows()).run(&REACH, params)? == 1)
+}
+
+pub(super) fn attach(
+    tx: &Tx<'_>,
+    whose: &Whose,
+    key: &Key,
+    epoch: i64,
+    saga: &SagaKey,
+) -> Result<bool, SqlFault> {
+    let params =
+        params![whose.principal.as_str(), key.as_str(), epoch, saga.scope.rows().as_str(), saga.id.bytes()];
+    Ok(tx.within(whose.scope.rows()).run(&ATTACH, params)? == 1)
+}
+
+pub(super) fn finish(
+    tx: &Tx<'_>,
+    whose: &Whose,
+    key: &Key,
+    epoch: i64,
+    stored: &Stored,
+) -> Result<bool, SqlFault> {
+    let params = params![
+        whose.principal.as_str(),
+        key.as_str(),
+        epoch,
+        stored.status,
+        stored.headers.as_str(),
+        stored.body_sealed.as_ref(),
+        stored.location.as_ref(),
+        stored.secret_sealed.as_ref(),
+        stored.secret_until_us.map(big)
+    ];
+    Ok(tx.within(whose.scope.rows()).run(&FINISH, params)? == 1)
+}
+
+pub(super) fn let_go(tx: &Tx<'_>, whose: &Whose, key: &Key, epoch: i64) -> Result<bool, SqlFault> {
+    let params = params![whose.principal.as_str(), key.as_str(), epoch];
+    Ok(tx.within(whose.scope.rows()).run(&LET_GO, params)? == 1)
+}
+
+pub(super) fn count_replay(tx: &Tx<'_>, whose: &Whose, key: &Key) -> Result<(), SqlFault> {
+    let params = params![whose.principal.as_str(), key.as_str()];
+    tx.within(whose.scope.rows()).run(&COUNT_REPLAY, params).map(drop)
+}
+
+pub(super) fn sweep(tx: &Tx<'_>, now_us: u64) -> Result<usize, SqlFault> {
+    tx.run(&WIPE_SECRETS, params![big(now_us)])?;
+    tx.run(&SWEEP, params![big(now_us)])
+}

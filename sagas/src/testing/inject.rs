@@ -1,0 +1,266 @@
+//! Faults on request: a definition is wrapped so that a chosen step or undo fails in a chosen way, a chosen number of times.
+//! Who enters: a definition and a plan. What leaves: the same definition, hash included, that fails as planned,
+//! and a record of every fault that was really met: a test that never met its fault has proven nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::define::Definition;
+use crate::define::step::{Act, Given, Held, LocalRun, LocalUndo, RemoteUndo, Step, StepUndo};
+use crate::ids::Phase;
+use crate::refusal::{Later, Probe, Reason, Refused, RemoteFault, Ruling};
+
+/// How a step or an undo goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum How {
+    /// A rule says no before anything happened.
+    Refuse,
+    /// Not now: nothing happened.
+    Later,
+    /// The way is closed, as by an open breaker: nothing happened.
+    Closed,
+    /// The answer is lost, and nothing happened.
+    LostBefore,
+    /// It happened, and the answer is lost.
+    LostAfter,
+    /// It happened, and happens a second time.
+    Twice,
+    /// The code panics.
+    Panic,
+}
+
+/// One planned fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// At which step.
+    pub step: usize,
+    /// Forward or back.
+    pub phase: Phase,
+    /// In which way.
+    pub how: How,
+    /// How often.
+    pub times: u32,
+}
+
+/// Faults to come, and those that came.
+#[derive(Debug, Default)]
+pub struct Plan {
+    faults: Mutex<Vec<Fault>>,
+    met: Mutex<Vec<(usize, Phase, How)>>,
+    /// Probes to be answered `NotApplied` although it happened: the effect is then asked for a second time.
+    blind: Mutex<Vec<usize>>,
+}
+
+impl Plan {
+    /// Plans faults, and forgets all others.
+    pub fn set(&self, faults: Vec<Fault>) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.blind.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// No more faults; what was met stays known.
+    pub fn heal(&self) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Every fault that was met, in order.
+    pub fn met(&self) -> Vec<(usize, Phase, How)> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn meet(&self, step: usize, phase: Phase) -> Option<How> {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let fault = faults.iter_mut().find(|it| it.step == step && it.phase == phase && it.times > 0)?;
+        fault.times -= 1;
+        let how = fault.how;
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).push((step, phase, how));
+        if how == How::Twice && phase == Phase::Do {
+            self.blind.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+        }
+        Some(how)
+    }
+
+    fn is_blind(&self, step: usize) -> bool {
+        let mut blind = self.blind.lock().unwrap_or_else(PoisonError::into_inner);
+        match blind.iter().position(|it| *it == step) {
+            Some(at) => {
+                blind.remove(at);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// The same definition, failing as planned.
+pub fn wrap(mut definition: Definition, plan: &Arc<Plan>) -> Definition {
+    for (place, step) in definition.steps.iter_mut().enumerate() {
+        step.act = wrap_act(place, step, plan);
+        step.undo = wrap_undo(place, step, plan);
+    }
+    definition
+}
+
+/// The code of an injected refusal: what a saga's end must show when that fault, and no other, turned it round.
+pub const INJECTED: &str = "injected";
+
+fn refused(how: How) -> Option<Refused<Reason>> {
+    match how {
+        How::Refuse => Some(Refused::business(INJECTED, "refused on request")),
+        How::Later | How::LostBefore => Some(Refused::Later(Later::new("not now, on request"))),
+        How::Closed => Some(Refused::Later(Later::at("closed, on request", 0))),
+        How::LostAfter | How::Twice | How::Panic => None,
+    }
+}
+
+fn fault(how: How) -> Option<RemoteFault> {
+    match how {
+        How::Refuse => Some(RemoteFault::business(INJECTED, "refused on request")),
+        How::Later => Some(RemoteFault::later("not now, on request")),
+        How::Closed => Some(RemoteFault::Later(Later::at("closed, on request", 0))),
+        How::LostBefore => Some(RemoteFault::unknown("lost before, on request")),
+        How::LostAfter | How::Twice | How::Panic => None,
+    }
+}
+
+#[allow(clippy::panic, reason = "that is the fault")]
+fn panic_if(how: Option<How>) {
+    if how == Some(How::Panic) {
+        panic!("on request");
+    }
+}
+
+fn lost() -> Refused<Reason> {
+    // Inside a transaction nothing can be lost after it happened: it is undone, and so it happens once.
+    Refused::Later(Later::new("lost after, on request"))
+}
+
+fn wrap_act(place: usize, step: &Step, plan: &Arc<Plan>) -> Act {
+    let plan = plan.clone();
+    match step.act.clone() {
+        Act::Local(run) => Act::Local(wrap_local(place, run, plan)),
+        Act::Remote(mut calls) => {
+            let (act, probe, acting) = (calls.act.clone(), calls.probe.clone(), plan.clone());
+            calls.act = Arc::new(move |cx, given: Given, order| -> Held<_> {
+                let met = acting.meet(place, Phase::Do);
+                if let Some(fault) = met.and_then(fault) {
+                    return Box::pin(async move { Err(fault) });
+                }
+                let called = act(cx, given, order);
+                Box::pin(async move {
+                    panic_if(met);
+                    let answer = called.await;
+                    if met.is_some() { Err(RemoteFault::unknown("lost after, on request")) } else { answer }
+                })
+            });
+            calls.probe = Arc::new(move |cx, given: Given| -> Held<_> {
+                if plan.is_blind(place) { Box::pin(async { Probe::NotApplied }) } else { probe(cx, given) }
+            });
+            Act::Remote(calls)
+        }
+        Act::FanOut(mut calls) => {
+            let (act, probe, acting) = (calls.act.clone(), calls.probe.clone(), plan.clone());
+            calls.act = Arc::new(move |cx, given: Given, item, order| -> Held<_> {
+                let met = acting.meet(place, Phase::Do);
+                if let Some(fault) = met.and_then(fault) {
+                    return Box::pin(async move { Err(fault) });
+                }
+                let called = act(cx, given, item, order);
+                Box::pin(async move {
+                    panic_if(met);
+                    let answer = called.await;
+                    if met.is_some() { Err(RemoteFault::unknown("lost after, on request")) } else { answer }
+                })
+            });
+            calls.probe = Arc::new(move |cx, given: Given, item| -> Held<_> {
+                if plan.is_blind(place) {
+                    Box::pin(async { Probe::NotApplied })
+                } else {
+                    probe(cx, given, item)
+                }
+            });
+            Act::FanOut(calls)
+        }
+        Act::Wait(mut calls) => {
+            if let Some(on_signal) = calls.on_signal.clone() {
+                calls.on_signal = Some(Arc::new(move |tx, cx, given, signal| {
+                    let met = plan.meet(place, Phase::Do);
+                    if met == Some(How::Refuse) {
+                        let reason = Reason::new(INJECTED, "refused on request");
+                        return Ok(Ruling::Refused(reason, Vec::new()));
+                    }
+                    if let Some(refused) = met.and_then(refused) {
+                        return Err(refused);
+                    }
+                    panic_if(met);
+                    let ruling = on_signal(tx, cx, given, signal)?;
+                    if met.is_some() { Err(lost()) } else { Ok(ruling) }
+                }));
+            }
+            Act::Wait(calls)
+        }
+        Act::Child(mut calls) => {
+            let finish = calls.finish.clone();
+            calls.finish = Arc::new(move |tx, cx, given, result| {
+                let met = plan.meet(place, Phase::Do);
+                if let Some(refused) = met.and_then(refused) {
+                    return Err(refused);
+                }
+                panic_if(met);
+                let finished = finish(tx, cx, given, result)?;
+                if met.is_some() { Err(lost()) } else { Ok(finished) }
+            });
+            Act::Child(calls)
+        }
+    }
+}
+
+fn wrap_local(place: usize, run: Arc<LocalRun>, plan: Arc<Plan>) -> Arc<LocalRun> {
+    Arc::new(move |tx, cx, given| {
+        let met = plan.meet(place, Phase::Do);
+        if let Some(refused) = met.and_then(refused) {
+            return Err(refused);
+        }
+        panic_if(met);
+        let done = run(tx, cx, given)?;
+        if met.is_some() { Err(lost()) } else { Ok(done) }
+    })
+}
+
+fn wrap_undo(place: usize, step: &Step, plan: &Arc<Plan>) -> StepUndo {
+    let plan = plan.clone();
+    match step.undo.clone() {
+        StepUndo::Local(undo) => {
+            let wrapped: Arc<LocalUndo> = Arc::new(move |tx, cx, given| {
+                let met = plan.meet(place, Phase::Undo);
+                if let Some(refused) = met.and_then(refused) {
+                    return Err(refused);
+                }
+                panic_if(met);
+                let undone = undo(tx, cx, given)?;
+                if met == Some(How::Twice) {
+                    // Here, and only here, twice in one transaction: an undo must bear it.
+                    return undo(tx, cx, given).map(|again| undone.absorb(again));
+                }
+                if met.is_some() { Err(lost()) } else { Ok(undone) }
+            });
+            StepUndo::Local(wrapped)
+        }
+        StepUndo::Remote { within, run } => {
+            let wrapped: Arc<RemoteUndo> = Arc::new(move |cx, given: Given| -> Held<_> {
+                let met = plan.meet(place, Phase::Undo);
+                if let Some(fault) = met.and_then(fault) {
+                    return Box::pin(async move { Err(fault) });
+                }
+                let undone = run(cx, given);
+                Box::pin(async move {
+                    panic_if(met);
+                    let answer = undone.await;
+                    if met.is_some() { Err(RemoteFault::unknown("lost after, on request")) } else { answer }
+                })
+            });
+            StepUndo::Remote { within, run: wrapped }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,151 @@
+//! The room where definitions are proven: doubles of clock, dice and seal, faults on request, and the harness that
+//! takes every step of a definition through everything that can go wrong.
+//! Who enters: tests of this crate and of those whose workflows run here. What leaves: a proof, or the cell that failed.
+
+mod cells;
+pub mod inject;
+mod prove;
+mod rounds;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use audit::{Clock, NoRandomness, Random, Workspace};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+pub use cells::{Cell, Coverage, expected_cells};
+pub use prove::{Heard, Proof, World, prove};
+
+use crate::ids::EffectId;
+use crate::seal::{Cipher, CipherAnswer, Plain, Seal, SealFault};
+
+/// A clock that its test moves.
+#[derive(Debug)]
+pub struct TestClock {
+    unix_us: AtomicU64,
+    start: Instant,
+}
+
+impl TestClock {
+    /// A clock that stands at a moment long ago.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { unix_us: AtomicU64::new(1_700_000_000_000_000), start: Instant::now() })
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, by: Duration) {
+        let us = u64::try_from(by.as_micros()).unwrap_or(u64::MAX / 4);
+        self.unix_us.fetch_add(us, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn unix_us(&self) -> u64 {
+        self.unix_us.load(Ordering::SeqCst)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// Randomness that can be told apart and nothing else.
+#[derive(Debug, Default)]
+pub struct TestDice(AtomicU64);
+
+impl TestDice {
+    /// Dice that begin somewhere else than others.
+    pub fn seeded(seed: u64) -> Self {
+        Self(AtomicU64::new(seed << 32))
+    }
+}
+
+impl Random for TestDice {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness> {
+        for chunk in bytes.chunks_mut(32) {
+            let count = self.0.fetch_add(1, Ordering::SeqCst);
+            chunk.copy_from_slice(&Sha256::digest(count.to_be_bytes())[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+/// A seal that hides nothing, but binds to its place as the real one does.
+#[derive(Debug, Default)]
+pub struct TestSeal;
+
+impl Seal for TestSeal {
+    fn cipher<'a>(&'a self, scope: Option<&'a Workspace>) -> CipherAnswer<'a> {
+        let key = scope.map_or_else(String::new, ToString::to_string);
+        Box::pin(async move { Ok(Arc::new(TestCipher(key)) as Arc<dyn Cipher>) })
+    }
+}
+
+struct TestCipher(String);
+
+impl TestCipher {
+    fn tag(&self, place: &str, bytes: &[u8]) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.0.as_bytes());
+        hash.update([0]);
+        hash.update(place.as_bytes());
+        hash.update([0]);
+        hash.update(bytes);
+        hash.finalize().into()
+    }
+}
+
+impl Cipher for TestCipher {
+    fn seal(&self, place: &str, plain: &[u8]) -> Result<Vec<u8>, SealFault> {
+        let turned: Vec<u8> = plain.iter().map(|byte| byte ^ 0x5a).collect();
+        Ok([&self.tag(place, plain)[..], &turned].concat())
+    }
+
+    fn open(&self, place: &str, sealed: &[u8]) -> Result<Plain, SealFault> {
+        let (tag, turned) = sealed.split_at_checked(32).ok_or(SealFault::DoesNotOpen)?;
+        let plain: Plain = Zeroizing::new(turned.iter().map(|byte| byte ^ 0x5a).collect());
+        if self.tag(place, &plain) == tag { Ok(plain) } else { Err(SealFault::DoesNotOpen) }
+    }
+}
+
+/// A world outside that outlives every crash: effects by id, applied once however often they are asked for.
+#[derive(Debug, Default)]
+pub struct Outside {
+    effects: Mutex<HashMap<EffectId, String>>,
+    calls: AtomicU64,
+}
+
+impl Outside {
+    /// Makes an effect; a repetition gives what the first gave.
+    pub fn apply(&self, effect: EffectId, what: &str) -> String {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let mut effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
+        effects.entry(effect).or_insert_with(|| what.to_owned()).clone()
+    }
+
+    /// What there is under an id.
+    pub fn find(&self, effect: EffectId) -> Option<String> {
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner).get(&effect).cloned()
+    }
+
+    /// Takes an effect back; nothing happens where there is none.
+    pub fn undo(&self, effect: EffectId) {
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner).remove(&effect);
+    }
+
+    /// Every effect there is now, in order.
+    pub fn all(&self) -> Vec<String> {
+        let effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<String> = effects.values().cloned().collect();
+        all.sort();
+        all
+    }
+
+    /// How often it was asked to make one.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+}

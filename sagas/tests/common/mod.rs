@@ -1,0 +1,474 @@
+//! A small world for the tests: things in the ledger's database, effects outside, and five workflows over both.
+//! Who enters: the tests of this crate.
+//! What leaves: definitions that mean something, and a world that can be compared before and after.
+#![allow(
+    dead_code,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "not every test uses all of it; tests may fail loudly"
+)]
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use audit::{
+    Clock, Ledger, LedgerLimits, LedgerOptions, Schema, Statement, Table, Told, Tx, Workspace, params,
+};
+use sagas::testing::{Heard, Outside, TestClock, TestDice, TestSeal, World};
+use sagas::{
+    Catalog, Deaf, Definition, EngineParts, Lock, Probe, Refused, Ruling, SagaLimits, Scope, StartRequest,
+    StepContext, Undo, Workflow,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+const SERVICE: &str = "samples";
+pub static SAMPLES: Schema = Schema {
+    service: SERVICE,
+    tables: &[Table { name: "thing", tenant: true }],
+    migrations: &[
+        "CREATE TABLE thing (workspace TEXT NOT NULL, name TEXT NOT NULL, puts BIGINT NOT NULL, PRIMARY KEY (workspace, name))",
+    ],
+    statements: &[&PUT, &DROP, &THINGS],
+};
+static PUT: Statement = Statement::tenant(
+    SERVICE,
+    "INSERT INTO thing (workspace, name, puts) VALUES (?1, ?2, 1) ON CONFLICT (workspace, name) DO UPDATE SET puts = thing.puts + 1",
+);
+static DROP: Statement = Statement::tenant(SERVICE, "DELETE FROM thing WHERE workspace = ?1 AND name = ?2");
+static THINGS: Statement =
+    Statement::tenant(SERVICE, "SELECT name, puts FROM thing WHERE workspace = ?1 ORDER BY name");
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Input {
+    pub round: u64,
+}
+
+/// What steps leave behind: a word that grows, so that a wrong state shows.
+pub type Trail = String;
+
+pub fn acme() -> Workspace {
+    Workspace::new("acme").unwrap()
+}
+
+pub fn scope() -> Scope {
+    Scope::Workspace(acme())
+}
+
+fn name(input: &Input, what: &str) -> String {
+    format!("r{}/{what}", input.round)
+}
+
+/// Puts a thing; putting it twice shows in the world.
+pub fn put<B: Clone + Default + AsRef<str>>(
+    what: &'static str,
+) -> impl Fn(&mut Tx<'_>, &StepContext, &Input, &Trail) -> Result<Told<Trail>, Refused> + Send + Sync + 'static
+{
+    move |tx, cx, input, before| {
+        tx.within(&acme()).run(&PUT, params![name(input, what)])?;
+        Ok(Told::new(format!("{before}{what}"), cx.entry("thing.put", name(input, what))))
+    }
+}
+
+fn put_from(
+    tx: &mut Tx<'_>,
+    cx: &StepContext,
+    input: &Input,
+    what: &str,
+) -> Result<audit::Entry, audit::SqlFault> {
+    tx.within(&acme()).run(&PUT, params![name(input, what)])?;
+    Ok(cx.entry("thing.put", name(input, what)))
+}
+
+pub fn drop_it<B: serde::de::DeserializeOwned + Send + 'static>(what: &'static str) -> Undo<Input, B> {
+    Undo::local(move |tx, cx, input: &Input, _: &B| {
+        tx.within(&acme()).run(&DROP, params![name(input, what)])?;
+        Ok(Told::new((), cx.entry("thing.drop", name(input, what))))
+    })
+}
+
+pub fn undo_outside<B: serde::de::DeserializeOwned + Send + 'static>(
+    outside: &Arc<Outside>,
+) -> Undo<Input, B> {
+    let outside = outside.clone();
+    Undo::remote(SECOND * 10, move |cx, _: Input, _: B| {
+        let outside = outside.clone();
+        async move {
+            outside.undo(cx.effect);
+            Ok(())
+        }
+    })
+}
+
+/// Five local steps, the fourth of them the pivot.
+pub fn local() -> Definition {
+    Workflow::define("sample.local")
+        .version(1)
+        .input::<Input>()
+        .locks(|input| vec![Lock::exclusive(format!("round/{}", input.round)), Lock::shared("everything")])
+        .deadline(SECOND * 600)
+        .local(
+            "first",
+            |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
+            drop_it("a"),
+        )
+        .local("second", put::<Trail>("b"), drop_it("b"))
+        .local("third", put::<Trail>("c"), Undo::none("it is read by nobody before the pivot"))
+        .pivot_local("pivot", |tx, cx, input, before| {
+            tx.within(&acme()).run(&DROP, params![name(input, "c")])?;
+            Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
+        })
+        .local("after", |tx, cx, input, before| {
+            Ok(Told::new(format!("{before}z"), put_from(tx, cx, input, "z")?))
+        })
+        .build()
+        .unwrap()
+}
+
+/// The same without the step that leaves something behind when it is undone.
+pub fn plain_local(name: &'static str) -> Definition {
+    Workflow::define(name)
+        .version(1)
+        .input::<Input>()
+        .locks(|input| vec![Lock::exclusive(format!("round/{}", input.round)), Lock::shared("everything")])
+        .deadline(SECOND * 600)
+        .local(
+            "first",
+            |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
+            drop_it("a"),
+        )
+        .local("second", put::<Trail>("b"), drop_it("b"))
+        .local("third", put::<Trail>("c"), drop_it("c"))
+        .pivot_local("pivot", |tx, cx, input, before| {
+            Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
+        })
+        .local("after", |tx, cx, input, before| {
+            Ok(Told::new(format!("{before}z"), put_from(tx, cx, input, "z")?))
+        })
+        .build()
+        .unwrap()
+}
+
+/// Local, ordered call, approval, local, pivot, forward call.
+pub fn mixed(outside: &Arc<Outside>) -> Definition {
+    let (one, two, three, four) = (outside.clone(), outside.clone(), outside.clone(), outside.clone());
+    Workflow::define("sample.mixed")
+        .version(1)
+        .input::<Input>()
+        .locks(|input| vec![Lock::exclusive(format!("round/{}", input.round))])
+        .deadline(SECOND * 3600)
+        .local("reserve", |tx, cx, input, ()| {
+            Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?))
+        }, drop_it("a"))
+        .remote(
+            "make",
+            |step| {
+                step.within(SECOND * 10)
+                    .order(|_, cx, input, before| {
+                        assert_eq!(before, "a");
+                        Ok(Told::new(name(input, "order"), cx.entry("thing.order", name(input, "made"))))
+                    })
+                    .act(move |cx, input, before, order| {
+                        let outside = one.clone();
+                        async move {
+                            assert!(order.seq() > 0 && *order.value() == name(&input, "order"));
+                            Ok(format!("{before}{}", outside.apply(cx.effect, &name(&input, "made"))))
+                        }
+                    })
+                    .probe(move |cx, _, before| {
+                        let found = two.find(cx.effect);
+                        async move { found.map_or(Probe::NotApplied, |made| Probe::Applied(format!("{before}{made}"))) }
+                    })
+                    .settle(|_, cx, input, _, _| Ok(vec![cx.entry("thing.made", name(input, "made"))]))
+            },
+            undo_outside(outside),
+        )
+        .wait(
+            "approval",
+            |step| {
+                step.at_most(|_, _| SECOND * 60)
+                    .open(|tx, cx, input, _| Ok(vec![put_from(tx, cx, input, "asked")?]))
+                    .on(&["approve"], |tx, cx, input, before, signal| {
+                        let vote: u32 = signal.payload().map_err(Refused::Bug)?;
+                        let entry = put_from(tx, cx, input, &format!("vote{vote}"))?;
+                        if vote < 2 {
+                            return Ok(Ruling::StillWaiting(vec![entry]));
+                        }
+                        Ok(Ruling::Passed(format!("{before}!"), vec![entry]))
+                    })
+            },
+            Undo::local(|tx, cx, input: &Input, _: &Trail| {
+                for what in ["asked", "vote1", "vote2"] {
+                    tx.within(&acme()).run(&DROP, params![name(input, what)])?;
+                }
+                Ok(Told::new((), cx.entry("thing.drop", name(input, "asked"))))
+            }),
+        )
+        .local("attach", put::<Trail>("b"), drop_it("b"))
+        .pivot_local("pivot", |tx, cx, input, before| {
+            Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
+        })
+        .remote("publish", |step| {
+            step.within(SECOND * 10)
+                .act(move |cx, input, before, _| {
+                    let outside = three.clone();
+                    async move { Ok(format!("{before}{}", outside.apply(cx.effect, &name(&input, "published")))) }
+                })
+                .probe(move |cx, _, before| {
+                    let found = four.find(cx.effect);
+                    async move { found.map_or(Probe::NotApplied, |made| Probe::Applied(format!("{before}{made}"))) }
+                })
+        })
+        .build()
+        .unwrap()
+}
+
+/// A pivot outside, and a wait after it whose deadline lets the saga go on.
+pub fn remote_pivot(outside: &Arc<Outside>) -> Definition {
+    let (one, two) = (outside.clone(), outside.clone());
+    Workflow::define("sample.remote_pivot")
+        .version(1)
+        .input::<Input>()
+        .locks(|input| vec![Lock::exclusive(format!("round/{}", input.round)).across()])
+        .local(
+            "claim",
+            |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
+            Undo::local(|tx, cx, input: &Input, (): &()| {
+                // What the pivot's order leaves is this step's to undo: a pivot has no undo of its own.
+                for what in ["a", "use"] {
+                    tx.within(&acme()).run(&DROP, params![name(input, what)])?;
+                }
+                Ok(Told::new((), cx.entry("thing.drop", name(input, "a"))))
+            }),
+        )
+        .pivot_remote("sign", |step| {
+            step.within(SECOND * 10)
+                .order(|tx, cx, input, _| {
+                    // Ordered again at each attempt: the use is counted once.
+                    tx.within(&acme()).run(&DROP, params![name(input, "use")])?;
+                    Ok(Told::new(7_u8, put_from(tx, cx, input, "use")?))
+                })
+                .act(move |cx, input, before, order| {
+                    let outside = one.clone();
+                    async move {
+                        assert_eq!(*order.value(), 7);
+                        Ok(format!("{before}{}", outside.apply(cx.effect, &name(&input, "signed"))))
+                    }
+                })
+                .probe(move |cx, _, before| {
+                    let found = two.find(cx.effect);
+                    async move {
+                        found.map_or(Probe::NotApplied, |made| Probe::Applied(format!("{before}{made}")))
+                    }
+                })
+        })
+        .wait("cool", |step| {
+            step.until(
+                |_, _| SECOND * 60,
+                |_, cx, _, before: &Trail| {
+                    Ok(Ruling::Passed(format!("{before}~"), vec![cx.entry("thing.cooled", "x")]))
+                },
+            )
+        })
+        .local("record", |tx, cx, input, before| {
+            Ok(Told::new(format!("{before}z"), put_from(tx, cx, input, "z")?))
+        })
+        .build()
+        .unwrap()
+}
+
+/// Many equal calls before the pivot.
+pub fn fan(outside: &Arc<Outside>) -> Definition {
+    let (one, two, three) = (outside.clone(), outside.clone(), outside.clone());
+    Workflow::define("sample.fan")
+        .version(1)
+        .input::<Input>()
+        .local(
+            "claim",
+            |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
+            drop_it("a"),
+        )
+        .fan_out(
+            "each",
+            |step| {
+                step.items(SECOND * 10, |_, _| (0..10_u32).collect())
+                    .order(|_, cx, input, _, item| {
+                        Ok(Told::new(*item, cx.entry("thing.order", name(input, &item.to_string()))))
+                    })
+                    .act(move |cx, input, _, item, order| {
+                        let outside = one.clone();
+                        async move {
+                            assert_eq!(*order.value(), item);
+                            Ok(outside.apply(cx.effect, &name(&input, &format!("item{item}"))))
+                        }
+                    })
+                    .probe(move |cx, _, _, _| {
+                        let found = two.find(cx.effect);
+                        async move { found.map_or(Probe::NotApplied, Probe::Applied) }
+                    })
+                    .gather(|_, cx, input, before, outs: Vec<String>| {
+                        assert_eq!(outs.len(), 10);
+                        Ok((
+                            format!("{before}{}", outs.len()),
+                            vec![cx.entry("thing.gathered", name(input, "all"))],
+                        ))
+                    })
+            },
+            Undo::remote(SECOND * 10, move |cx: StepContext, _: Input, _: Trail| {
+                let outside = three.clone();
+                async move {
+                    (0..10).for_each(|item| outside.undo(cx.item_effect(item)));
+                    Ok(())
+                }
+            }),
+        )
+        .pivot_local("pivot", |tx, cx, input, before| {
+            Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
+        })
+        .build()
+        .unwrap()
+}
+
+/// A step that is a workflow of its own.
+pub fn parent() -> Definition {
+    Workflow::define("sample.parent")
+        .version(1)
+        .input::<Input>()
+        .local(
+            "open",
+            |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "o")?)),
+            drop_it("o"),
+        )
+        .child(
+            "inner",
+            |step| {
+                step.start("sample.child", |input, _| input.clone()).finish(
+                    |_, cx, _, before, trail: Trail| {
+                        Ok((format!("{before}({trail})"), vec![cx.entry("thing.inner", "x")]))
+                    },
+                )
+            },
+            Undo::local(|tx, cx, input: &Input, _: &Trail| {
+                for what in ["a", "b", "c", "p", "z"] {
+                    tx.within(&acme()).run(&DROP, params![name(input, what)])?;
+                }
+                Ok(Told::new((), cx.entry("thing.drop", "inner")))
+            }),
+        )
+        .pivot_local("pivot", |tx, cx, input, before| {
+            Ok(Told::new(format!("{before}P"), put_from(tx, cx, input, "P")?))
+        })
+        .build()
+        .unwrap()
+}
+
+/// A directory, a ledger in it, a clock, and a world outside.
+pub struct Sample {
+    pub dir: tempfile::TempDir,
+    pub ledger: Mutex<Option<Ledger>>,
+    pub clock: Arc<TestClock>,
+    pub dice: Arc<TestDice>,
+    pub outside: Arc<Outside>,
+    pub workflow: &'static str,
+    pub others: Vec<fn() -> Definition>,
+}
+
+impl Sample {
+    pub fn new(workflow: &'static str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = TestClock::new();
+        let dice = Arc::new(TestDice::default());
+        let ledger = open(dir.path().join("ledger.db"), clock.clone());
+        Self {
+            dir,
+            ledger: Mutex::new(Some(ledger)),
+            clock,
+            dice,
+            outside: Arc::default(),
+            workflow,
+            others: Vec::new(),
+        }
+    }
+
+    pub fn ledger(&self) -> Ledger {
+        self.ledger.lock().unwrap().clone().unwrap()
+    }
+
+    pub fn parts_with(&self, definitions: Vec<Definition>) -> EngineParts {
+        EngineParts { catalog: Catalog::new(definitions).unwrap(), ..self.parts() }
+    }
+
+    pub async fn things(&self) -> Vec<(String, i64)> {
+        let read = |view: &audit::View<'_>| {
+            view.within(&acme()).all(&THINGS, params![], |row| Ok((row.text(0)?, row.integer(1)?)))
+        };
+        self.ledger().read(read).await.unwrap()
+    }
+}
+
+pub fn open(path: PathBuf, clock: Arc<dyn Clock>) -> Ledger {
+    Ledger::open(LedgerOptions {
+        path,
+        origin: "saga.example/log".to_owned(),
+        schemas: vec![&SAMPLES, &sagas::SCHEMA],
+        clock,
+        random: Arc::new(audit::MachineRandom),
+        limits: LedgerLimits { readers: 1, ..LedgerLimits::default() },
+        dangerous_without_recovery: true,
+    })
+    .unwrap()
+}
+
+impl World for Sample {
+    fn request(&self, round: u64) -> StartRequest {
+        StartRequest::new(self.workflow, scope(), &Input { round }).unwrap()
+    }
+
+    fn answer(&self, step: &str, _: u64) -> Vec<Heard> {
+        if step != "approval" {
+            return Vec::new();
+        }
+        let vote = |vote: u32| Heard { name: "approve", dedupe: vote.to_string(), payload: json!(vote) };
+        vec![vote(1), vote(2)]
+    }
+
+    async fn snapshot(&self, round: u64) -> Json {
+        let mine = format!("r{round}/");
+        let things: Vec<_> = self.things().await;
+        let things: Vec<_> =
+            things.iter().filter_map(|(name, puts)| Some((name.strip_prefix(&mine)?, puts))).collect();
+        let outside = self.outside.all();
+        let outside: Vec<_> = outside.iter().filter_map(|it| it.strip_prefix(&mine)).collect();
+        json!({ "things": things, "outside": outside })
+    }
+
+    fn parts(&self) -> EngineParts {
+        EngineParts {
+            ledger: self.ledger(),
+            catalog: Catalog::default(),
+            seal: Arc::new(TestSeal),
+            clock: self.clock.clone(),
+            random: self.dice.clone(),
+            limits: SagaLimits { poll: Duration::from_millis(20), ..SagaLimits::default() },
+            observer: Arc::new(Deaf),
+        }
+    }
+
+    fn others(&self) -> Vec<Definition> {
+        self.others.iter().map(|define| define()).collect()
+    }
+
+    fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    async fn reopen(&self) {
+        let ledger = self.ledger.lock().unwrap().take().unwrap();
+        ledger.close().await;
+        *self.ledger.lock().unwrap() = Some(open(self.dir.path().join("ledger.db"), self.clock.clone()));
+    }
+}
