@@ -34,6 +34,19 @@ pub struct Metrics {
     refused_signatures: Counter,
     spent: Family<PartLabel, Counter<f64, AtomicU64>>,
     gauges: Family<GaugeLabel, Gauge<f64, AtomicU64>>,
+    workflows: Family<WorkflowLabel, Counter>,
+    stuck: Family<NameLabel, Gauge>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WorkflowLabel {
+    workflow: String,
+    what: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct NameLabel {
+    workflow: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -75,6 +88,10 @@ impl Default for Metrics {
         );
         registry.register("part_seconds", "Time that parts took which never wait", spent.clone());
         registry.register("state", "How the parts stand", gauges.clone());
+        let workflows = Family::<WorkflowLabel, Counter>::default();
+        let stuck = Family::<NameLabel, Gauge>::default();
+        registry.register("workflows", "Workflows started and ended, by outcome", workflows.clone());
+        registry.register("workflows_stuck", "Workflows that need a person", stuck.clone());
         Self {
             registry: Arc::new(Mutex::new(registry)),
             answered,
@@ -83,6 +100,8 @@ impl Default for Metrics {
             refused_signatures,
             spent,
             gauges,
+            workflows,
+            stuck,
         }
     }
 }
@@ -107,6 +126,17 @@ impl Metrics {
     /// A part that never waits took so long: on an idle processor this is its share of the work.
     pub fn spent(&self, part: &'static str, took: Duration) {
         self.spent.get_or_create(&PartLabel { part }).inc_by(took.as_secs_f64());
+    }
+
+    /// A workflow was started, or ended in this way.
+    pub fn workflow(&self, workflow: &str, what: &'static str) {
+        self.workflows.get_or_create(&WorkflowLabel { workflow: workflow.to_owned(), what }).inc();
+    }
+
+    /// A workflow needs a person, or no longer does.
+    pub fn workflow_stuck(&self, workflow: &str, stuck: bool) {
+        let gauge = self.stuck.get_or_create(&NameLabel { workflow: workflow.to_owned() });
+        if stuck { gauge.inc() } else { gauge.dec() };
     }
 
     /// Sets a figure of a part.

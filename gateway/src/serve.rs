@@ -61,16 +61,13 @@ pub async fn serve(
     let local = local.map_err(|source| listen_refused(&config.socket.display(), source))?;
     let address = listener.address().map_err(|source| listen_refused(&config.api.listen, source))?;
     let House { ground, tokens, keeper, register, health, probes, keys, workspaces, .. } = &house;
-    if let Err(why) = keys.recover().await {
-        tracing::warn!(%why, "orders left open by the last run are settled at the next start");
-    }
     if let Err(why) = keys.check_counters().await {
         tracing::warn!(%why, "use counters could not be held against the ledger");
     }
     health.look(probes).await;
     let stopping = register.stopping().clone();
     tokio::spawn(keeper.clone().run(stopping.clone()));
-    tokio::spawn(housekeeping::run(keys.clone(), workspaces.clone(), stopping.clone()));
+    tokio::spawn(housekeeping::run(workspaces.clone(), stopping.clone()));
     let examining = keeper.clone();
     tokio::spawn(async move { examining.examine_everything().await });
     let doors = (tokio::spawn(listener.run()), tokio::spawn(local.run()));
@@ -83,6 +80,7 @@ pub async fn serve(
     let complete = register.drain(DRAIN_WAIT_MAX).await;
     tracing::info!(complete, "drained");
     drop(doors);
+    ground.runner.close().await;
     if let Err(why) = keeper.seal().await {
         tracing::warn!(%why, "the last entries are sealed at the next start");
     }

@@ -65,6 +65,14 @@ codes! {
     NameTaken = "name_taken", 409, "The name is taken";
     /// The thing is not in a state for this.
     WrongState = "wrong_state", 409, "Not possible in the present state";
+    /// Another workflow holds what this one needs.
+    ResourceLocked = "resource_locked", 409, "Another workflow is at work on this";
+    /// A workflow ended without success, and what it had done was undone.
+    WorkflowFailed = "workflow_failed", 409, "The workflow ended without success";
+    /// The vote is about another request or policy than the one that waits.
+    StaleApproval = "stale_approval", 409, "The vote is about something else";
+    /// Nobody approves what they asked for.
+    OwnRequest = "own_request", 403, "Nobody approves what they asked for";
     /// The entry is recorded but no checkpoint covers it yet.
     NotYetSealed = "not_yet_sealed", 409, "No checkpoint covers this entry yet";
     /// The body is over the limit.

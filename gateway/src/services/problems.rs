@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::audit::{NoProof, SealRefused};
 use hsm::{Refusal, TokenError};
+use sagas::{SignalRefused, StartRefused, VerbRefused};
 
 use super::audit::AuditRefused;
 use super::devices::DevicesRefused;
@@ -17,6 +18,8 @@ use crate::admission::Shed;
 use crate::api::{Code, Problem};
 use crate::ca::CaRefused;
 use crate::crypto::VerifyRefused;
+use crate::runner::RunRefused;
+use crate::runs::RunsRefused;
 use crate::signer::SignFailed;
 
 const SHORTLY: Duration = Duration::from_secs(1);
@@ -218,11 +221,77 @@ impl From<KeysRefused> for Problem {
                 Self::new(Code::WrongState, "the key has all the versions it may have; create a new key")
             }
             KeysRefused::Notice => Self::new(Code::Invalid, "the notice is 1 to 90 days").at("/days"),
+            KeysRefused::Overlap => {
+                Self::new(Code::BadRequest, "the overlap is at most 90 days").at("/overlap_seconds")
+            }
+            KeysRefused::Run(refused) => refused.into(),
             KeysRefused::Token(error) => error.into(),
             KeysRefused::Record(fault) => Self::internal(&fault),
             KeysRefused::Sealing(fault) => Self::internal(&chain(&fault)),
             KeysRefused::Workspace(refused) => refused.into(),
             KeysRefused::Ledger(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<RunRefused> for Problem {
+    fn from(refused: RunRefused) -> Self {
+        match refused {
+            RunRefused::NotRunning => Self::new(
+                Code::LedgerFrozen,
+                "no workflow runs while the ledger takes no writes; the operator sees why with `chancery status`",
+            ),
+            RunRefused::Start(refused) => start_refused(refused),
+            RunRefused::Signal(refused) => signal_refused(refused),
+            RunRefused::Verb(refused) => match refused {
+                VerbRefused::NoSuchSaga => Self::new(Code::NotFound, "no such workflow here"),
+                refused => Self::new(Code::WrongState, refused.to_string()),
+            },
+            RunRefused::Undone { code, words } => {
+                let known = Code::ALL.iter().find(|known| known.text() == code);
+                Self::new(known.copied().unwrap_or(Code::WorkflowFailed), words)
+            }
+            RunRefused::Result(fault) => Self::internal(&fault),
+        }
+    }
+}
+
+fn start_refused(refused: StartRefused) -> Problem {
+    match refused {
+        StartRefused::NoSuchWorkflow(_) => Problem::new(Code::NotFound, refused.to_string()),
+        StartRefused::BadInput { .. } => Problem::new(Code::Invalid, refused.to_string()),
+        StartRefused::Locked(_) => {
+            Problem::new(Code::ResourceLocked, format!("{refused}; wait for its end, or call it off"))
+                .after(SOON)
+        }
+        refused => Problem::internal(&chain(&refused)),
+    }
+}
+
+fn signal_refused(refused: SignalRefused) -> Problem {
+    match refused {
+        SignalRefused::NoSuchSaga => Problem::new(Code::NotFound, "no such workflow here"),
+        SignalRefused::Sql(_) => Problem::internal(&chain(&refused)),
+        refused => Problem::new(Code::WrongState, refused.to_string()),
+    }
+}
+
+impl From<RunsRefused> for Problem {
+    fn from(refused: RunsRefused) -> Self {
+        match refused {
+            RunsRefused::NoSuchRun => Self::new(Code::NotFound, "no such workflow in this workspace"),
+            RunsRefused::NoVote => Self::new(Code::WrongState, "the workflow does not wait for approval"),
+            RunsRefused::Stale => Self::new(
+                Code::StaleApproval,
+                "the vote names another request or policy than the one that waits; look at it again",
+            ),
+            RunsRefused::OwnRequest => {
+                Self::new(Code::OwnRequest, "nobody approves what they asked for; ask somebody else")
+            }
+            RunsRefused::Run(refused) => refused.into(),
+            RunsRefused::ApiKey(refused) => refused.into(),
+            RunsRefused::Client(refused) => refused.into(),
+            RunsRefused::Ledger(refused) => refused.into(),
         }
     }
 }

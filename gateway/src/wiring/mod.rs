@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use audit::{
     Anchor, Clock, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, NoteKey, RecoverRefused,
-    Sealing,
+    Sealing, Standing,
 };
 use hsm::{Token, TokenConfig};
+use sagas::{Engine, EngineParts, SagaLimits};
 
 pub use self::unbuilt::Unbuilt;
 use self::unbuilt::UnbuiltRead;
@@ -29,6 +30,8 @@ use crate::dice::Dice;
 use crate::hardware::{TokenAnchor, TokenSealer};
 use crate::health::{Health, Probes};
 use crate::metrics::Metrics;
+use crate::runner::Runner;
+use crate::runs::{self, Runs};
 use crate::sealing::Keeper;
 use crate::services;
 use crate::services::audit::Audit;
@@ -40,6 +43,9 @@ use crate::services::signing::Signing;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
 use crate::status::{self, Status};
+use crate::workflows::seal::StateSeal;
+use crate::workflows::watch::Watch;
+use crate::workflows;
 
 /// The house, built.
 pub struct House {
@@ -113,7 +119,7 @@ pub fn ledger(config: &Config) -> Result<Ledger, Unbuilt> {
 
 fn ground(ledger: Ledger) -> Ground {
     let clock: Arc<dyn Clock> = Arc::new(MachineClock::new());
-    Ground { ledger, clock, dice: Dice::system() }
+    Ground { ledger, clock, dice: Dice::system(), runner: Runner::default() }
 }
 
 /// The keeper over the anchor there is: the TPM's, or the token's object.
@@ -261,7 +267,11 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         Arc::new(Status::new(health.clone(), metrics.clone(), tokens.clone(), ground.ledger.clone()));
     workspaces.load().await?;
     devices.load().await?;
+    let offers = services::keys::offers::offers(&keys);
+    let runs = Runs::new(ground.clone(), offers);
+    run_workflows(&ground, &custody, &metrics, &workspaces, &keys).await?;
     let rooms = Rooms {
+        runs: &runs,
         workspaces: &workspaces,
         devices: &devices,
         keys: &keys,
@@ -297,7 +307,32 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     })
 }
 
+/// Starts the engine, which takes up every workflow that the last run left open. A frozen ledger lets none run.
+async fn run_workflows(
+    ground: &Ground,
+    custody: &Custody,
+    metrics: &Metrics,
+    workspaces: &Arc<Workspaces>,
+    keys: &Arc<Keys>,
+) -> Result<(), Unbuilt> {
+    if ground.ledger.health().standing != Standing::Open {
+        return Ok(());
+    }
+    let engine = Engine::start(EngineParts {
+        ledger: ground.ledger.clone(),
+        catalog: workflows::catalog(&workflows::Services { keys })?,
+        seal: Arc::new(StateSeal::new(Arc::clone(workspaces), custody.clone())),
+        clock: Arc::clone(&ground.clock),
+        random: Arc::new(MachineRandom),
+        limits: SagaLimits::default(),
+        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(keys))),
+    });
+    ground.runner.install(engine.await.map_err(Unbuilt::Engine)?);
+    Ok(())
+}
+
 struct Rooms<'a> {
+    runs: &'a Arc<Runs>,
     workspaces: &'a Arc<Workspaces>,
     devices: &'a Arc<Devices>,
     keys: &'a Arc<Keys>,
@@ -313,6 +348,7 @@ impl Rooms<'_> {
         routes.extend(services::keys::routes::routes(self.keys));
         routes.extend(services::signing::routes::routes(self.signing));
         routes.extend(services::audit::routes::routes(self.audit));
+        routes.extend(runs::routes::routes(self.runs));
         status::with_routes(self.status, routes)
     }
 }

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use hsm::StartRefused;
+use sagas::EngineRefused;
 
 use crate::appliance::BadRecord;
 use crate::appliance::init::InitRefused;
@@ -14,6 +15,7 @@ use crate::services::devices::DevicesRefused;
 use crate::services::ground::LedgerRefused;
 use crate::services::keys::KeysRefused;
 use crate::services::workspaces::WorkspacesRefused;
+use crate::workflows::Undefined;
 use audit::RecoverRefused;
 
 /// Why the house cannot stand.
@@ -55,6 +57,12 @@ pub enum Unbuilt {
     /// Orders that were left open could not be settled.
     #[error("the keys cannot be loaded")]
     Keys(#[from] KeysRefused),
+    /// The workflows do not fit together: a fault of this build.
+    #[error(transparent)]
+    Workflows(#[from] Undefined),
+    /// The workflows of the last run could not be taken up.
+    #[error("the workflows were not taken up")]
+    Engine(#[source] EngineRefused),
     /// Two services claim one path.
     #[error(transparent)]
     Routes(#[from] Claimed),

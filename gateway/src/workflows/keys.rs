@@ -8,7 +8,7 @@ use std::time::Duration;
 use audit::Told;
 use sagas::{Definition, DefinitionRefused, Lock, Ruling, Undo, Workflow};
 
-use super::{DAY, HOUR, MINUTE};
+use super::{DAY, MINUTE};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
 use crate::services::keys::Keys;
 use crate::services::keys::destruction::{self, Announced, DestructionPlan};
@@ -174,12 +174,9 @@ pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                 .act(move |_, plan, _, _| destroy.clone().destroy(plan))
                 .probe(move |_, plan, _| look.clone().was_destroyed(plan))
         })
-        .local("vault.delete_backups", |tx, cx, plan, ()| {
+        .local("vault.delete_backups", |_, cx, plan, ()| {
             Ok(Told::new((), cx.entry("key.destroy.backups", plan.key.as_str())))
         })
         .local("keys.tombstone", |tx, cx, plan, ()| destruction::bury(tx, cx, plan))
         .build()
 }
-
-#[allow(dead_code, reason = "named where approvals are asked for within hours")]
-const APPROVED_WITHIN: Duration = HOUR;

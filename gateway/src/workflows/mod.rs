@@ -3,6 +3,8 @@
 //! What leaves: a catalog for the engine.
 
 pub mod keys;
+pub mod seal;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

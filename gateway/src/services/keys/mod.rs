@@ -6,6 +6,7 @@ mod counters;
 pub mod destruction;
 pub mod faults;
 pub mod making;
+pub mod offers;
 pub mod ring;
 pub mod rotation;
 pub mod routes;

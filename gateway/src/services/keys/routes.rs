@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, Keys, wire};
+use super::{Change, Changed, Keys, wire};
 use crate::api::exchange::Json;
 use crate::api::guard::may;
 use crate::api::{Exchange, InWorkspace, Member, Problem, Reply, Route};
@@ -31,6 +31,7 @@ pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
             .gives::<wire::KeyDetail>(200)
             .to(to(), show),
         manage("/v1/keys/{key}/rotate")
+            .asks::<wire::Rotation>()
             .says("Make a new version; old ones go on verifying")
             .gives::<wire::KeyDetail>(201)
             .to(to(), rotate),
@@ -44,11 +45,11 @@ pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
             .to(to(), enable),
         manage("/v1/keys/{key}/schedule-destruction")
             .takes::<Json<wire::ScheduleDestruction>>()
-            .says("Destroy a key after notice")
-            .gives::<wire::KeyDetail>(200)
+            .says("Destroy a key after approvals by two others and notice")
+            .gives::<wire::KeyDetail>(202)
             .to(to(), schedule_destruction),
         manage("/v1/keys/{key}/keep")
-            .says("Call off a scheduled destruction; the key stays disabled")
+            .says("Call off a scheduled destruction; the key stands again as it stood before")
             .gives::<wire::KeyDetail>(200)
             .to(to(), keep),
     ]
@@ -63,9 +64,13 @@ async fn create(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let (name, kind) = body.parts()?;
-    let (seq, made) = service.create(&by, &ex.origin, name, kind).await?;
-    let location = format!("/v1/keys/{}", made.row.id);
-    Ok(Reply::json(201, &wire::KeyDetail::from(made))?.at(location).told_in(seq))
+    let made = service.create(&by, &ex.origin, name, kind, body.custody()).await?;
+    let location = made.key.as_ref().map(|key| format!("/v1/keys/{}", key.row.id));
+    let reply = changed(201, made)?;
+    Ok(match location {
+        Some(location) => reply.at(location),
+        None => reply,
+    })
 }
 
 async fn list(service: Arc<Keys>, by: Member<may::KeysRead>, (): (), ex: Exchange) -> Result<Reply, Problem> {
@@ -82,8 +87,9 @@ async fn show(service: Arc<Keys>, by: Member<may::KeysRead>, (): (), ex: Exchang
 }
 
 async fn rotate(service: Arc<Keys>, by: By, (): (), ex: Exchange) -> Result<Reply, Problem> {
-    let (seq, made) = service.rotate(&by, &ex.origin, &ex.param::<String>(0)?).await?;
-    Ok(Reply::json(201, &wire::KeyDetail::from(made))?.told_in(seq))
+    let query: wire::Rotation = ex.query()?;
+    let rotated = service.rotate(&by, &ex.origin, &ex.param::<String>(0)?, query.overlap()).await?;
+    changed(201, rotated)
 }
 
 async fn disable(service: Arc<Keys>, by: By, (): (), ex: Exchange) -> Result<Reply, Problem> {
@@ -100,11 +106,26 @@ async fn schedule_destruction(
     Json(body): Json<wire::ScheduleDestruction>,
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    change(&service, &by, &ex, Change::ScheduleDestruction(body.notice())).await
+    let (key, notice) = (ex.param::<String>(0)?, body.notice());
+    changed(202, service.schedule_destruction(&by, &ex.origin, &key, notice, body.reason).await?)
 }
 
 async fn keep(service: Arc<Keys>, by: By, (): (), ex: Exchange) -> Result<Reply, Problem> {
-    change(&service, &by, &ex, Change::KeepAfterAll).await
+    changed(200, service.keep(&by, &ex.origin, &ex.param::<String>(0)?).await?)
+}
+
+/// The key as it is now, or the place of the workflow that goes on.
+fn changed(status: u16, changed: Changed) -> Result<Reply, Problem> {
+    let location = format!("/v1/workflows/{}", changed.workflow.id);
+    let Some(key) = changed.key else {
+        let going = wire::Going { workflow: changed.workflow.id.to_string() };
+        return Ok(Reply::json(202, &going)?.at(location));
+    };
+    let reply = Reply::json(status, &wire::KeyDetail::from(key))?.at(location);
+    Ok(match changed.seq {
+        Some(seq) => reply.told_in(seq),
+        None => reply,
+    })
 }
 
 async fn change(service: &Keys, by: &By, ex: &Exchange, change: Change) -> Result<Reply, Problem> {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use hsm::{KeyKind, Scheme};
+use hsm::{Custody, KeyKind, Scheme};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,14 +24,37 @@ pub struct CreateKey {
     pub name: String,
     /// `p256`, `p384`, `secp256k1`, `ed25519`, `rsa-2048`, `rsa-3072` or `rsa-4096`.
     pub kind: String,
+    /// Whether it may be backed up: it can then leave the token, wrapped under a backup key that cannot. Not for ever
+    /// changeable; absent means never.
+    #[serde(default)]
+    pub recoverable: bool,
+}
+
+/// How to rotate.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// Seconds between announcing the new version and signing with it; none if absent.
+    #[serde(default)]
+    pub overlap_seconds: u64,
+}
+
+/// A workflow that goes on after its caller's patience.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Going {
+    /// Its id.
+    pub workflow: String,
 }
 
 /// Asks for destruction.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleDestruction {
-    /// Days of notice, 1 to 90.
+    /// Days of notice after the approvals, 1 to 90.
     pub days: u32,
+    /// Why, for those who approve.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// Which page of a list.
@@ -66,6 +89,9 @@ pub struct Key {
     /// When its destruction falls due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destroy_after: Option<Moment>,
+    /// The workflow that is changing it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
     /// When it was made.
     pub created: Moment,
 }
@@ -114,6 +140,11 @@ pub struct KeyList {
 }
 
 impl CreateKey {
+    /// Whether it may ever leave the token.
+    pub fn custody(&self) -> Custody {
+        if self.recoverable { Custody::Recoverable } else { Custody::NonExtractable }
+    }
+
     /// The command's parts.
     ///
     /// # Errors
@@ -126,6 +157,13 @@ impl CreateKey {
             Problem::new(Code::Invalid, format!("a kind is one of {known}")).at("/kind")
         })?;
         Ok((name, kind))
+    }
+}
+
+impl Rotation {
+    /// The overlap.
+    pub fn overlap(&self) -> Duration {
+        Duration::from_secs(self.overlap_seconds)
     }
 }
 
@@ -160,6 +198,7 @@ impl From<&KeyRow> for Key {
             latest_version: row.latest,
             uses: row.uses,
             destroy_after: row.destroy_after,
+            workflow: row.workflow.clone(),
             created: row.created,
         }
     }

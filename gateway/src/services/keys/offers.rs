@@ -1,0 +1,90 @@
+//! The workflows about keys that members may start by name.
+//! Who enters: the wiring, at start.
+//! What leaves: offers: a form for the input, and how it becomes a plan.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::destruction::DestructionPlan;
+use super::making::NewKeyPlan;
+use super::rotation::RotationPlan;
+use super::{Keys, KeysRefused, wire};
+use crate::api::{Problem, Scope};
+use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
+use crate::runs::offers::Offer;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RotateForm {
+    /// The key's id or name.
+    key: String,
+    /// Seconds between announcing the new version and signing with it.
+    #[serde(default)]
+    overlap_seconds: u64,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DestroyForm {
+    /// The key's id or name.
+    key: String,
+    /// Days of notice after the approvals.
+    days: u32,
+    /// Why, for those who approve.
+    #[serde(default)]
+    reason: String,
+}
+
+/// What the keys service offers.
+pub fn offers(keys: &Arc<Keys>) -> Vec<Offer> {
+    let (making, rotating, destroying) = (keys.clone(), keys.clone(), keys.clone());
+    let manage = Scope::KeysManage;
+    vec![
+        Offer::new("key.generate", manage, "Make a key in the token", move |workspace, form: wire::CreateKey| {
+            let keys = making.clone();
+            async move { keys.plan_new(workspace, &form) }
+        }),
+        Offer::new("key.rotate", manage, "Make, announce and use a key's next version", move |workspace, form: RotateForm| {
+            let keys = rotating.clone();
+            async move { keys.plan_rotation(workspace, form).await }
+        }),
+        Offer::new("key.destroy", manage, "Destroy a key after approvals and notice", move |workspace, form: DestroyForm| {
+            let keys = destroying.clone();
+            async move { keys.plan_destruction(workspace, form).await }
+        }),
+    ]
+}
+
+impl Keys {
+    fn plan_new(&self, workspace: WorkspaceId, form: &wire::CreateKey) -> Result<NewKeyPlan, Problem> {
+        let (name, kind) = form.parts()?;
+        let key = SigningKeyId::new(&self.ground.dice);
+        Ok(NewKeyPlan { workspace, key, name, kind, custody: form.custody() })
+    }
+
+    async fn plan_rotation(&self, workspace: WorkspaceId, form: RotateForm) -> Result<RotationPlan, Problem> {
+        if Duration::from_secs(form.overlap_seconds) > ROTATION_OVERLAP_MAX {
+            return Err(KeysRefused::Overlap.into());
+        }
+        let found = self.find(&workspace, &form.key).await?;
+        let custody = found.custody();
+        Ok(RotationPlan { workspace, key: found.row.id, custody, overlap_seconds: form.overlap_seconds })
+    }
+
+    async fn plan_destruction(
+        &self,
+        workspace: WorkspaceId,
+        form: DestroyForm,
+    ) -> Result<DestructionPlan, Problem> {
+        let notice = Duration::from_secs(u64::from(form.days) * 24 * 3600);
+        if !(DESTRUCTION_NOTICE_MIN..=DESTRUCTION_NOTICE_MAX).contains(&notice) {
+            return Err(KeysRefused::Notice.into());
+        }
+        let key = self.find(&workspace, &form.key).await?.row.id;
+        Ok(DestructionPlan { workspace, key, reason: form.reason, notice_seconds: notice.as_secs() })
+    }
+}
