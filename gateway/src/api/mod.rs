@@ -7,6 +7,7 @@ pub mod describe;
 pub mod directory;
 pub mod exchange;
 pub mod guard;
+pub mod offer;
 pub mod problem;
 pub mod route;
 
@@ -14,5 +15,6 @@ pub use caller::{Actor, Caller, Client, Operator, Origin, Program, Scope, Scopes
 pub use directory::{ApiKeyStanding, CertificateHash, ClientStanding, Directory, HangUp};
 pub use exchange::{Exchange, Reply};
 pub use guard::{Connected, Guard, InWorkspace, Member, Open, OperatorOnly, OperatorPermit};
+pub use offer::Offer;
 pub use problem::{Code, Problem};
 pub use route::{Effect, Method, Route};

@@ -2,7 +2,6 @@
 //! Who enters: members of a workspace with their scopes; operators, with a verb and a reason.
 //! What leaves: runs in words and pictures; votes and verbs, each told on the ledger.
 
-pub mod offers;
 pub mod routes;
 pub mod wire;
 
@@ -12,9 +11,8 @@ use std::time::Duration;
 use audit::Tx;
 use sagas::{Detail, End, Filter, SagaId, SagaKey, Scope, SignalRequest, StartRefused, Summary, Verb};
 
-use self::offers::Offer;
 use crate::api::guard::{Permit, may, scope_missing};
-use crate::api::{OperatorPermit, Origin, Problem};
+use crate::api::{Offer, OperatorPermit, Origin, Problem};
 use crate::ids::WorkspaceId;
 use crate::refused_by_ledger;
 use crate::runner::RunRefused;

@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Shown;
-use super::offers::Offer;
-use crate::api::{Code, Problem};
+use crate::api::{Code, Offer, Problem};
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use crate::moment::Moment;
 use crate::services::signing::approvals::Ballot;

@@ -264,6 +264,11 @@ fn start_refused(refused: StartRefused) -> Problem {
             Problem::new(Code::ResourceLocked, format!("{refused}; wait for its end, or call it off"))
                 .after(SOON)
         }
+        // The workspace's key comes from the ledger, and the ledger may be closing or overloaded.
+        StartRefused::Seal(why) => {
+            tracing::warn!(%why, "a workflow was not started");
+            Problem::new(Code::Overloaded, "nothing was started, try again").after(SHORTLY)
+        }
         refused => Problem::internal(&chain(&refused)),
     }
 }

@@ -14,7 +14,6 @@ use sagas::{Catalog, CatalogRefused, Definition, DefinitionRefused, Probe, Remot
 use crate::services::keys::Keys;
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Why there is no catalog: a fault of ours, found at start.

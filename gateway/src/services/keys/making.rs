@@ -153,6 +153,7 @@ pub fn activate(
     if !store::set_state(tx, &plan.workspace, &plan.key, KeyState::Creating, after, None)? {
         return Err(Refused::Bug("the key to activate is not being created".to_owned()));
     }
+    store::set_workflow(tx, &plan.workspace, &plan.key, None)?;
     let facts = json!({
         "name": plan.name, "kind": plan.kind.name(), "state": after.text(), "version": 1,
         "fingerprint": attested.version.made.fingerprint.to_string(), "attestation": attested.statement,

@@ -215,7 +215,7 @@ impl Keys {
             ended = self.ground.outcome::<SigningKeyId, KeysRefused>(&workflow, origin.deadline) => drop(ended?),
             () = self.until(by.workspace(), &key, origin.deadline, |row| row.workflow.is_some()) => {}
         }
-        Ok(Changed { seq: None, workflow, key: Some(self.find(by.workspace(), key.as_str()).await?) })
+        self.seen(workflow, by.workspace(), &key).await
     }
 
     /// Calls the destruction of a key off: it stands again as it stood before.
@@ -236,7 +236,7 @@ impl Keys {
         let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
         self.ground.cancel::<KeysRefused>(&workflow, telling.origin(), "the key is to be kept").await?;
         self.until(by.workspace(), &row.id, origin.deadline, |row| row.workflow.is_none()).await;
-        Ok(Changed { seq: None, workflow, key: Some(self.find(by.workspace(), row.id.as_str()).await?) })
+        self.seen(workflow, by.workspace(), &row.id).await
     }
 
     /// Starts a workflow about a key and waits for its end, as long as the request has time.
@@ -251,12 +251,20 @@ impl Keys {
         let workflow = self.launch(by, origin, workflow, plan).await?;
         match self.ground.outcome::<SigningKeyId, KeysRefused>(&workflow, origin.deadline).await? {
             Ran::Going => Ok(Changed { seq: None, workflow, key: None }),
-            Ran::Done(_) => {
-                let found = self.find(by.workspace(), key.as_str()).await?;
-                let seq = self.newest_entry(by.workspace(), &key).await?;
-                Ok(Changed { seq, workflow, key: Some(found) })
-            }
+            Ran::Done(_) => self.seen(workflow, by.workspace(), &key).await,
         }
+    }
+
+    /// The key as the workflow has left it so far.
+    async fn seen(
+        &self,
+        workflow: SagaKey,
+        workspace: &WorkspaceId,
+        key: &SigningKeyId,
+    ) -> Result<Changed, KeysRefused> {
+        let found = self.find(workspace, key.as_str()).await?;
+        let seq = self.newest_entry(workspace, key).await?;
+        Ok(Changed { seq, workflow, key: Some(found) })
     }
 
     async fn launch(

@@ -12,10 +12,9 @@ use super::destruction::DestructionPlan;
 use super::making::NewKeyPlan;
 use super::rotation::RotationPlan;
 use super::{Keys, KeysRefused, wire};
-use crate::api::{Problem, Scope};
+use crate::api::{Offer, Problem, Scope};
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
-use crate::runs::offers::Offer;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::api::{Code, Problem, Scope};
+use super::caller::Scope;
+use super::problem::{Code, Problem};
 use crate::ids::WorkspaceId;
 
 type Planning = Pin<Box<dyn Future<Output = Result<Value, Problem>> + Send>>;
