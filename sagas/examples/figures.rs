@@ -149,7 +149,11 @@ where
 async fn launch(engine: &Engine, workflow: &str, input: u64) {
     let request = StartRequest::new(workflow, scope(), &input).unwrap();
     let request = request
-        .origin(Origin { actor: "api-key:1".to_owned(), request: format!("req-{input}"), traceparent: None })
+        .origin(Origin {
+            actor: "api-key:1".to_owned(),
+            request: format!("req-{input}"),
+            ..Origin::default()
+        })
         .on_conflict(OnConflict::Refuse);
     let started = engine.launch(request).await.unwrap();
     if !started.state.is_over() && workflow == "figures.local" {
