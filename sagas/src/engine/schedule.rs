@@ -211,7 +211,9 @@ impl Scheduler {
     /// What the rows say is due: the way that is always right, should any wake have been lost.
     async fn look(&mut self) {
         let (owner, now_us) = (self.inner.env.owner, self.inner.now_us());
-        let read = move |view: &audit::View<'_>| store::due(view, &owner, now_us, LOOK_ROWS_MAX);
+        // However many of another build are due, they do not hide ours.
+        let others = self.inner.foreign.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let read = move |view: &audit::View<'_>| store::due(view, &owner, now_us, LOOK_ROWS_MAX + others);
         match self.inner.parts.ledger.read(read).await {
             // A row that a driver has at hand is not due, it is being driven; one of another build is not for us.
             Ok(due) => {

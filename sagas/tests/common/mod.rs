@@ -79,6 +79,14 @@ pub fn put_thing(tx: &mut Tx<'_>, name: &str) -> Result<(), audit::SqlFault> {
     tx.within(&acme()).run(&PUT, params![name]).map(drop)
 }
 
+pub fn drop_thing(tx: &mut Tx<'_>, name: &str) -> Result<(), audit::SqlFault> {
+    tx.within(&acme()).run(&DROP, params![name]).map(drop)
+}
+
+pub fn things_in(view: &audit::View<'_>) -> Result<Vec<(String, i64)>, audit::SqlFault> {
+    view.within(&acme()).all(&THINGS, params![], |row| Ok((row.text(0)?, row.integer(1)?)))
+}
+
 fn put_from(
     tx: &mut Tx<'_>,
     cx: &StepContext,
@@ -383,10 +391,7 @@ impl Sample {
     }
 
     pub async fn things(&self) -> Vec<(String, i64)> {
-        let read = |view: &audit::View<'_>| {
-            view.within(&acme()).all(&THINGS, params![], |row| Ok((row.text(0)?, row.integer(1)?)))
-        };
-        self.ledger().read(read).await.unwrap()
+        self.ledger().read(|view| things_in(view)).await.unwrap()
     }
 }
 
