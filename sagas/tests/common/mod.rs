@@ -391,7 +391,7 @@ impl Sample {
     }
 
     pub async fn things(&self) -> Vec<(String, i64)> {
-        self.ledger().read(|view| things_in(view)).await.unwrap()
+        self.ledger().read(things_in).await.unwrap()
     }
 }
 
