@@ -12,6 +12,7 @@ pub mod idempotency;
 mod ids;
 pub mod limits;
 pub mod lock;
+mod picture;
 mod refusal;
 mod seal;
 mod signal;
@@ -31,6 +32,7 @@ pub use engine::{
 pub use ids::{EffectId, NotASaga, Phase, SagaId, SagaKey, Scope};
 pub use limits::SagaLimits;
 pub use lock::{Blocker, HeldLock, Lock};
+pub use picture::picture;
 pub use refusal::{Later, Never, Probe, Reason, Refused, RemoteFault, Ruling};
 pub use seal::{Cipher, CipherAnswer, Plain, Seal, SealFault};
 pub use signal::Signal;

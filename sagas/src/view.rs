@@ -243,7 +243,7 @@ fn steps(row: &SagaRow, log: &[LogRow], def: &Definition) -> Vec<StepView> {
             name: step.name,
             kind: step.act.kind(),
             pivot: step.role == crate::define::step::Role::Pivot,
-            state: step_state(row, place, lines().filter(ends).next_back()),
+            state: step_state(row, place, lines().rfind(ends)),
             attempts: attempts(Phase::Do),
             undo_attempts: attempts(Phase::Undo),
             began_us: lines().map(|it| it.at_us).next(),

@@ -21,12 +21,14 @@ use crate::seal::Plain;
 /// The beginning of a fan-out: how long may one call take, and which items are there?
 pub struct FanOut<I, B, R>(PhantomData<fn(I, B, R)>);
 
+type Types<I, B, R, X, O> = PhantomData<fn(I, B, R, X, O)>;
+
 /// Then: the order for one item, or none, and the call.
 pub struct FanActing<I, B, R, X, O> {
     within: Duration,
     items: Arc<ItemsOf>,
     order: Option<Arc<ItemOrder>>,
-    types: PhantomData<fn(I, B, R, X, O)>,
+    types: Types<I, B, R, X, O>,
 }
 
 /// Then: how does one find out whether an item's call happened?

@@ -356,9 +356,7 @@ impl Definition {
     }
 
     pub(crate) fn listens_to(&self, signal: &str) -> bool {
-        self.steps.iter().any(
-            |step| matches!(&step.act, Act::Wait(calls) if calls.signals.iter().any(|name| *name == signal)),
-        )
+        self.steps.iter().any(|step| matches!(&step.act, Act::Wait(calls) if calls.signals.contains(&signal)))
     }
 
     fn checked(self) -> Result<Self, DefinitionRefused> {

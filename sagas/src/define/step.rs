@@ -134,7 +134,7 @@ pub(crate) struct WaitCalls {
     pub(crate) signals: Vec<&'static str>,
     pub(crate) open: Option<Arc<OpenRun>>,
     pub(crate) on_signal: Option<Arc<SignalRun>>,
-    pub(crate) at_deadline: Option<Arc<DeadlineRun>>,
+    pub(crate) at_deadline: Arc<DeadlineRun>,
     pub(crate) check: fn(&[u8]) -> Result<(), String>,
 }
 

@@ -55,7 +55,7 @@ where
             signals: Vec::new(),
             open: None,
             on_signal: None,
-            at_deadline: Some(Arc::new(at_deadline)),
+            at_deadline: Arc::new(at_deadline),
             check: reads_as::<A>,
         };
         WaitStep { calls, types: PhantomData }

@@ -184,15 +184,13 @@ impl Turn<'_, '_> {
             return Ok(());
         }
         if self.live.row.step_until_us.is_some_and(|until| until <= self.now_us) {
-            if let Some(at_deadline) = &calls.at_deadline {
-                let cx = self.live.context(place, Phase::Do, self.live.row.attempt, self.now_us);
-                let ruling = at_deadline(self.tx, &cx, &given).map_err(|it| Halt::Refused(place, it))?;
-                if let Ruling::StillWaiting(_) = ruling {
-                    let why = format!("the deadline of `{}` ended nothing", cx.step);
-                    return Err(Halt::Refused(place, Refused::Bug(why)));
-                }
-                return self.rule(place, ruling);
+            let cx = self.live.context(place, Phase::Do, self.live.row.attempt, self.now_us);
+            let ruling = (calls.at_deadline)(self.tx, &cx, &given).map_err(|it| Halt::Refused(place, it))?;
+            if let Ruling::StillWaiting(_) = ruling {
+                let why = format!("the deadline of `{}` ended nothing", cx.step);
+                return Err(Halt::Refused(place, Refused::Bug(why)));
             }
+            return self.rule(place, ruling);
         }
         self.park(self.live.row.step_until_us);
         Ok(())

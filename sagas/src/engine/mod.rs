@@ -17,8 +17,9 @@ mod turn;
 mod verbs;
 mod waiters;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use audit::{ReadRefused, SqlFault, Told, WriteRefused};
@@ -51,6 +52,8 @@ pub(crate) struct Inner {
     pub(crate) parts: EngineParts,
     pub(crate) env: Arc<Env>,
     pub(crate) waiters: Waiters,
+    /// Live sagas whose definition this build lacks: told of once, and left alone.
+    pub(crate) foreign: Mutex<HashSet<SagaKey>>,
     halted: AtomicBool,
     wakes: mpsc::UnboundedSender<Wake>,
     ended: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -84,6 +87,7 @@ impl Engine {
             parts,
             env,
             waiters: Waiters::default(),
+            foreign: Mutex::default(),
             halted: AtomicBool::new(false),
             wakes,
             ended: tokio::sync::Mutex::new(None),
@@ -124,7 +128,6 @@ impl Engine {
     /// Says that a start that was committed elsewhere, or anything else about a saga, has changed.
     pub fn nudge(&self, key: &SagaKey) {
         self.inner.nudge(key);
-        // The start was counted by nobody yet, if it was one; the row says what it is when it is looked at.
     }
 
     /// Waits until a saga is over, at most so long. A saga that is over already answers at once.

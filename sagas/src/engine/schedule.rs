@@ -4,7 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use audit::{ReadRefused, SqlFault};
@@ -76,9 +76,11 @@ impl Inner {
         }
         let Some(def) = self.parts.catalog.pinned(&row.workflow, row.version, &row.def_hash).cloned() else {
             // Untouched and visible: the build that has it, or a corrected one, goes on where this stands.
-            tracing::warn!(saga = %row.key.id, workflow = row.workflow, version = row.version,
-                "this build does not have the definition that the workflow was started with; it waits");
-            self.parts.observer.parked(&row.key, &row.workflow, row.version);
+            if self.foreign.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+                tracing::warn!(saga = %row.key.id, workflow = row.workflow, version = row.version,
+                    "this build does not have the definition that the workflow was started with; it waits");
+                self.parts.observer.parked(&row.key, &row.workflow, row.version);
+            }
             return Ok(None);
         };
         let cipher = self.cipher_of(key, def.appliance_seal).await?;
@@ -209,10 +211,16 @@ impl Scheduler {
     /// What the rows say is due: the way that is always right, should any wake have been lost.
     async fn look(&mut self) {
         let (owner, now_us) = (self.inner.env.owner, self.inner.now_us());
-        let read = move |view: &audit::View<'_>| store::due(view, &owner, now_us, LOOK_ROWS_MAX);
+        // However many of another build are due, they do not hide ours.
+        let others = self.inner.foreign.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let read = move |view: &audit::View<'_>| store::due(view, &owner, now_us, LOOK_ROWS_MAX + others);
         match self.inner.parts.ledger.read(read).await {
-            // A row that a driver has at hand is not due, it is being driven.
-            Ok(due) => due.into_iter().filter(|key| !self.active.contains_key(key)).collect::<Vec<_>>(),
+            // A row that a driver has at hand is not due, it is being driven; one of another build is not for us.
+            Ok(due) => {
+                let foreign = self.inner.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+                let ours = |key: &SagaKey| !self.active.contains_key(key) && !foreign.contains(key);
+                due.into_iter().filter(ours).collect::<Vec<_>>()
+            }
             Err(why) => {
                 tracing::debug!(%why, "the due workflows could not be read; they are looked for again");
                 Vec::new()

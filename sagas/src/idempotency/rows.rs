@@ -29,13 +29,13 @@ static INSERT: Statement = Statement::tenant(
 );
 static BY_KEY: Statement = Statement::tenant(
     SERVICE,
-    "SELECT fingerprint, state, epoch, claim_until_us, saga_workspace, saga, point_sealed, status, headers, body_sealed,
+    "SELECT fingerprint, state, epoch, claim_until_us, saga_scope, saga, point_sealed, status, headers, body_sealed,
         location, secret_sealed, secret_until_us, kept_us, expires_us
      FROM idempotency WHERE workspace = ?1 AND principal = ?2 AND key = ?3",
 );
 static RENEW: Statement = Statement::tenant(
     SERVICE,
-    "UPDATE idempotency SET fingerprint = ?4, state = 'claimed', epoch = ?5, claim_until_us = ?6, saga_workspace = NULL,
+    "UPDATE idempotency SET fingerprint = ?4, state = 'claimed', epoch = ?5, claim_until_us = ?6, saga_scope = NULL,
         saga = NULL, point_sealed = NULL, status = NULL, headers = NULL, body_sealed = NULL, location = NULL,
         secret_sealed = NULL, secret_until_us = NULL, kept_us = ?7, expires_us = ?8, replays = 0
      WHERE workspace = ?1 AND principal = ?2 AND key = ?3",
@@ -52,7 +52,7 @@ static REACH: Statement = Statement::tenant(
 );
 static ATTACH: Statement = Statement::tenant(
     SERVICE,
-    "UPDATE idempotency SET saga_workspace = ?5, saga = ?6
+    "UPDATE idempotency SET saga_scope = ?5, saga = ?6
      WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
 );
 static FINISH: Statement = Statement::tenant(
@@ -74,7 +74,7 @@ static SWEEP: Statement = Statement::across_workspaces(
     SERVICE,
     "keys whose time is over go, in every workspace",
     "DELETE FROM idempotency WHERE expires_us <= ?1 AND NOT (state = 'claimed' AND claim_until_us > ?1)
-        AND NOT EXISTS (SELECT 1 FROM saga WHERE saga.workspace = idempotency.saga_workspace AND saga.id = idempotency.saga
+        AND NOT EXISTS (SELECT 1 FROM saga WHERE saga.workspace = idempotency.saga_scope AND saga.id = idempotency.saga
             AND saga.state NOT IN ('succeeded', 'compensated', 'abandoned'))",
 );
 static WIPE_SECRETS: Statement = Statement::across_workspaces(

@@ -117,6 +117,13 @@ pub fn fence_guard(tx: &Tx<'_>, scope: &Scope, name: &str, fence: i64) -> Result
     Err(Fenced::Stale { name: name.to_owned(), carried: fence })
 }
 
+/// How many stand in line for a name at a moment: for tests that wait for that.
+#[cfg(any(test, feature = "double"))]
+pub async fn waiting(ledger: &Ledger, scope: &Scope, name: &str, now_us: u64) -> i64 {
+    let (scope, name) = (scope.clone(), name.to_owned());
+    ledger.read(move |view| rows::waiting(view, &scope, &name, now_us)).await.unwrap_or_default()
+}
+
 /// All leases of an appliance.
 #[derive(Clone)]
 pub struct Leases {

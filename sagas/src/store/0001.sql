@@ -130,7 +130,7 @@ CREATE TABLE idempotency (
     state TEXT NOT NULL CHECK (state IN ('claimed', 'finished')),
     epoch BIGINT NOT NULL,
     claim_until_us BIGINT NOT NULL,
-    saga_workspace TEXT,
+    saga_scope TEXT,
     saga BLOB,
     point_sealed BLOB,
     status BIGINT,

@@ -160,8 +160,11 @@ pub(crate) fn append(
     tx.within(key.scope.rows()).run(&APPEND, params).map(drop)
 }
 
+/// A step, and the sealed state it left behind.
+type SealedOut = (usize, Option<Vec<u8>>);
+
 /// The sealed states that steps left behind, in the order of the log: of a step taken twice the later one counts.
-pub(crate) fn outs(view: &View<'_>, key: &SagaKey) -> Result<Vec<(usize, Option<Vec<u8>>)>, SqlFault> {
+pub(crate) fn outs(view: &View<'_>, key: &SagaKey) -> Result<Vec<SealedOut>, SqlFault> {
     view.within(key.scope.rows())
         .all(&OUTS, params![key.id.bytes()], |row| Ok((count(row, 0)?, row.blob_or_null(1)?)))
 }

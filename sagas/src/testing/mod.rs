@@ -12,15 +12,52 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use audit::{Clock, NoRandomness, Random, Workspace};
+use audit::{Clock, Ledger, NoRandomness, Random, SqlFault, Workspace};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 pub use cells::{Cell, Coverage, expected_cells};
 pub use prove::{Heard, Proof, World, prove};
 
-use crate::ids::EffectId;
+use crate::define::Definition;
+use crate::ids::{EffectId, SagaKey};
 use crate::seal::{Cipher, CipherAnswer, Plain, Seal, SealFault};
+use crate::store;
+
+/// The same definition under another version, as if it had been written down a second time.
+pub fn renumbered(mut definition: Definition, version: u32) -> Definition {
+    definition.version = version;
+    definition
+}
+
+/// The same definition under another name.
+pub fn renamed(mut definition: Definition, name: &'static str) -> Definition {
+    definition.name = name;
+    definition
+}
+
+/// Which kinds of sealed bytes a saga still has.
+pub async fn sealed_columns(ledger: &Ledger, key: &SagaKey) -> Vec<&'static str> {
+    let key = key.clone();
+    let read = move |view: &audit::View<'_>| {
+        let row = store::saga(view, &key)?;
+        let row = row.as_ref();
+        let outs = store::outs(view, &key)?.iter().any(|(_, sealed)| sealed.is_some());
+        let places = row.map_or(0, |row| row.cursor);
+        let mut items = false;
+        for place in 0..=places {
+            items |= store::items(view, &key, place)?.iter().any(|item| item.out_sealed.is_some());
+        }
+        let kinds = [
+            ("input", row.is_some_and(|row| row.input_sealed.is_some())),
+            ("result", row.is_some_and(|row| row.result_sealed.is_some())),
+            ("states", outs),
+            ("items", items),
+        ];
+        Ok::<_, SqlFault>(kinds.into_iter().filter_map(|(name, there)| there.then_some(name)).collect())
+    };
+    ledger.read(read).await.unwrap_or_else(|_| vec!["unreadable"])
+}
 
 /// A clock that its test moves.
 #[derive(Debug)]

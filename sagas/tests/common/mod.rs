@@ -3,6 +3,7 @@
 //! What leaves: definitions that mean something, and a world that can be compared before and after.
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
@@ -64,7 +65,7 @@ fn name(input: &Input, what: &str) -> String {
 }
 
 /// Puts a thing; putting it twice shows in the world.
-pub fn put<B: Clone + Default + AsRef<str>>(
+pub fn put(
     what: &'static str,
 ) -> impl Fn(&mut Tx<'_>, &StepContext, &Input, &Trail) -> Result<Told<Trail>, Refused> + Send + Sync + 'static
 {
@@ -72,6 +73,18 @@ pub fn put<B: Clone + Default + AsRef<str>>(
         tx.within(&acme()).run(&PUT, params![name(input, what)])?;
         Ok(Told::new(format!("{before}{what}"), cx.entry("thing.put", name(input, what))))
     }
+}
+
+pub fn put_thing(tx: &mut Tx<'_>, name: &str) -> Result<(), audit::SqlFault> {
+    tx.within(&acme()).run(&PUT, params![name]).map(drop)
+}
+
+pub fn drop_thing(tx: &mut Tx<'_>, name: &str) -> Result<(), audit::SqlFault> {
+    tx.within(&acme()).run(&DROP, params![name]).map(drop)
+}
+
+pub fn things_in(view: &audit::View<'_>) -> Result<Vec<(String, i64)>, audit::SqlFault> {
+    view.within(&acme()).all(&THINGS, params![], |row| Ok((row.text(0)?, row.integer(1)?)))
 }
 
 fn put_from(
@@ -105,31 +118,6 @@ pub fn undo_outside<B: serde::de::DeserializeOwned + Send + 'static>(
 }
 
 /// Five local steps, the fourth of them the pivot.
-pub fn local() -> Definition {
-    Workflow::define("sample.local")
-        .version(1)
-        .input::<Input>()
-        .locks(|input| vec![Lock::exclusive(format!("round/{}", input.round)), Lock::shared("everything")])
-        .deadline(SECOND * 600)
-        .local(
-            "first",
-            |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
-            drop_it("a"),
-        )
-        .local("second", put::<Trail>("b"), drop_it("b"))
-        .local("third", put::<Trail>("c"), Undo::none("it is read by nobody before the pivot"))
-        .pivot_local("pivot", |tx, cx, input, before| {
-            tx.within(&acme()).run(&DROP, params![name(input, "c")])?;
-            Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
-        })
-        .local("after", |tx, cx, input, before| {
-            Ok(Told::new(format!("{before}z"), put_from(tx, cx, input, "z")?))
-        })
-        .build()
-        .unwrap()
-}
-
-/// The same without the step that leaves something behind when it is undone.
 pub fn plain_local(name: &'static str) -> Definition {
     Workflow::define(name)
         .version(1)
@@ -141,8 +129,8 @@ pub fn plain_local(name: &'static str) -> Definition {
             |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
             drop_it("a"),
         )
-        .local("second", put::<Trail>("b"), drop_it("b"))
-        .local("third", put::<Trail>("c"), drop_it("c"))
+        .local("second", put("b"), drop_it("b"))
+        .local("third", put("c"), drop_it("c"))
         .pivot_local("pivot", |tx, cx, input, before| {
             Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
         })
@@ -208,7 +196,7 @@ pub fn mixed(outside: &Arc<Outside>) -> Definition {
                 Ok(Told::new((), cx.entry("thing.drop", name(input, "asked"))))
             }),
         )
-        .local("attach", put::<Trail>("b"), drop_it("b"))
+        .local("attach", put("b"), drop_it("b"))
         .pivot_local("pivot", |tx, cx, input, before| {
             Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
         })
@@ -403,10 +391,7 @@ impl Sample {
     }
 
     pub async fn things(&self) -> Vec<(String, i64)> {
-        let read = |view: &audit::View<'_>| {
-            view.within(&acme()).all(&THINGS, params![], |row| Ok((row.text(0)?, row.integer(1)?)))
-        };
-        self.ledger().read(read).await.unwrap()
+        self.ledger().read(things_in).await.unwrap()
     }
 }
 

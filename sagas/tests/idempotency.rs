@@ -1,0 +1,300 @@
+//! A request that is sent twice has one effect and one answer, whatever is lost, raced, crashed or swept in between.
+//! Who enters: requests with keys; a ledger that is closed and opened anew.
+//! What leaves: the same answer, byte for byte; or the plain word that there is none to give.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit::{Entry, Told, WriteRefused};
+use common::{Input, SECOND, Sample, scope};
+use sagas::idempotency::{
+    Answer, Claim, ClaimRefused, Fingerprint, Held, Idempotency, Key, RequestParts, Standing, Whose,
+};
+use sagas::testing::{TestSeal, World as _};
+use sagas::{Engine, StartRequest};
+use serde_json::json;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn book(sample: &Sample) -> Idempotency {
+    Idempotency::new(Arc::new(TestSeal), sample.clock.clone())
+}
+
+fn whose(principal: &str) -> Whose {
+    Whose { scope: scope(), principal: principal.to_owned() }
+}
+
+async fn claim(sample: &Sample, principal: &str, body: &[u8]) -> Claim {
+    let parts = RequestParts { method: "POST", route: "/v1/things", body, ..RequestParts::default() };
+    let key = Key::parse(b"\"k-1\"").unwrap();
+    book(sample).claim(whose(principal), key, Fingerprint::of(&parts), DAY).await.unwrap()
+}
+
+fn answer(body: &[u8]) -> Answer {
+    Answer {
+        status: 201,
+        headers: vec![("location".to_owned(), "/v1/things/1".to_owned())],
+        body: body.to_vec(),
+        location: Some("/v1/things/1".to_owned()),
+    }
+}
+
+/// What a command does with where its request stands.
+#[derive(Debug)]
+#[allow(dead_code, reason = "read by whoever reads the failure of a test")]
+enum No {
+    Stands(Standing),
+    Claim(ClaimRefused),
+}
+
+impl From<ClaimRefused> for No {
+    fn from(refused: ClaimRefused) -> Self {
+        Self::Claim(refused)
+    }
+}
+
+type Work = fn(&mut audit::Tx<'_>, &Claim, Held) -> Result<(), ClaimRefused>;
+
+/// One transaction: claim, effect, and whatever the work does with the claim.
+async fn attempt(sample: &Sample, claim: &Claim, work: Work) -> Result<Standing, Standing> {
+    let (claim, name) = (claim.clone(), format!("effect{}", sample.things().await.len()));
+    let ledger = sample.ledger();
+    let written = ledger.write(move |tx| {
+        let standing = claim.take(tx)?;
+        let held = match &standing {
+            Standing::Fresh(held) | Standing::Resume(held, _) => *held,
+            _ => return Err(No::Stands(standing)),
+        };
+        if matches!(standing, Standing::Fresh(_)) {
+            common::put_thing(tx, &name).map_err(ClaimRefused::Sql)?;
+        }
+        work(tx, &claim, held)?;
+        Ok(Told::new(standing, Entry::new("thing.make")))
+    });
+    match written.await {
+        Ok(recorded) => Ok(recorded.into_value()),
+        Err(WriteRefused::Rejected(No::Stands(standing))) => Err(standing),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+const FINISH: Work = |tx, claim, held| claim.finish(tx, held, &answer(b"made"));
+const NOTHING: Work = |_, _, _| Ok(());
+
+fn replayed(standing: Result<Standing, Standing>) -> sagas::idempotency::Replay {
+    match standing {
+        Err(Standing::Finished(replay)) => replay,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_request_sent_twice_has_one_effect_and_the_same_answer_byte_for_byte() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Fresh(_))));
+    for _ in 0..3 {
+        let replay = replayed(attempt(&sample, &same, FINISH).await);
+        assert_eq!((replay.answer, replay.whole, replay.secret_available), (answer(b"made"), true, None));
+    }
+    assert_eq!(sample.things().await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_key_with_another_request_is_refused_and_shows_nothing() {
+    let sample = Sample::new("");
+    attempt(&sample, &claim(&sample, "key:1", b"{}").await, FINISH).await.unwrap();
+    let other = claim(&sample, "key:1", b"{ }").await;
+    assert_eq!(attempt(&sample, &other, FINISH).await, Err(Standing::OtherRequest));
+    assert_eq!(sample.things().await.len(), 1);
+}
+
+#[tokio::test]
+async fn two_principals_with_one_key_do_not_meet() {
+    let sample = Sample::new("");
+    attempt(&sample, &claim(&sample, "key:1", b"{}").await, FINISH).await.unwrap();
+    assert!(attempt(&sample, &claim(&sample, "key:2", b"{}").await, FINISH).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_refused_in_the_transaction_of_the_claim_leaves_the_key_free() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    let refused: Work = |_, _, _| Err(ClaimRefused::TooLong);
+    let (ledger, again) = (sample.ledger(), same.clone());
+    let written = ledger.write(move |tx| match again.take(tx)? {
+        Standing::Fresh(held) => {
+            common::put_thing(tx, "effect").map_err(ClaimRefused::Sql)?;
+            refused(tx, &again, held)?;
+            Ok::<_, ClaimRefused>(Told::new((), Entry::new("thing.make")))
+        }
+        other => panic!("{other:?}"),
+    });
+    assert!(matches!(written.await, Err(WriteRefused::Rejected(ClaimRefused::TooLong))));
+    assert!(sample.things().await.is_empty());
+    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Fresh(_))));
+}
+
+#[tokio::test]
+async fn a_duplicate_in_flight_hears_until_when_and_a_later_one_goes_on() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    attempt(&sample, &same, NOTHING).await.unwrap();
+    assert!(matches!(attempt(&sample, &same, NOTHING).await, Err(Standing::InFlight { .. })));
+    sample.clock.advance(SECOND * 30);
+    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Resume(_, None))));
+    assert_eq!(sample.things().await.len(), 1, "the effect is the first one's");
+}
+
+#[tokio::test]
+async fn a_crash_between_effect_and_answer_resumes_at_the_point_that_was_reached() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    attempt(&sample, &same, |tx, claim, held| claim.reach(tx, held, &json!({ "key": 7 }))).await.unwrap();
+    sample.reopen().await;
+    sample.clock.advance(SECOND * 31);
+    let same = claim(&sample, "key:1", b"{}").await;
+    match attempt(&sample, &same, FINISH).await {
+        Ok(Standing::Resume(_, Some(point))) => assert_eq!(point, json!({ "key": 7 })),
+        other => panic!("{other:?}"),
+    }
+    sample.reopen().await;
+    assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer, answer(b"made"));
+    assert_eq!(sample.things().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_that_was_taken_over_answers_no_more() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    let Ok(Standing::Fresh(slow)) = attempt(&sample, &same, NOTHING).await else { panic!("not fresh") };
+    sample.clock.advance(SECOND * 31);
+    attempt(&sample, &same, NOTHING).await.unwrap();
+    let late = same.clone();
+    let ledger = sample.ledger();
+    let written = ledger.write(move |tx| {
+        late.finish(tx, slow, &answer(b"late"))?;
+        Ok::<_, ClaimRefused>(Told::new((), Entry::new("thing.answer")))
+    });
+    assert!(matches!(written.await, Err(WriteRefused::Rejected(ClaimRefused::Superseded))));
+}
+
+#[tokio::test]
+async fn an_answer_of_500_is_not_kept_and_the_same_key_goes_on_at_once() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    attempt(&sample, &same, |tx, claim, held| claim.let_go(tx, held)).await.unwrap();
+    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Resume(_, None))));
+    assert_eq!(sample.things().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_by_business_rules_is_kept_like_any_answer() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    let denied: Work = |tx, claim, held| claim.finish(tx, held, &Answer { status: 409, ..answer(b"denied") });
+    attempt(&sample, &same, denied).await.unwrap();
+    assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer.status, 409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_hundred_first_requests_one_has_the_effect() {
+    let sample = Arc::new(Sample::new(""));
+    let same = claim(&sample, "key:1", b"{}").await;
+    let all: Vec<_> = (0..200)
+        .map(|_| {
+            let (sample, same) = (sample.clone(), same.clone());
+            tokio::spawn(async move { attempt(&sample, &same, FINISH).await })
+        })
+        .collect();
+    let mut fresh = 0;
+    for one in all {
+        match one.await.unwrap() {
+            Ok(Standing::Fresh(_)) => fresh += 1,
+            other => assert_eq!(replayed(other).answer, answer(b"made")),
+        }
+    }
+    assert_eq!((fresh, sample.things().await.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_one_time_secret_is_given_again_for_ten_minutes_and_then_said_to_be_gone() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    attempt(&sample, &same, |tx, claim, held| {
+        claim.finish_with_secret(tx, held, &answer(b"without"), &b"with s3cret".to_vec().into())
+    })
+    .await
+    .unwrap();
+    let replay = replayed(attempt(&sample, &same, FINISH).await);
+    assert_eq!((replay.answer.body, replay.secret_available), (b"with s3cret".to_vec(), Some(true)));
+    sample.clock.advance(SECOND * 601);
+    book(&sample).sweep(&sample.ledger()).await.unwrap();
+    let replay = replayed(attempt(&sample, &same, FINISH).await);
+    assert_eq!((replay.answer.body, replay.secret_available), (b"without".to_vec(), Some(false)));
+}
+
+#[tokio::test]
+async fn of_a_long_answer_status_and_place_are_kept_and_without_a_place_it_is_refused() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    attempt(&sample, &same, |tx, claim, held| claim.finish(tx, held, &answer(&vec![b'x'; 65 * 1024])))
+        .await
+        .unwrap();
+    let replay = replayed(attempt(&sample, &same, FINISH).await);
+    assert_eq!((replay.whole, replay.answer.body.len(), replay.answer.status), (false, 0, 201));
+    assert_eq!(replay.answer.location.as_deref(), Some("/v1/things/1"));
+    let homeless: Work = |tx, claim, held| {
+        let answer = Answer { location: None, ..answer(&vec![b'x'; 65 * 1024]) };
+        assert!(matches!(claim.finish(tx, held, &answer), Err(ClaimRefused::TooLong)));
+        Ok(())
+    };
+    attempt(&sample, &claim(&sample, "key:2", b"{}").await, homeless).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_its_time_a_key_is_free_again_and_the_sweeper_forgets_it() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    attempt(&sample, &same, FINISH).await.unwrap();
+    sample.clock.advance(DAY);
+    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Fresh(_))));
+    sample.clock.advance(DAY);
+    assert_eq!(book(&sample).sweep(&sample.ledger()).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_of_a_workflows_start_attaches_to_it_and_lives_as_long_as_it() {
+    let sample = Sample::new("sample.mixed");
+    let engine = Engine::start(sample.parts_with(vec![common::mixed(&sample.outside)])).await.unwrap();
+    let start = engine
+        .prepare(StartRequest::new("sample.mixed", scope(), &Input { round: 1 }).unwrap())
+        .await
+        .unwrap();
+    let same = claim(&sample, "key:1", b"{}").await;
+    let (starting, first) = (start.clone(), same.clone());
+    let ledger = sample.ledger();
+    let written = ledger.write(move |tx| match first.take(tx).unwrap() {
+        Standing::Fresh(held) => {
+            first.attach(tx, held, starting.key()).unwrap();
+            starting.commit(tx)
+        }
+        other => panic!("{other:?}"),
+    });
+    written.await.unwrap();
+    engine.nudge(start.key());
+    assert_eq!(attempt(&sample, &same, FINISH).await, Err(Standing::Attached(start.key().clone())));
+    // Its record outlives its time while the workflow lives.
+    let waits = async || engine.show(start.key()).await.unwrap().unwrap().summary.state == "waiting";
+    while !waits().await {
+        tokio::task::yield_now().await;
+    }
+    sample.clock.advance(SECOND * 59);
+    engine.close().await;
+    sample.clock.advance(DAY * 2);
+    assert_eq!(book(&sample).sweep(&sample.ledger()).await.unwrap(), 0);
+    assert_eq!(attempt(&sample, &same, FINISH).await, Err(Standing::Attached(start.key().clone())));
+}

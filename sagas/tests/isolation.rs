@@ -1,0 +1,28 @@
+//! Every statement of this crate is held to one workspace, or says why it cannot be; the list of those may only shrink.
+//! Who enters: the schema.
+//! What leaves: slips, by statement.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
+
+#[test]
+fn every_tenant_table_is_searched_by_workspace_first() {
+    audit::testing::prove_tenant_plans(&[&sagas::SCHEMA]);
+}
+
+#[test]
+fn the_statements_that_cross_workspaces_are_these_and_no_others() {
+    let crossing = audit::testing::crossing_statements(&[&sagas::SCHEMA]);
+    let reasons: Vec<&str> =
+        crossing.iter().filter_map(|line| line.strip_prefix("sagas: ")?.split(':').next()).collect();
+    let expected = [
+        "the engine takes over the sagas of every workspace when it starts",
+        "the engine drives the sagas of every workspace when they fall due",
+        "the engine keeps the timers of every workspace's sagas",
+        "an operator sees the sagas of the whole appliance",
+        "health and metrics count the stuck sagas of the whole appliance",
+        "results are wiped when their time is over, in every workspace",
+        "an operator sees which workflow holds what, in every workspace",
+        "keys whose time is over go, in every workspace",
+        "one-time secrets are wiped when their time is over, in every workspace",
+    ];
+    assert_eq!(reasons, expected);
+}
