@@ -57,6 +57,9 @@ async fn page(runs: &Runs, query: wire::RunsQuery, scope: Option<Scope>) -> Resu
 
 async fn show(runs: Arc<Runs>, by: Member<may::WorkflowsRead>, (): (), ex: Exchange) -> Result<Reply, Problem> {
     let shown = runs.show(Some(by.workspace()), ex.param(0)?).await?;
+    if ex.wants_text {
+        return Ok(Reply::text("text/plain; charset=utf-8", sagas::picture(&shown.detail)));
+    }
     Reply::json(200, &wire::RunAnswer::try_from(shown)?)
 }
 
