@@ -65,6 +65,8 @@ codes! {
     NameTaken = "name_taken", 409, "The name is taken";
     /// The thing is not in a state for this.
     WrongState = "wrong_state", 409, "Not possible in the present state";
+    /// Without this CA no client could connect.
+    OnlyTrustedCa = "only_trusted_ca", 409, "The only trusted CA cannot be retired";
     /// The entry is recorded but no checkpoint covers it yet.
     NotYetSealed = "not_yet_sealed", 409, "No checkpoint covers this entry yet";
     /// The body is over the limit.

@@ -54,6 +54,20 @@ pub(super) enum ClientCommand {
     },
 }
 
+/// What to do with certificate authorities.
+#[derive(Debug, Subcommand)]
+pub(super) enum CaCommand {
+    /// List the certificate authorities: who issues, who is trusted, and how many clients still need each.
+    List,
+    /// Make a new one, which issues for clients from now on; the old ones stay trusted until they are retired.
+    Rotate,
+    /// Retire one: every client it issued is revoked, and their open connections end at once.
+    Retire {
+        /// The fingerprint of its certificate.
+        fingerprint: String,
+    },
+}
+
 /// What to do with API keys.
 #[derive(Debug, Subcommand)]
 pub(super) enum ApiKeyCommand {

@@ -13,6 +13,7 @@ use super::store::{self, KeyRow, Made, OpenOrder, VersionRow};
 use super::{Keys, KeysRefused};
 use crate::api::guard::{Permit, may};
 use crate::custody::Place;
+use crate::hardware::sweep;
 use crate::ids::WorkspaceId;
 use crate::limits::{KEY_VERSIONS_MAX, TOKEN_GENERATE_WAIT_MAX};
 use crate::services::ground::Telling;
@@ -121,7 +122,7 @@ impl Keys {
 
     /// Destroys whatever the token holds under the order's name, then records that nothing came of the order.
     async fn close_order(&self, telling: &Telling, order: OpenOrder) -> Result<(), KeysRefused> {
-        if !self.sweep(&order).await {
+        if !sweep(&self.token, order.token_key).await {
             // The token is away. The order stays open; recovery at the next start closes it.
             return Ok(());
         }
@@ -144,27 +145,6 @@ impl Keys {
             .await?;
         tracing::warn!(seq = recorded.seq(), "a key on order was not made");
         Ok(())
-    }
-
-    /// True once the token certainly holds nothing under the order's name.
-    async fn sweep(&self, order: &OpenOrder) -> bool {
-        let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
-        match self.token.find(order.token_key, deadline).await {
-            Ok(None) => true,
-            Ok(Some(public)) => {
-                let key = hsm::KeyRef {
-                    id: order.token_key,
-                    kind: public.kind,
-                    fingerprint: public.fingerprint(),
-                    blob: Vec::new(),
-                };
-                self.token.destroy(&key, deadline).await.is_ok()
-            }
-            // A TPM keeps no keys: one that was never recorded is gone with its blob.
-            Err(error) => {
-                matches!(error, hsm::TokenError::Unsupported { .. } | hsm::TokenError::KeyMissing { .. })
-            }
-        }
     }
 
     /// Closes the orders that a crash left open. The appliance's own act, so it tells it under its own name.
