@@ -57,7 +57,7 @@ pub(super) enum ClientCommand {
 /// What to do with certificate authorities.
 #[derive(Debug, Subcommand)]
 pub(super) enum CaCommand {
-    /// List the certificate authorities: who issues, who is trusted, and how many clients still need each.
+    /// List the certificate authorities, and how many clients each of them has.
     List,
     /// Make a new one, which issues for clients from now on; the old ones stay trusted until they are retired.
     Rotate,

@@ -1,0 +1,119 @@
+//! The power goes while a new CA is being made: at every commit of it, and between them.
+//! Who enters: strace, which kills the daemon at a durable call of the ledger's writer.
+//! What leaves: one working CA or two, never half of one; a token that holds the keys of those and no others.
+
+use std::collections::BTreeSet;
+
+use promises::people::sign_p256;
+use promises::programs::{succeeds, tool};
+use promises::{Appliance, Member, evidence, post};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::syscalls::{STRACE_LOG, strace};
+
+/// What the ledger may tell of a rotation when the power goes, by the last step that was written.
+const STEPS: [&str; 3] = ["ca.order", "ca.draft", "ca.rotate"];
+/// The heartbeats of the daemon take turns with the steps, so not every kill meets one.
+const STRIKES_MAX: usize = 40;
+
+/// Durable calls of the writer until the appliance is ready: the first that may belong to a rotation comes after.
+async fn calls_at_start(house: &mut Appliance) -> usize {
+    house.serve_under(&strace(house, "fdatasync:delay_enter=0")).await;
+    house.ready().await;
+    let log = std::fs::read_to_string(house.path(STRACE_LOG)).unwrap();
+    house.terminate().await;
+    let calls = log.lines().filter(|line| line.contains("fdatasync(")).count();
+    assert!(calls > 0, "strace saw nothing: a test without a crash proves nothing\n{log}");
+    calls
+}
+
+/// Serves until the writer's durable call of this number, rotating meanwhile; true if the rotation was answered before.
+async fn rotate_until(house: &mut Appliance, call: &str, number: usize) -> bool {
+    let inject = format!("{call}:signal=KILL:when={number}");
+    if house.try_serve_under(&strace(house, &inject)).await.is_err() {
+        return false;
+    }
+    let answered = house.operator().try_ask(post("/v1/authorities", Value::Null)).await;
+    house.daemon().signal_if_alive(Signal::KILL);
+    house.ended().await;
+    answered.is_ok_and(|answer| answer.status == 201)
+}
+
+/// The keys of CAs in the token, told by their labels.
+fn ca_keys(house: &Appliance) -> usize {
+    let hsm = house.hsm.as_ref().unwrap();
+    let mut command = tool("pkcs11-tool", "opensc");
+    command.env("SOFTHSM2_CONF", hsm.conf()).arg("--module").arg(hsm.module()).args(["--login", "--pin"]);
+    command.arg(std::fs::read_to_string(hsm.pin_file()).unwrap());
+    let listing = succeeds(command.args(["--list-objects", "--type", "privkey"]));
+    listing.lines().filter(|line| line.contains("chancery appliance CA")).count()
+}
+
+/// The steps of the last rotation that the ledger tells of, and whether it was closed as not made.
+async fn last_rotation(house: &Appliance, known: usize) -> (Vec<String>, usize) {
+    let entries = house.operator().entries("").await;
+    let told = entries.iter().filter_map(|entry| entry["action"].as_str());
+    let told: Vec<_> = told.filter(|action| action.starts_with("ca.")).map(str::to_owned).collect();
+    (told[known..].to_vec(), told.len())
+}
+
+/// Whoever worked before works, and somebody new does.
+async fn works_for_old_and_new(house: &Appliance, old: &Member, key: &str, name: &str) {
+    old.ask(sign_p256(key, b"after the power cut")).await.expect(200);
+    let (_, new) = house.operator().acting_in(&old.workspace).enrol(name).await;
+    old.with_identity(&new).ask(sign_p256(key, b"enrolled after the power cut")).await.expect(200);
+}
+
+/// After a restart: insists on whole CAs only, and gives the last step that was written before the power went.
+async fn is_whole(house: &Appliance, known: &mut usize) -> Option<&'static str> {
+    let (steps, told) = last_rotation(house, *known).await;
+    *known = told;
+    let line = house.operator().authorities().await;
+    let trusted = line.iter().filter(|one| one["state"] == json!("trusted")).count();
+    match steps.last().map(String::as_str) {
+        Some("ca.rotate") => assert_eq!(trusted, 2, "{steps:?}"),
+        Some("ca.order_closed") | None => assert_eq!(trusted, 1, "{steps:?}"),
+        _ => panic!("half a rotation is left: {steps:?}"),
+    }
+    assert_eq!(ca_keys(house), line.len(), "the token has a key without a CA, or lacks one: {steps:?}");
+    STEPS.into_iter().rev().find(|step| steps.iter().any(|told| told == step))
+}
+
+/// Back to one CA for the next strike.
+async fn retire_the_newest(house: &Appliance, known: &mut usize) {
+    let line = house.operator().authorities().await;
+    if line.iter().filter(|one| one["state"] == json!("trusted")).count() == 2 {
+        let newest = line.last().unwrap()["fingerprint"].as_str().unwrap().to_owned();
+        house.operator().retire_ca(&newest).await.expect(200);
+        *known += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_power_cut_at_each_commit_of_a_rotation_leaves_one_ca_or_two_and_never_half_of_one() {
+    let mut house = Appliance::start().await;
+    let member = house.member("acme").await;
+    let key = member.create_key("release", "p256").await;
+    let keys = evidence::verifier_keys(&house).await;
+    house.terminate().await;
+    let base = calls_at_start(&mut house).await;
+    let (mut struck, mut known, mut beyond) = (BTreeSet::new(), 0, 0);
+    for strike in 0..STRIKES_MAX {
+        let answered = rotate_until(&mut house, "fdatasync", base + beyond).await;
+        // Past its last commit the rotation is answered; then from the beginning, for what a heartbeat got instead.
+        beyond = if answered { 0 } else { beyond + 1 };
+        house.serve().await;
+        house.ready().await;
+        let last = is_whole(&house, &mut known).await;
+        struck.extend(last.filter(|_| !answered));
+        works_for_old_and_new(&house, &member, &key, &format!("after-{strike}")).await;
+        retire_the_newest(&house, &mut known).await;
+        house.terminate().await;
+        if struck.len() == STEPS.len() {
+            break;
+        }
+    }
+    assert_eq!(struck.len(), STEPS.len(), "not every commit was struck: {struck:?}");
+    evidence::verifies_at_rest(&house, &keys);
+}
