@@ -59,9 +59,9 @@ pub(super) enum ClientCommand {
 pub(super) enum CaCommand {
     /// List the certificate authorities, and how many clients each of them has.
     List,
-    /// Make a new one, which issues for clients from now on; the old ones stay trusted until they are retired.
+    /// Make a new one, which issues for clients from now on; the others stay trusted.
     Rotate,
-    /// Retire one: every client it issued is revoked, and their open connections end at once.
+    /// Retire one and revoke every client it issued; their connections end at once.
     Retire {
         /// The fingerprint of its certificate.
         fingerprint: String,
