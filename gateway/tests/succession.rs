@@ -84,7 +84,7 @@ async fn a_key_that_was_made_when_the_answer_was_lost_is_destroyed() {
 async fn a_certificate_that_the_token_signed_wrongly_never_takes_its_place() {
     let standing = standing().await;
     let held = standing.double.keys_held();
-    // The key is made by the first call, its certificate signed by the second; faults are met by signatures only.
+    // Making the key is no signature, so the fault waits for the certificate's.
     standing.double.next(DoubleFault::WrongSignature);
     let answer = rotate(&standing).await;
     assert_eq!((answer.status, answer.code().as_str()), (503, "token_unavailable"), "{answer:?}");

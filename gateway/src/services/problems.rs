@@ -246,6 +246,11 @@ impl From<SuccessionRefused> for Problem {
         match refused {
             SuccessionRefused::Line(refused) => refused.into(),
             SuccessionRefused::Token(error) => error.into(),
+            SuccessionRefused::Unsettled => Self::new(
+                Code::TokenUnavailable,
+                "an earlier rotation has to be settled with the token first, and it is away; send it again later",
+            )
+            .after(SOON),
             SuccessionRefused::Certificate(refused) => refused.into(),
             SuccessionRefused::Unusable(fault) => Self::internal(&chain(&fault)),
             SuccessionRefused::Ledger(refused) => refused.into(),

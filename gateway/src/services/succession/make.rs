@@ -154,8 +154,8 @@ impl Succession {
     /// Destroys whatever the token holds under the order's name, then records that nothing came of it.
     async fn close(&self, telling: &Telling, id: KeyId) -> Result<(), SuccessionRefused> {
         if !sweep(&self.token, id).await {
-            // The token is away. The order stays open; the next rotation or start closes it.
-            return Ok(());
+            // The order stays open; the next rotation or start closes it.
+            return Err(SuccessionRefused::Unsettled);
         }
         let telling = telling.clone();
         let recorded = self.ground.write::<_, SuccessionRefused>(move |tx| {

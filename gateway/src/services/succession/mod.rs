@@ -32,6 +32,9 @@ pub enum SuccessionRefused {
     /// The token did not make the key, or we do not know.
     #[error("the token did not make the key of the new authority")]
     Token(#[source] TokenError),
+    /// While the token is away nobody knows what it holds of a rotation that came to nothing.
+    #[error("a rotation that came to nothing cannot be settled while the token is away")]
+    Unsettled,
     /// The certificate was not made.
     #[error("the certificate of the new authority was not made")]
     Certificate(#[from] CaRefused),
