@@ -78,6 +78,8 @@ struct Stand<'a> {
     signature: &'a [u8],
 }
 
+/// How long an authority's certificate lives: longer than anybody should leave it in use.
+pub const AUTHORITY_LIVES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Clocks of clients may be slow by this much.
 const BACKDATED: Duration = Duration::from_secs(300);
 /// SPKI of P-256: a fixed prefix and the 65 bytes of the point (RFC 5480).

@@ -3,10 +3,12 @@
 //! What leaves: one working CA or two, never half of one; a token that holds the keys of those and no others.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use promises::daemon::kill;
 use promises::people::sign_p256;
 use promises::programs::{succeeds, tool};
-use promises::{Appliance, Member, evidence, post};
+use promises::{Appliance, Ask, Member, eventually, evidence, get, post};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -16,6 +18,8 @@ use crate::syscalls::{STRACE_LOG, strace};
 const STEPS: [&str; 3] = ["ca.order", "ca.draft", "ca.rotate"];
 /// The heartbeats of the daemon take turns with the steps, so not every kill meets one.
 const STRIKES_MAX: usize = 40;
+/// A token that is back is noticed by the next look, and a call under way when it went may have to run out first.
+const FOLLOWED_MAX: Duration = Duration::from_secs(40);
 /// A commit is some ten writes; several strikes meet each.
 const WRITES_BETWEEN_STRIKES: usize = 5;
 
@@ -30,16 +34,16 @@ async fn calls_at_start(house: &mut Appliance, call: &str) -> usize {
     calls
 }
 
-/// Serves until the writer's durable call of this number, rotating meanwhile; true if the rotation was answered before.
-async fn rotate_until(house: &mut Appliance, call: &str, number: usize) -> bool {
+/// Serves until the writer's call of this number, asking for something meanwhile; true if that was answered before.
+async fn ask_until(house: &mut Appliance, call: &str, number: usize, ask: Ask) -> bool {
     let inject = format!("{call}:signal=KILL:when={number}");
     if house.try_serve_under(&strace(house, &inject)).await.is_err() {
         return false;
     }
-    let answered = house.operator().try_ask(post("/v1/authorities", Value::Null)).await;
+    let answered = house.operator().try_ask(ask).await;
     house.daemon().signal_if_alive(Signal::KILL);
     house.ended().await;
-    answered.is_ok_and(|answer| answer.status == 201)
+    answered.is_ok_and(|answer| answer.status < 300)
 }
 
 /// The keys of CAs in the token, told by their labels.
@@ -114,7 +118,8 @@ impl Struck {
     /// Strikes one rotation, starts again, insists that all is whole and works, and goes back to one CA.
     /// The last step that was written, and whether the rotation was answered before the strike.
     async fn strike(&mut self, call: &str, number: usize) -> (Option<&'static str>, bool) {
-        let answered = rotate_until(&mut self.house, call, number).await;
+        let rotate = post("/v1/authorities", Value::Null);
+        let answered = ask_until(&mut self.house, call, number, rotate).await;
         self.house.serve().await;
         self.house.ready().await;
         let last = is_whole(&self.house, &mut self.known).await;
@@ -158,4 +163,77 @@ async fn a_power_cut_within_the_commits_of_a_rotation_leaves_one_ca_or_two_as_we
     let unfinished = struck.iter().filter(|last| last.is_some_and(|step| step != "ca.rotate")).count();
     assert!(unfinished >= 2, "the power was never cut in the middle: {struck:?}");
     evidence::verifies_at_rest(&all.house, &all.keys);
+}
+
+/// Strikes the retirement of a second CA that has one client. Whether it was retired, and answered before the strike.
+async fn strike_retirement(all: &mut Struck, call: &str, number: usize) -> (bool, bool) {
+    all.house.serve().await;
+    let operator = all.house.operator();
+    let second = operator.rotate_ca().await;
+    let name = format!("of-{call}-{number}");
+    let (client, identity) = operator.acting_in(&all.member.workspace).enrol(&name).await;
+    let theirs = all.member.with_identity(&identity);
+    all.house.terminate().await;
+    let retire = post(format!("/v1/authorities/{second}/retire"), Value::Null);
+    let answered = ask_until(&mut all.house, call, number, retire).await;
+    all.house.serve().await;
+    let line = operator.authorities().await;
+    let retired = line.last().unwrap()["state"] == json!("retired");
+    let revoked = operator.entries(&format!("action=client.revoke&object={client}")).await;
+    assert_eq!(revoked.len(), usize::from(retired), "client and CA do not go together: {line:?}");
+    match theirs.try_ask(get("/v1/keys")).await {
+        Ok(answer) => assert!(!retired && answer.status == 200, "{}", answer.text()),
+        Err(why) => assert!(retired, "{why}"),
+    }
+    all.member.ask(sign_p256(&all.key, b"of the other CA")).await.expect(200);
+    if !retired {
+        operator.retire_ca(&second).await.expect(200);
+    }
+    all.house.terminate().await;
+    (retired, answered)
+}
+
+#[tokio::test]
+async fn a_power_cut_during_a_retirement_leaves_the_ca_with_all_its_clients_or_without_any() {
+    let mut all = Struck::prepare().await;
+    // Through all the writes up to those of the commit: the last strike before it is done meets it in the middle.
+    let base = calls_at_start(&mut all.house, "pwrite64").await;
+    let mut before = 0;
+    while !strike_retirement(&mut all, "pwrite64", base + before * WRITES_BETWEEN_STRIKES).await.0 {
+        before += 1;
+        assert!(before < STRIKES_MAX, "the retirement was never done");
+    }
+    assert!(before >= 2, "it was done before the power was ever cut");
+    // Killed when it makes sure of it, the commit is there, and nobody was told.
+    let base = calls_at_start(&mut all.house, "fdatasync").await;
+    let mut strikes = 0;
+    while strike_retirement(&mut all, "fdatasync", base + strikes).await != (true, false) {
+        strikes += 1;
+        assert!(strikes < STRIKES_MAX, "the power was never cut between commit and answer");
+    }
+    evidence::verifies_at_rest(&all.house, &all.keys);
+}
+
+#[tokio::test]
+async fn a_retirement_while_the_token_is_away_counts_at_once_and_the_face_follows_when_it_is_back() {
+    let mut house = Appliance::start().await;
+    let old = house.member("acme").await;
+    let operator = house.operator();
+    let first = operator.authorities().await[0]["fingerprint"].as_str().unwrap().to_owned();
+    operator.rotate_ca().await;
+    let (_, new) = operator.acting_in(&old.workspace).enrol("second").await;
+    house.hsm.as_ref().unwrap().unplug().unwrap();
+    kill(house.daemon().workers()[0], Signal::KILL);
+    operator.retire_ca(&first).await.expect(200);
+    let trusting_both = old.with_identity(&old.identity.trusting(&new.ca));
+    if let Ok(answer) = trusting_both.try_ask(get("/v1/keys")).await {
+        answer.refused(403, "client_revoked");
+    }
+    house.hsm.as_ref().unwrap().plug_in().unwrap();
+    let newest = operator.ask(get("/v1/ca")).await.expect(200).text();
+    let new = old.with_identity(&new.trusting(&newest));
+    let follows = || async { new.try_ask(get("/v1/keys")).await.ok().map(|answer| answer.expect(200)) };
+    eventually("the server shows a certificate of the new CA", FOLLOWED_MAX, follows).await;
+    assert!(trusting_both.try_ask(get("/v1/keys")).await.is_err(), "a client of the retired CA is let in");
+    evidence::verifies(&mut house).await;
 }

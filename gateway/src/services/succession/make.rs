@@ -2,7 +2,7 @@
 //! Who enters: a rotation; the start, with an order that a crash left open.
 //! What leaves: a recorded line with the successor in it, or an order struck from it and nothing left in the token.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use audit::{Outcome, Recorded, Told};
 use hsm::{KeyId, KeyKind};
@@ -17,8 +17,6 @@ use crate::hardware::sweep;
 use crate::limits::TOKEN_GENERATE_WAIT_MAX;
 use crate::services::ground::Telling;
 use crate::signer::SignOrder;
-
-const CA_LIVES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Succession {
     /// Order, key, certificate, place in the line.
@@ -89,7 +87,7 @@ impl Succession {
             common_name: &format!("Chancery CA {place}"),
             organization: self.ground.ledger.origin(),
             from: self.ground.now(),
-            lives: CA_LIVES,
+            lives: ca::AUTHORITY_LIVES,
         };
         Ok(ca::draft_authority(&own.public(), &subject, &self.ground.dice)?)
     }
