@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use promises::daemon::kill;
 use promises::insider::forge;
 use promises::people::sign_p256;
-use promises::{Appliance, Protocol, eventually, evidence, get};
+use promises::{Appliance, Protocol, eventually, evidence, get, post};
 use rusqlite::Connection as Database;
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{certificates, enrolled_now, is_not_let_in, trusting, works};
@@ -147,6 +149,41 @@ async fn a_new_ca_can_be_retired_as_well_and_the_old_one_issues_again() {
     let (_, newer) = enrolled_now(&operator, &old, "third").await;
     assert_eq!(newer.identity.ca, old.identity.ca);
     works(&newer, &key).await;
+}
+
+#[tokio::test]
+async fn an_enrolment_that_a_retirement_overtakes_comes_to_nothing() {
+    let mut house = Appliance::start().await;
+    let member = house.member("acme").await;
+    let (operator, here) = (house.operator(), house.operator().acting_in(&member.workspace));
+    let second = operator.rotate_ca().await;
+    let worker = house.daemon().workers()[0];
+    kill(worker, Signal::STOP);
+    let (_, csr) = promises::identity::request();
+    let enrol = post("/v1/clients", json!({ "name": "late", "csr": csr }));
+    let enrolling = tokio::spawn({
+        let here = here.clone();
+        async move { here.ask(enrol).await }
+    });
+    let told = async |action: &str, times: usize| {
+        let told = || async { operator.entries(&format!("action={action}")).await.get(times - 1).cloned() };
+        eventually(action, Duration::from_secs(5), told).await.0
+    };
+    assert_eq!(told("client.draft", 2).await["detail"]["after"]["authority"], json!(second));
+    let retiring = tokio::spawn({
+        let operator = operator.clone();
+        async move { operator.retire_ca(&second).await }
+    });
+    told("ca.retire", 1).await;
+    assert!(!enrolling.is_finished(), "a stopped token signed");
+    kill(worker, Signal::CONT);
+    enrolling.await.unwrap().refused(409, "wrong_state");
+    assert_eq!(retiring.await.unwrap().expect(200).json()["clients_revoked"], 1);
+    let clients = here.ask(get("/v1/clients")).await.expect(200).json();
+    let late = clients["clients"].as_array().unwrap().iter().find(|one| one["name"] == "late").unwrap();
+    assert_eq!((&late["state"], &late["certificate_hash"]), (&json!("revoked"), &json!(null)));
+    member.ask(get("/v1/keys")).await.expect(200);
+    evidence::verifies(&mut house).await;
 }
 
 /// As an earlier version left it: the row says nothing of a CA, for there was one.
