@@ -56,7 +56,7 @@ pub struct RetiredAuthority {
     pub fingerprint: String,
     /// How many clients were revoked with it.
     pub clients_revoked: usize,
-    /// The server shows a certificate of another authority already; if not yet, it will in a moment.
+    /// Handshakes refuse its certificates already; if not yet, requests are refused until they do.
     pub in_use: bool,
 }
 
