@@ -1,5 +1,5 @@
 //! The server's certificate: from files of the operator, or issued by the appliance's own CA and kept sealed.
-//! Who enters: `serve`, at start and whenever it is told to read anew.
+//! Who enters: `serve`, at start, whenever it is told to read anew, and when the line of CAs has changed.
 //! What leaves: what a TLS face is made of. While the ledger is frozen a kept certificate still serves reads.
 
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::appliance::store;
 use crate::boundary::tls::{FaceParts, FaceRefused};
+use crate::ca::authorities::Line;
 use crate::ca::{CaRefused, Subject, complete};
 use crate::config::{ApiConfig, Config};
 use crate::custody::{CustodyRefused, OwnSecret};
@@ -53,10 +54,21 @@ crate::refused_by_ledger!(FaceUnmade);
 
 type Face = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
+/// The parts of a face over a line of CAs.
+pub struct Dressing {
+    /// The parts.
+    pub parts: FaceParts,
+    /// The certificate is the one that it should be; false where a kept one has to do until another can be issued.
+    pub fits: bool,
+}
+
 /// A self-issued certificate as it is kept.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     certificate: Vec<u8>,
+    /// The certificate of its issuer; absent where that is the appliance's first CA.
+    #[serde(default)]
+    issuer: Option<Vec<u8>>,
     names: Vec<String>,
     not_after: Moment,
     key: OwnSecret,
@@ -66,17 +78,17 @@ const LIVES: Duration = Duration::from_secs(90 * 24 * 3600);
 /// With less than this left a new one is made.
 const RENEWED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// The configured files, else the kept certificate, else a new one.
+/// The configured files, else the kept certificate, else a new one; over the roots of this line.
 ///
 /// # Errors
 /// None of them is to be had.
-pub async fn read_or_issue(config: &Config, house: &House) -> Result<FaceParts, FaceUnmade> {
-    let (chain, key) = match (&config.api.server_certificate, &config.api.server_key) {
-        (Some(certificate), Some(key)) => from_files(certificate, key)?,
-        _ => own(&config.api, house).await?,
+pub async fn read_or_issue(config: &Config, house: &House, line: &Line) -> Result<Dressing, FaceUnmade> {
+    let ((chain, key), fits) = match (&config.api.server_certificate, &config.api.server_key) {
+        (Some(certificate), Some(key)) => (from_files(certificate, key)?, true),
+        _ => own(&config.api, house, line).await?,
     };
-    let ca = CertificateDer::from(house.authority.certificate().to_vec());
-    Ok(FaceParts { chain, key, client_cas: vec![ca] })
+    let client_cas = line.trusted().map(|one| CertificateDer::from(one.certificate().to_vec())).collect();
+    Ok(Dressing { parts: FaceParts { chain, key, client_cas }, fits })
 }
 
 fn from_files(certificate: &Path, key: &Path) -> Result<Face, FaceUnmade> {
@@ -91,20 +103,27 @@ fn from_files(certificate: &Path, key: &Path) -> Result<Face, FaceUnmade> {
     Ok((chain, key))
 }
 
-async fn own(api: &ApiConfig, house: &House) -> Result<Face, FaceUnmade> {
-    let kept = kept(house).await?.filter(|kept| kept.names == api.names);
-    let fresh_until = house.ground.now().plus(RENEWED_BEFORE);
-    match kept {
-        Some(kept) if kept.not_after > fresh_until => open(house, &kept),
+async fn own(api: &ApiConfig, house: &House, line: &Line) -> Result<(Face, bool), FaceUnmade> {
+    let Some(kept) = kept(house).await?.filter(|kept| kept.names == api.names) else {
+        return Ok((issue(api, house, line).await?, true));
+    };
+    let of_its_issuer = kept.issuer(line) == line.server_issuer().certificate();
+    if of_its_issuer && kept.not_after > house.ground.now().plus(RENEWED_BEFORE) {
+        return Ok((open(house, &kept, line)?, true));
+    }
+    match issue(api, house, line).await {
+        Ok(face) => Ok((face, true)),
         // An ageing certificate is better than none, should a new one be refused.
-        Some(kept) => match issue(api, house).await {
-            Ok(face) => Ok(face),
-            Err(why) => {
-                tracing::warn!(%why, "the server keeps its ageing certificate");
-                open(house, &kept)
-            }
-        },
-        None => issue(api, house).await,
+        Err(why) => {
+            tracing::warn!(%why, "the server keeps the certificate it has");
+            Ok((open(house, &kept, line)?, of_its_issuer))
+        }
+    }
+}
+
+impl Kept {
+    fn issuer<'a>(&'a self, line: &'a Line) -> &'a [u8] {
+        self.issuer.as_deref().unwrap_or_else(|| line.first().certificate())
     }
 }
 
@@ -113,33 +132,30 @@ async fn kept(house: &House) -> Result<Option<Kept>, FaceUnmade> {
     Ok(stored.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-fn open(house: &House, kept: &Kept) -> Result<Face, FaceUnmade> {
+fn open(house: &House, kept: &Kept, line: &Line) -> Result<Face, FaceUnmade> {
     let key = house.custody.open_own(store::SERVER_FACE, &kept.key)?;
-    Ok(face(house, kept.certificate.clone(), key.to_vec()))
+    Ok(face(kept.certificate.clone(), kept.issuer(line), key.to_vec()))
 }
 
-fn face(house: &House, certificate: Vec<u8>, pkcs8: Vec<u8>) -> Face {
-    let chain =
-        vec![CertificateDer::from(certificate), CertificateDer::from(house.authority.certificate().to_vec())];
+fn face(certificate: Vec<u8>, issuer: &[u8], pkcs8: Vec<u8>) -> Face {
+    let chain = vec![CertificateDer::from(certificate), CertificateDer::from(issuer.to_vec())];
     (chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8)))
 }
 
 /// Has the CA issue a certificate for a new key. The order is recorded, then signed, then the result is kept.
 /// If we stop in between, the next start finds nothing kept and issues another.
-async fn issue(api: &ApiConfig, house: &House) -> Result<Face, FaceUnmade> {
+async fn issue(api: &ApiConfig, house: &House, line: &Line) -> Result<Face, FaceUnmade> {
+    let issuer = line.server_issuer();
     let key = rcgen::KeyPair::generate().map_err(FaceUnmade::Key)?;
     let ground = &house.ground;
     let common_name = api.names.first().map_or("chancery", String::as_str);
     let subject =
         Subject { common_name, organization: ground.ledger.origin(), from: ground.now(), lives: LIVES };
-    let draft = house
-        .authority
-        .draft_server(&api.names, &key, &subject, &ground.dice)
-        .map_err(FaceUnmade::Certificate)?;
-    let (order, not_after) =
-        (house.authority.order(&draft, Instant::now() + TOKEN_CALL_WAIT_MAX), draft.not_after);
-    let (telling, after) =
-        (Telling::own(None), json!({ "names": api.names, "serial": draft.serial, "not_after": not_after }));
+    let draft = issuer.draft_server(&api.names, &key, &subject, &ground.dice);
+    let draft = draft.map_err(FaceUnmade::Certificate)?;
+    let (order, not_after) = (issuer.order(&draft, Instant::now() + TOKEN_CALL_WAIT_MAX), draft.not_after);
+    let telling = Telling::own(None);
+    let after = json!({ "names": api.names, "serial": draft.serial, "not_after": not_after, "authority": issuer.fingerprint() });
     let recorded = ground.write::<_, FaceUnmade>(move |_| {
         let entry =
             telling.entry("appliance.server_certificate", "server", |detail| detail.after(after.clone()));
@@ -149,9 +165,15 @@ async fn issue(api: &ApiConfig, house: &House) -> Result<Face, FaceUnmade> {
         complete(&house.signer, recorded.await?, draft).await.map_err(FaceUnmade::Certificate)?;
     let pkcs8 = key.serialize_der();
     let sealed = house.custody.seal_own(store::SERVER_FACE, &pkcs8)?;
-    keep(house, Kept { certificate: certificate.clone(), names: api.names.clone(), not_after, key: sealed })
-        .await?;
-    Ok(face(house, certificate, pkcs8))
+    let kept = Kept {
+        certificate: certificate.clone(),
+        issuer: Some(issuer.certificate().to_vec()),
+        names: api.names.clone(),
+        not_after,
+        key: sealed,
+    };
+    keep(house, kept).await?;
+    Ok(face(certificate, issuer.certificate(), pkcs8))
 }
 
 async fn keep(house: &House, kept: Kept) -> Result<(), FaceUnmade> {

@@ -1,13 +1,14 @@
 //! What the ledger needs from hardware, over the tokens that are there: seals with note keys, anchors in TPM or token.
-//! Who enters: the ledger, through its two narrow traits.
+//! Who enters: the ledger, through its two narrow traits; whoever has a key on order that nothing came of.
 //! What leaves: signatures over checkpoints, steps of the anchor; token errors in the ledger's words.
 
 use std::time::{Duration, Instant};
 
 use audit::{Anchor, Answer, Attestation, HardwareFault, NoteKey, Reading, Sealer, Step, Tier};
-use hsm::{AnchorStep, KeyRef, Scheme, SignInput, Token, TokenError};
+use hsm::{AnchorStep, KeyId, KeyRef, Scheme, SignInput, Token, TokenError};
 
 use crate::crypto::ecdsa_to_der;
+use crate::limits::TOKEN_GENERATE_WAIT_MAX;
 
 /// Hardware that seals is asked rarely and given time.
 const HARDWARE_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -107,6 +108,22 @@ impl Anchor for TokenAnchor {
 
     fn count_start(&self) -> Answer<'_, Option<u64>> {
         Box::pin(async move { self.token.anchor_count(soon()).await.map_err(fault) })
+    }
+}
+
+/// Destroys whatever the token holds under the name of a key that was on order.
+/// True once it certainly holds nothing under it; false while the token is away.
+pub async fn sweep(token: &Token, id: KeyId) -> bool {
+    let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
+    match token.find(id, deadline).await {
+        Ok(None) => true,
+        Ok(Some(public)) => {
+            let fingerprint = public.fingerprint();
+            let key = KeyRef { id, kind: public.kind, fingerprint, blob: Vec::new() };
+            token.destroy(&key, deadline).await.is_ok()
+        }
+        // A TPM keeps no keys: one that was never recorded is gone with its blob.
+        Err(error) => matches!(error, TokenError::Unsupported { .. } | TokenError::KeyMissing { .. }),
     }
 }
 

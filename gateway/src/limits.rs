@@ -58,6 +58,10 @@ pub const DESTRUCTION_NOTICE_MIN: Duration = Duration::from_secs(24 * 3600);
 pub const DESTRUCTION_NOTICE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// The longest life of a client certificate.
 pub const CERTIFICATE_DAYS_MAX: u32 = 825;
+/// Client CAs trusted at once: a rotation needs two, and each more is a root that a handshake may have to try.
+pub const AUTHORITIES_TRUSTED_MAX: usize = 4;
+/// After a change of the client CAs its answer waits so long for the network's face to follow.
+pub const FACE_WAIT_MAX: Duration = Duration::from_secs(8);
 /// The time a request may take from its first byte to its answer, where the client asks for nothing shorter.
 pub const REQUEST_WAIT_DEFAULT: Duration = Duration::from_secs(10);
 /// A client may ask for at most this much patience.

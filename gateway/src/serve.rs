@@ -1,6 +1,6 @@
 //! Serving: the built house opens its doors, keeps them until it is told to stop, and leaves nobody half answered.
 //! Who enters: the command line, with a house; signals; the service manager.
-//! What leaves: a clean end. SIGHUP changes the server's face, SIGTERM drains.
+//! What leaves: a clean end. SIGHUP and a change of the CAs give the server another face, SIGTERM drains.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub async fn serve(
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeRefused> {
     let mut signals = Signals::listen()?;
-    let tls = TlsFace::new(face::read_or_issue(config, &house).await?).map_err(FaceUnmade::from)?;
+    let tls = dress(config, &house).await?;
     let listener = Listener::bind(config.api.listen, tls.clone(), house.api.clone(), house.register.clone());
     let listener = listener.await.map_err(|source| listen_refused(&config.api.listen, source))?;
     let local = LocalSocket::bind(
@@ -60,7 +60,10 @@ pub async fn serve(
     );
     let local = local.map_err(|source| listen_refused(&config.socket.display(), source))?;
     let address = listener.address().map_err(|source| listen_refused(&config.api.listen, source))?;
-    let House { ground, tokens, keeper, register, health, probes, keys, workspaces, .. } = &house;
+    let House { ground, tokens, keeper, register, health, probes, keys, workspaces, succession, .. } = &house;
+    if let Err(why) = succession.recover().await {
+        tracing::warn!(%why, "a certificate authority left on order is settled by the next rotation or start");
+    }
     if let Err(why) = keys.check_counters().await {
         tracing::warn!(%why, "use counters could not be held against the ledger");
     }
@@ -94,6 +97,17 @@ pub async fn serve(
     Ok(())
 }
 
+/// Puts on the first face.
+async fn dress(config: &Config, house: &House) -> Result<TlsFace, FaceUnmade> {
+    let line = house.authorities.present();
+    let dressing = face::read_or_issue(config, house, &line).await?;
+    let tls = TlsFace::new(dressing.parts)?;
+    if dressing.fits {
+        house.authorities.wear(&line);
+    }
+    Ok(tls)
+}
+
 /// Waits for the end, and meanwhile looks after health, watchdog and face.
 async fn attend(config: &Config, house: &House, tls: &TlsFace, signals: &mut Signals) {
     let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
@@ -101,16 +115,22 @@ async fn attend(config: &Config, house: &House, tls: &TlsFace, signals: &mut Sig
         tokio::time::interval(watchdog.unwrap_or(crate::limits::PROBE_EVERY).min(crate::limits::PROBE_EVERY));
     let mut renewals =
         tokio::time::interval_at(tokio::time::Instant::now() + FACE_LOOKED_AT_EVERY, FACE_LOOKED_AT_EVERY);
+    let mut successions = house.authorities.changes();
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hang_up.recv() => renew(config, house, tls).await,
             _ = renewals.tick() => renew(config, house, tls).await,
+            _ = successions.changed() => renew(config, house, tls).await,
             _ = looks.tick() => {
                 // The watchdog is fed by a look that came back, so a daemon that cannot look is restarted.
                 house.health.look(&house.probes).await;
                 notify(&[NotifyState::Watchdog]);
+                // A face that could not follow the CAs, such as while the token was away, tries again.
+                if !house.authorities.are_worn() {
+                    renew(config, house, tls).await;
+                }
             }
         }
     }
@@ -118,12 +138,18 @@ async fn attend(config: &Config, house: &House, tls: &TlsFace, signals: &mut Sig
 
 /// Puts on a new face; if that fails, the present one stays on.
 async fn renew(config: &Config, house: &House, tls: &TlsFace) {
-    let renewed = match face::read_or_issue(config, house).await {
-        Ok(parts) => tls.replace(parts).map_err(FaceUnmade::from),
+    let line = house.authorities.present();
+    let renewed = match face::read_or_issue(config, house, &line).await {
+        Ok(dressing) => tls.replace(dressing.parts).map(|()| dressing.fits).map_err(FaceUnmade::from),
         Err(unmade) => Err(unmade),
     };
     match renewed {
-        Ok(()) => tracing::info!("the server's certificate and the client CAs were read anew"),
+        Ok(fits) => {
+            tracing::info!("the server's certificate and the client CAs were read anew");
+            if fits {
+                house.authorities.wear(&line);
+            }
+        }
         Err(why) => tracing::error!(%why, "the present certificate and CAs stay in use"),
     }
 }

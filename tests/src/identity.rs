@@ -13,14 +13,14 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::wire::Protocol;
 
-/// A certificate with its key and the CA that vouches for the server, all PEM.
+/// A certificate with its key and the CAs that vouch for the server, all PEM.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The certificate.
     pub certificate: String,
     /// Its key.
     pub key: String,
-    /// The CA whose servers it trusts.
+    /// The CAs whose servers it trusts.
     pub ca: String,
 }
 
@@ -102,8 +102,9 @@ impl Identity {
 
     fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        let ca = CertificateDer::from_pem_slice(self.ca.as_bytes()).expect("the CA's certificate");
-        roots.add(ca).expect("a usable CA");
+        for ca in CertificateDer::pem_slice_iter(self.ca.as_bytes()) {
+            roots.add(ca.expect("a CA's certificate")).expect("a usable CA");
+        }
         roots
     }
 }

@@ -111,6 +111,24 @@ impl Operator {
         (text("id"), text("secret"))
     }
 
+    /// Has the appliance make a new CA, and hands back its fingerprint once new connections see it.
+    pub async fn rotate_ca(&self) -> String {
+        let made = self.ask(post("/v1/authorities", Value::Null)).await.expect(201).json();
+        assert_eq!(made["in_use"], true, "{made}");
+        made["fingerprint"].as_str().expect("a fingerprint").to_owned()
+    }
+
+    /// Asks to retire a CA.
+    pub async fn retire_ca(&self, fingerprint: &str) -> Answer {
+        self.ask(post(format!("/v1/authorities/{fingerprint}/retire"), Value::Null)).await
+    }
+
+    /// The CAs, oldest first.
+    pub async fn authorities(&self) -> Vec<Value> {
+        let answer = self.ask(get("/v1/authorities")).await.expect(200).json();
+        answer["authorities"].as_array().expect("a list").clone()
+    }
+
     /// Entries of the whole log that fit a query, oldest first.
     pub async fn entries(&self, query: &str) -> Vec<Value> {
         let mut found = Vec::new();

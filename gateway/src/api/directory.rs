@@ -3,14 +3,18 @@
 //! What leaves: their standing at this moment, from memory, never a wait.
 
 use std::fmt;
+use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::caller::{Client, Scopes};
 use crate::ids::{ApiKeyId, WorkspaceId};
+use crate::malformed::Malformed;
 
-/// SHA-256 of a certificate's DER bytes: the only name by which we know a certificate.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// SHA-256 of a certificate's DER bytes: the only name by which we know a certificate. Written as hex.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct CertificateHash(pub [u8; 32]);
 
 impl CertificateHash {
@@ -29,6 +33,31 @@ impl fmt::Display for CertificateHash {
 impl fmt::Debug for CertificateHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for CertificateHash {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(text, &mut hash)
+            .map_err(|_| Malformed { expected: "certificate hash (64 hex digits)" })?;
+        Ok(Self(hash))
+    }
+}
+
+impl TryFrom<String> for CertificateHash {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<CertificateHash> for String {
+    fn from(hash: CertificateHash) -> Self {
+        hash.to_string()
     }
 }
 

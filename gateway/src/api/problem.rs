@@ -73,6 +73,8 @@ codes! {
     StaleApproval = "stale_approval", 409, "The vote is about something else";
     /// Nobody approves what they asked for.
     OwnRequest = "own_request", 403, "Nobody approves what they asked for";
+    /// Without this CA no client could connect.
+    OnlyTrustedCa = "only_trusted_ca", 409, "The only trusted CA cannot be retired";
     /// The entry is recorded but no checkpoint covers it yet.
     NotYetSealed = "not_yet_sealed", 409, "No checkpoint covers this entry yet";
     /// The body is over the limit.

@@ -2,7 +2,7 @@
 //! Who enters: `chancery init`, once in the life of a state directory.
 //! What leaves: a ledger whose first entries tell what was made. A half-made one is refused by every later start.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use audit::Told;
 use hsm::custody::MasterKey;
@@ -53,8 +53,6 @@ pub enum InitRefused {
 }
 crate::refused_by_ledger!(InitRefused);
 
-const CA_LIVES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
 /// Makes the keys of a new appliance. Nothing is on the ledger yet, as it cannot be sealed without them.
 ///
 /// # Errors
@@ -104,7 +102,7 @@ pub async fn record(
         common_name: "Chancery CA",
         organization: ground.ledger.origin(),
         from: now,
-        lives: CA_LIVES,
+        lives: ca::AUTHORITY_LIVES,
     };
     let draft = ca::draft_authority(&public, &subject, &ground.dice).map_err(InitRefused::Ca)?;
     let order = ca::order(&facts.ca.signing("CA")?, &draft, soon());

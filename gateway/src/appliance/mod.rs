@@ -5,6 +5,7 @@
 pub mod init;
 pub mod master;
 pub mod store;
+pub mod succession;
 
 use std::sync::Arc;
 

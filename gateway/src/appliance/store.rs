@@ -23,9 +23,10 @@ static REPLACE: Statement = Statement::appliance(
 
 /// The facts, JSON.
 pub const FACTS: &str = "facts";
-/// The CA's certificate, DER.
+/// The certificate of the first CA, DER.
 pub const CA_CERTIFICATE: &str = "ca_certificate";
-
+/// The line of CAs with all successors, JSON; absent until the first rotation.
+pub const AUTHORITIES: &str = "authorities";
 /// The server's self-issued certificate with its sealed key, JSON.
 pub const SERVER_FACE: &str = "server_face";
 const HEARTBEAT: &str = "heartbeat";

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::enrol::{Request, file_failure};
 use super::local::Ask;
 use super::words::{
-    ApiKeyCommand, AuditCommand, ClientCommand, KeyCommand, SignArgs, VerifyArgs, WorkspaceCommand,
+    ApiKeyCommand, AuditCommand, CaCommand, ClientCommand, KeyCommand, SignArgs, VerifyArgs, WorkspaceCommand,
 };
 use super::{Common, Failure, code, show};
 
@@ -75,6 +75,32 @@ pub(super) fn client(common: &Common, command: ClientCommand) -> Result<(), Fail
             );
         }
         ClientCommand::Revoke { id } => done(common, Ask::delete(format!("/v1/clients/{id}")), "revoked")?,
+    }
+    Ok(())
+}
+
+pub(super) fn ca(common: &Common, command: CaCommand) -> Result<(), Failure> {
+    let common = &common.outside_workspaces();
+    let answer = match command {
+        CaCommand::List => {
+            let answer = Ask::get("/v1/authorities").send(common)?;
+            let columns = ["fingerprint", "state", "issues", "clients", "made", "not_after"];
+            show::table(common.json, &answer, "authorities", &columns);
+            return Ok(());
+        }
+        CaCommand::Rotate => {
+            let answer = Ask::post("/v1/authorities", None).send(common)?;
+            show::fields(common.json, &answer, &["fingerprint"]);
+            answer
+        }
+        CaCommand::Retire { fingerprint } => {
+            let answer = Ask::post(format!("/v1/authorities/{fingerprint}/retire"), None).send(common)?;
+            show::fields(common.json, &answer, &["fingerprint", "clients_revoked"]);
+            answer
+        }
+    };
+    if answer["in_use"] == json!(false) {
+        eprintln!("Recorded, but new connections do not see it yet; the log says why.");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Enrolling a client from the shell: the private key is made here and written beside its certificate.
 //! Who enters: `client enroll`, with a request of one's own or without.
-//! What leaves: key, certificate and CA as files; the key with mode 0600, and never over a file that exists.
+//! What leaves: key, certificate and CAs as files; the key with mode 0600, and never over a file that exists.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -45,13 +45,30 @@ impl Request {
             written.push(create(directory.join(format!("{name}.key")), key, 0o600)?);
         }
         written.push(create(directory.join(format!("{name}.pem")), certificate, 0o644)?);
-        let ca_path = directory.join("ca.pem");
-        if !ca_path.exists() {
-            written.push(create(ca_path, ca, 0o644)?);
-        }
+        written.extend(bring_up_to_date(directory.join("ca.pem"), ca)?);
         Ok(written)
     }
 }
+
+/// Adds the CAs that a file lacks, and takes none away: it may hold others that its owner trusts.
+fn bring_up_to_date(path: PathBuf, bundle: &str) -> Result<Option<PathBuf>, Failure> {
+    if !path.exists() {
+        return create(path, bundle, 0o644).map(Some);
+    }
+    let present = std::fs::read_to_string(&path).map_err(|why| file_failure(&path, &why))?;
+    let missing: String =
+        bundle.split_inclusive(PEM_END).filter(|one| !present.contains(one.trim())).collect();
+    if missing.trim().is_empty() {
+        return Ok(None);
+    }
+    let file = OpenOptions::new().append(true).open(&path);
+    let apart = if present.is_empty() || present.ends_with('\n') { "" } else { "\n" };
+    let added = file.and_then(|mut file| file.write_all(format!("{apart}{missing}").as_bytes()));
+    added.map_err(|why| file_failure(&path, &why))?;
+    Ok(Some(path))
+}
+
+const PEM_END: &str = "-----END CERTIFICATE-----\n";
 
 fn create(path: PathBuf, text: &str, mode: u32) -> Result<PathBuf, Failure> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);

@@ -107,6 +107,9 @@ enum Command {
     /// Clients and their certificates.
     #[command(subcommand)]
     Client(words::ClientCommand),
+    /// The certificate authorities that issue for clients and server.
+    #[command(subcommand)]
+    Ca(words::CaCommand),
     /// API keys of a workspace.
     #[command(subcommand)]
     Apikey(words::ApiKeyCommand),
@@ -156,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Status => ask::status(&cli.common),
         Command::Workspace(command) => ask::workspace(&cli.common, command),
         Command::Client(command) => ask::client(&cli.common, command),
+        Command::Ca(command) => ask::ca(&cli.common, command),
         Command::Apikey(command) => ask::api_key(&cli.common, command),
         Command::Key(command) => ask::key(&cli.common, command),
         Command::Sign(args) => ask::sign(&cli.common, &args),

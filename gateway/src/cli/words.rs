@@ -54,6 +54,20 @@ pub(super) enum ClientCommand {
     },
 }
 
+/// What to do with certificate authorities.
+#[derive(Debug, Subcommand)]
+pub(super) enum CaCommand {
+    /// List the certificate authorities, and how many clients each of them has.
+    List,
+    /// Make a new one, which issues for clients from now on; the others stay trusted.
+    Rotate,
+    /// Retire one and revoke every client it issued; their connections end at once.
+    Retire {
+        /// The fingerprint of its certificate.
+        fingerprint: String,
+    },
+}
+
 /// What to do with API keys.
 #[derive(Debug, Subcommand)]
 pub(super) enum ApiKeyCommand {

@@ -263,6 +263,12 @@ impl Telling {
         }
     }
 
+    /// The same act, told in a workspace that it concerns.
+    #[must_use]
+    pub fn within(&self, workspace: &WorkspaceId) -> Self {
+        Self { workspace: Some(workspace.clone()), ..self.clone() }
+    }
+
     /// An entry about `object`, with `detail` filled in by the command.
     pub fn entry(
         &self,

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod problems;
 pub mod roster;
 pub mod signing;
+pub mod succession;
 pub mod workspaces;
 
 /// What every service keeps in the ledger's file.

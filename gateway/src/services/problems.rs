@@ -13,13 +13,16 @@ use super::devices::DevicesRefused;
 use super::ground::LedgerRefused;
 use super::keys::KeysRefused;
 use super::signing::SigningRefused;
+use super::succession::SuccessionRefused;
 use super::workspaces::WorkspacesRefused;
 use crate::admission::Shed;
 use crate::api::{Code, Problem};
+use crate::appliance::succession::LineRefused;
 use crate::ca::CaRefused;
 use crate::crypto::VerifyRefused;
 use crate::runner::RunRefused;
 use crate::runs::RunsRefused;
+use crate::limits::AUTHORITIES_TRUSTED_MAX;
 use crate::signer::SignFailed;
 
 const SHORTLY: Duration = Duration::from_secs(1);
@@ -197,9 +200,63 @@ impl From<DevicesRefused> for Problem {
                 "not a PKCS#10 request in PEM, signed by its own P-256, P-384, Ed25519 or RSA key",
             )
             .at("/csr"),
-            DevicesRefused::Certificate(CaRefused::Writing(fault)) => Self::internal(&fault),
-            DevicesRefused::Certificate(CaRefused::Signing(failed)) => failed.into(),
+            DevicesRefused::Certificate(refused) => refused.into(),
+            DevicesRefused::AuthorityRetired => Self::new(
+                Code::WrongState,
+                "the CA was retired while it made this certificate, which is good for nothing; enrol again",
+            ),
             DevicesRefused::Ledger(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<CaRefused> for Problem {
+    fn from(refused: CaRefused) -> Self {
+        match refused {
+            CaRefused::Signing(failed) => failed.into(),
+            CaRefused::Request(fault) | CaRefused::Writing(fault) => Self::internal(&fault),
+            unreadable @ CaRefused::Unreadable => Self::internal(&unreadable),
+        }
+    }
+}
+
+impl From<LineRefused> for Problem {
+    fn from(refused: LineRefused) -> Self {
+        match refused {
+            LineRefused::NoSuchAuthority => {
+                Self::new(Code::NotFound, "no CA has this fingerprint; `chancery ca list` shows them all")
+            }
+            LineRefused::RetiredAlready => Self::new(Code::WrongState, "this CA is retired already"),
+            LineRefused::OnlyTrusted => Self::new(
+                Code::OnlyTrustedCa,
+                "without it no client could connect; `chancery ca rotate` makes a successor first",
+            ),
+            LineRefused::UnderWay | LineRefused::NotOnOrder => Self::new(
+                Code::WrongState,
+                "the CAs are being changed at this moment; see what came of it with `chancery ca list`, then try again",
+            )
+            .after(SHORTLY),
+            LineRefused::TooManyTrusted => Self::new(
+                Code::WrongState,
+                format!("{AUTHORITIES_TRUSTED_MAX} CAs are trusted already; retire one with `chancery ca retire`"),
+            ),
+        }
+    }
+}
+
+impl From<SuccessionRefused> for Problem {
+    fn from(refused: SuccessionRefused) -> Self {
+        match refused {
+            SuccessionRefused::Line(refused) => refused.into(),
+            SuccessionRefused::Token(error) => error.into(),
+            SuccessionRefused::Unsettled => Self::new(
+                Code::TokenUnavailable,
+                "an earlier rotation has to be settled with the token first, and it is away; send it again later",
+            )
+            .after(SOON),
+            SuccessionRefused::Certificate(refused) => refused.into(),
+            SuccessionRefused::Unusable(fault) => Self::internal(&chain(&fault)),
+            SuccessionRefused::Ledger(refused) => refused.into(),
         }
     }
 }

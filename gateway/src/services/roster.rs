@@ -48,9 +48,12 @@ impl Roster {
         Self { lists: Arc::default(), clock, latest: Arc::default() }
     }
 
-    /// A certificate was enrolled or revoked.
+    /// A certificate was enrolled or revoked. Once revoked it stays so, in whatever order two commits are told here.
     pub fn put_client(&self, certificate: CertificateHash, standing: ClientStanding) {
-        self.write().clients.insert(certificate, standing);
+        let mut lists = self.write();
+        if lists.clients.get(&certificate) != Some(&ClientStanding::Revoked) {
+            lists.clients.insert(certificate, standing);
+        }
     }
 
     /// An API key was made.

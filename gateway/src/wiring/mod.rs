@@ -19,11 +19,12 @@ use self::unbuilt::UnbuiltRead;
 use crate::admission::Admission;
 use crate::appliance::init::{self, InitRefused};
 use crate::appliance::master;
+use crate::appliance::succession::{self, RecordedLine};
 use crate::appliance::{BadRecord, Facts, Tokens, store};
 use crate::boundary::drain::Register;
 use crate::boundary::gate::{Gate, GateParts};
 use crate::boundary::tree::{Claimed, RouteTree};
-use crate::ca::Authority;
+use crate::ca::authorities::Authorities;
 use crate::config::Config;
 use crate::custody::Custody;
 use crate::dice::Dice;
@@ -40,6 +41,7 @@ use crate::services::ground::Ground;
 use crate::services::keys::Keys;
 use crate::services::roster::Roster;
 use crate::services::signing::Signing;
+use crate::services::succession::Succession;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
 use crate::status::{self, Status};
@@ -55,8 +57,8 @@ pub struct House {
     pub tokens: Tokens,
     /// The master key.
     pub custody: Custody,
-    /// The CA.
-    pub authority: Authority,
+    /// The CAs.
+    pub authorities: Authorities,
     /// The one door.
     pub signer: Signer,
     /// When the ledger is sealed.
@@ -71,6 +73,8 @@ pub struct House {
     pub api: Arc<Gate>,
     /// The gate of the local socket.
     pub local: Arc<Gate>,
+    /// The CAs' succession, to settle what a crash left.
+    pub succession: Arc<Succession>,
     /// Keys, for housekeeping.
     pub keys: Arc<Keys>,
     /// Workspaces, for housekeeping.
@@ -197,7 +201,7 @@ pub async fn build_over(
     }
     let ledger = ledger(config)?;
     let ground = ground(ledger.clone());
-    let (facts, ca_certificate) = recorded(&ground, &config.state_directory).await?;
+    let (facts, line) = recorded(&ground, &config.state_directory).await?;
     let tokens = tokens.await?;
     let custody = Custody::new(
         master::unwrap(&tokens, &config.ledger.origin, &facts.master).await.map_err(Unbuilt::Master)?,
@@ -205,8 +209,8 @@ pub async fn build_over(
     let (sealing, note_keys) = keeper(config, &tokens, &facts, &ledger)?;
     vouch(&sealing).await?;
     let keeper = Keeper::new(sealing, ledger, config.ledger.cadence());
-    let authority = Authority::new(ca_certificate, facts.ca.signing("CA")?, facts.ca.public());
-    assemble(config, Parts { ground, tokens, custody, keeper, note_keys, authority, facts }).await
+    let authorities = Authorities::new(line.line()?);
+    assemble(config, Parts { ground, tokens, custody, keeper, note_keys, authorities, facts }).await
 }
 
 /// A verdict freezes the ledger and lets the house stand; only hardware that does not answer keeps it from standing.
@@ -228,16 +232,15 @@ async fn vouch(sealing: &Sealing) -> Result<(), Unbuilt> {
     }
 }
 
-async fn recorded(ground: &Ground, directory: &Path) -> Result<(Facts, Vec<u8>), Unbuilt> {
-    let found = ground.read::<_, UnbuiltRead>(|view| {
-        Ok((store::get(view, store::FACTS)?, store::get(view, store::CA_CERTIFICATE)?))
-    });
+async fn recorded(ground: &Ground, directory: &Path) -> Result<(Facts, RecordedLine), Unbuilt> {
+    let found =
+        ground.read::<_, UnbuiltRead>(|view| Ok((store::get(view, store::FACTS)?, succession::read(view)?)));
     let found = found.await.map_err(|UnbuiltRead::Ledger(refused)| refused)?;
-    let (Some(facts), Some(certificate)) = found else {
+    let (Some(facts), Some(line)) = found else {
         return Err(Unbuilt::NoAppliance(directory.to_owned()));
     };
     let facts = serde_json::from_slice(&facts).map_err(|_| BadRecord { which: "own" })?;
-    Ok((facts, certificate))
+    Ok((facts, line))
 }
 
 struct Parts {
@@ -246,19 +249,26 @@ struct Parts {
     custody: Custody,
     keeper: Keeper,
     note_keys: Vec<NoteKey>,
-    authority: Authority,
+    authorities: Authorities,
     facts: Facts,
 }
 
 async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
-    let Parts { ground, tokens, custody, keeper, note_keys, authority, facts } = parts;
+    let Parts { ground, tokens, custody, keeper, note_keys, authorities, facts } = parts;
     let (metrics, register, health) = (Metrics::default(), Register::default(), Health::default());
     let roster = Roster::new(Arc::clone(&ground.clock));
     let signer = Signer::new(tokens.keys.clone(), metrics.clone());
     let hang_up = Arc::new(register.clone());
     let workspaces = Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone()));
     let devices =
-        Arc::new(Devices::new(ground.clone(), roster.clone(), authority.clone(), signer.clone(), hang_up));
+        Arc::new(Devices::new(ground.clone(), roster.clone(), authorities.clone(), signer.clone(), hang_up));
+    let succession = Arc::new(Succession::new(
+        ground.clone(),
+        tokens.keys.clone(),
+        signer.clone(),
+        Arc::clone(&devices),
+        authorities.clone(),
+    ));
     let keys = Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone()));
     let signing =
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
@@ -274,6 +284,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         runs: &runs,
         workspaces: &workspaces,
         devices: &devices,
+        succession: &succession,
         keys: &keys,
         signing: &signing,
         audit: &audit,
@@ -294,7 +305,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         ground,
         tokens,
         custody,
-        authority,
+        authorities,
         signer,
         keeper,
         register,
@@ -302,6 +313,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         probes,
         api,
         local,
+        succession,
         keys,
         workspaces,
     })
@@ -335,6 +347,7 @@ struct Rooms<'a> {
     runs: &'a Arc<Runs>,
     workspaces: &'a Arc<Workspaces>,
     devices: &'a Arc<Devices>,
+    succession: &'a Arc<Succession>,
     keys: &'a Arc<Keys>,
     signing: &'a Arc<Signing>,
     audit: &'a Arc<Audit>,
@@ -345,6 +358,7 @@ impl Rooms<'_> {
     fn routes(&self) -> Vec<crate::api::Route> {
         let mut routes = services::workspaces::routes::routes(self.workspaces);
         routes.extend(services::devices::routes::routes(self.devices));
+        routes.extend(services::succession::routes::routes(self.succession));
         routes.extend(services::keys::routes::routes(self.keys));
         routes.extend(services::signing::routes::routes(self.signing));
         routes.extend(services::audit::routes::routes(self.audit));

@@ -10,6 +10,7 @@ use sagas::EngineRefused;
 use crate::appliance::BadRecord;
 use crate::appliance::init::InitRefused;
 use crate::appliance::master::MasterRefused;
+use crate::appliance::succession::LineUnusable;
 use crate::boundary::tree::Claimed;
 use crate::services::devices::DevicesRefused;
 use crate::services::ground::LedgerRefused;
@@ -39,6 +40,9 @@ pub enum Unbuilt {
     /// A record of the appliance cannot be used.
     #[error(transparent)]
     Record(#[from] BadRecord),
+    /// The recorded certificate authorities cannot be used.
+    #[error("the recorded certificate authorities cannot be used")]
+    Authorities(#[from] LineUnusable),
     /// The master key was not unwrapped.
     #[error("the master key was not unwrapped")]
     Master(#[source] MasterRefused),
@@ -77,7 +81,7 @@ impl Unbuilt {
     pub fn needs_a_person(&self) -> bool {
         match self {
             Self::Token { source, .. } => !source.may_heal(),
-            Self::NoAppliance(_) | Self::Record(_) | Self::Master(_) => true,
+            Self::NoAppliance(_) | Self::Record(_) | Self::Authorities(_) | Self::Master(_) => true,
             Self::Ledger(refused) => matches!(
                 refused,
                 audit::OpenRefused::Foreign { .. } | audit::OpenRefused::MigrationChanged { .. }

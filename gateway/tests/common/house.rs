@@ -189,6 +189,11 @@ impl Asker {
         self.ask("POST", path, Some(body)).await
     }
 
+    /// Acts, with no body.
+    pub async fn post_nothing(&self, path: &str) -> Answer {
+        self.ask("POST", path, None).await
+    }
+
     /// Asks over a connection of its own.
     pub async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
         let (near, far) = tokio::io::duplex(64 << 10);

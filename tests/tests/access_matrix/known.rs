@@ -4,7 +4,7 @@
 
 /// Every route there is. One that is served and does not stand here, or the reverse, fails the test: whoever adds a
 /// route decides in this list, in the open, who may use it.
-pub(crate) const KNOWN: [&str; 36] = [
+pub(crate) const KNOWN: [&str; 39] = [
     "DELETE /v1/api-keys/{api_key}: scope access:manage",
     "DELETE /v1/clients/{client}: scope access:manage",
     "GET /health/live: open",
@@ -17,6 +17,7 @@ pub(crate) const KNOWN: [&str; 36] = [
     "GET /v1/audit/entries: scope audit:read",
     "GET /v1/audit/everything: operator",
     "GET /v1/audit/receipts/{seq}: scope audit:read",
+    "GET /v1/authorities: operator",
     "GET /v1/ca: open",
     "GET /v1/clients: scope access:read",
     "GET /v1/keys/{key}: scope keys:read",
@@ -28,6 +29,8 @@ pub(crate) const KNOWN: [&str; 36] = [
     "POST /v1/api-keys: scope access:manage",
     "POST /v1/audit/export: operator",
     "POST /v1/audit/seal: operator",
+    "POST /v1/authorities/{authority}/retire: operator",
+    "POST /v1/authorities: operator",
     "POST /v1/clients: operator",
     "POST /v1/keys/{key}/disable: scope keys:manage",
     "POST /v1/keys/{key}/enable: scope keys:manage",

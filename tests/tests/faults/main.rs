@@ -4,6 +4,7 @@
 
 mod disk;
 mod power;
+mod rotation;
 mod stop;
 mod syscalls;
 mod tampering;

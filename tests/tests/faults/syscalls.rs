@@ -14,14 +14,14 @@ use rustix::process::Signal;
 /// More than any of the sampled calls needs to be reached.
 const REQUESTS: u64 = 120;
 /// What strace saw; an injected error is marked in it.
-const STRACE_LOG: &str = "strace.log";
+pub(crate) const STRACE_LOG: &str = "strace.log";
 /// SIGKILL: what a shell calls exit code 137.
 const KILLED: i32 = 9;
 
 /// strace beside the daemon, which stays its own process (`-D`), with an eye on the ledger's files alone: the worker
 /// writes too. The count is for each thread, and one thread writes. The seccomp filter makes error runs fast, but
 /// silently loses injected signals, so kills go without it.
-fn strace(house: &Appliance, inject: &str) -> Vec<OsString> {
+pub(crate) fn strace(house: &Appliance, inject: &str) -> Vec<OsString> {
     drop(tool("strace", "strace"));
     let call = inject.split(':').next().unwrap_or_default();
     let filter = if inject.contains("signal=") { "-f" } else { "--seccomp-bpf" };

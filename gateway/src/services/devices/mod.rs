@@ -9,7 +9,7 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit::{Told, Tx};
+use audit::{Entry, SqlFault, Told, Tx, View};
 use serde_json::json;
 
 use self::store::ClientRow;
@@ -17,10 +17,13 @@ use super::ground::{Ground, LedgerRefused, Telling};
 use super::roster::Roster;
 use crate::api::guard::{Permit, Standing, may};
 use crate::api::{CertificateHash, Client, ClientStanding, HangUp, OperatorPermit, Origin};
-use crate::ca::{Authority, CaRefused, Draft, Subject, complete};
+use crate::appliance::succession;
+use crate::ca::authorities::Authorities;
+use crate::ca::{CaRefused, Draft, Subject, complete};
+use crate::crypto::pem;
 use crate::ids::{ClientId, Name, WorkspaceId};
 use crate::refused_by_ledger;
-use crate::signer::Signer;
+use crate::signer::{SignOrder, Signer};
 
 /// Why a command on clients was refused.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,9 @@ pub enum DevicesRefused {
     /// The certificate was not made.
     #[error("no certificate was issued")]
     Certificate(#[source] CaRefused),
+    /// The CA was retired while the certificate was being made.
+    #[error("the CA was retired while the certificate was being made")]
+    AuthorityRetired,
     /// The client was revoked between the guard and the transaction.
     #[error("the client certificate no longer stands")]
     NoLongerStands,
@@ -68,7 +74,7 @@ pub struct EnrolledClient {
 pub struct Devices {
     ground: Ground,
     roster: Roster,
-    authority: Authority,
+    authorities: Authorities,
     signer: Signer,
     register: Arc<dyn HangUp>,
 }
@@ -78,11 +84,11 @@ impl Devices {
     pub fn new(
         ground: Ground,
         roster: Roster,
-        authority: Authority,
+        authorities: Authorities,
         signer: Signer,
         register: Arc<dyn HangUp>,
     ) -> Self {
-        Self { ground, roster, authority, signer, register }
+        Self { ground, roster, authorities, signer, register }
     }
 
     /// Fills the roster at start.
@@ -103,9 +109,9 @@ impl Devices {
         Ok(())
     }
 
-    /// The CA's certificate, DER.
-    pub fn authority(&self) -> &[u8] {
-        self.authority.certificate()
+    /// The certificates of the trusted CAs, PEM, oldest first.
+    pub fn bundle(&self) -> String {
+        self.authorities.present().trusted().map(|one| pem("CERTIFICATE", one.certificate())).collect()
     }
 
     /// Issues a certificate for a new client.
@@ -125,8 +131,8 @@ impl Devices {
             from: now,
             lives: new.lives,
         };
-        let draft = self
-            .authority
+        let authority = self.authorities.present().client_issuer().clone();
+        let draft = authority
             .draft_client(&new.csr_pem, &subject, &self.ground.dice)
             .map_err(DevicesRefused::Certificate)?;
         let mut row = ClientRow {
@@ -137,9 +143,11 @@ impl Devices {
             certificate: None,
             created: now,
             not_after: draft.not_after,
+            authority: Some(authority.fingerprint()),
         };
         let telling = Telling::of(by.actor(), Some(&new.workspace), origin);
-        let certificate = self.issue(&telling, &new.workspace, &row, draft, origin).await?;
+        let order = authority.order(&draft, origin.deadline);
+        let certificate = self.issue(&telling, &new.workspace, &row, draft, order).await?;
         let hash = CertificateHash::of(&certificate);
         let seq = self.finish(telling, &new.workspace, &row, hash).await?;
         let client = Client { id: row.id.clone(), workspace: new.workspace };
@@ -156,16 +164,15 @@ impl Devices {
         workspace: &WorkspaceId,
         row: &ClientRow,
         draft: Draft,
-        origin: &Origin,
+        order: SignOrder,
     ) -> Result<Vec<u8>, DevicesRefused> {
-        let order = self.authority.order(&draft, origin.deadline);
         let (kept, workspace, telling) = (row.clone(), workspace.clone(), telling.clone());
         let recorded = self
             .ground
             .write::<_, DevicesRefused>(move |tx| {
+                confirm_issuer(tx, kept.authority)?;
                 store::insert(tx, &workspace, &kept)?;
-                let after =
-                    json!({ "name": kept.name.as_str(), "serial": kept.serial, "not_after": kept.not_after });
+                let after = json!({ "name": kept.name.as_str(), "serial": kept.serial, "not_after": kept.not_after, "authority": kept.authority });
                 let entry = telling.entry("client.draft", kept.id.as_str(), |detail| detail.after(after));
                 Ok(Told::new(order.clone(), entry))
             })
@@ -184,8 +191,9 @@ impl Devices {
         let recorded = self
             .ground
             .write::<_, DevicesRefused>(move |tx| {
+                // A draft that is gone was revoked together with its CA.
                 if !store::enrol(tx, &workspace, &id, &hash)? {
-                    return Err(DevicesRefused::NoSuchClient);
+                    return Err(DevicesRefused::AuthorityRetired);
                 }
                 let after = json!({ "state": "enrolled", "certificate": hash.to_string() });
                 Ok(Told::new((), telling.entry("client.enrol", id.as_str(), |detail| detail.after(after))))
@@ -230,10 +238,52 @@ impl Devices {
                 Ok(Told::new(hash, entry))
             })
             .await?;
-        let hash = *recorded.value();
-        self.roster.put_client(hash, ClientStanding::Revoked);
-        self.register.hang_up(&hash);
+        self.cut_off(&[*recorded.value()]);
         Ok(recorded.seq())
+    }
+
+    /// What follows a recorded revocation: the certificates do nothing from now on, and their connections end.
+    pub fn cut_off(&self, certificates: &[CertificateHash]) {
+        for certificate in certificates {
+            self.roster.put_client(*certificate, ClientStanding::Revoked);
+            self.register.hang_up(certificate);
+        }
+    }
+}
+
+/// Revokes every client that a CA issued and tells each workspace of its own; inside the transaction that retires it.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn revoke_issued(
+    tx: &Tx<'_>,
+    authority: &CertificateHash,
+    is_first: bool,
+    telling: &Telling,
+) -> Result<(Vec<CertificateHash>, Vec<Entry>), SqlFault> {
+    let rows = store::revoke_issued(tx, authority, is_first)?;
+    let entries = rows.iter().map(|row| {
+        let before = json!({ "certificate": row.certificate });
+        let after = json!({ "state": "revoked", "authority_retired": authority });
+        let telling = telling.within(&row.workspace);
+        telling.entry("client.revoke", row.id.as_str(), |detail| detail.before(before).after(after))
+    });
+    let entries = entries.collect();
+    Ok((rows.into_iter().filter_map(|row| row.certificate).collect(), entries))
+}
+
+/// How many enrolled clients each CA has; `None` is the first.
+///
+/// # Errors
+/// The ledger gave nothing.
+pub fn issued(view: &View<'_>) -> Result<Vec<(Option<CertificateHash>, u64)>, SqlFault> {
+    store::issued(view)
+}
+
+fn confirm_issuer(tx: &Tx<'_>, authority: Option<CertificateHash>) -> Result<(), DevicesRefused> {
+    match authority {
+        Some(authority) if !succession::is_trusted(tx, &authority)? => Err(DevicesRefused::AuthorityRetired),
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,6 @@ use super::{Devices, wire};
 use crate::api::exchange::Json;
 use crate::api::guard::may;
 use crate::api::{Exchange, InWorkspace, Member, Open, OperatorOnly, OperatorPermit, Problem, Reply, Route};
-use crate::crypto::pem;
 
 /// The service's routes.
 pub fn routes(service: &Arc<Devices>) -> Vec<Route> {
@@ -32,8 +31,8 @@ pub fn routes(service: &Arc<Devices>) -> Vec<Route> {
             .to(to(), revoke),
         Route::get("/v1/ca")
             .guard::<Open>()
-            .says("The CA certificate of this appliance, PEM")
-            .to(to(), authority),
+            .says("The certificates of this appliance's trusted CAs, PEM, oldest first")
+            .to(to(), bundle),
     ]
 }
 
@@ -46,9 +45,7 @@ async fn enrol(
     let command = body.into_command(by.workspace()?.clone())?;
     let enrolled = service.enrol(&by, &ex.origin, command).await?;
     let (seq, location) = (enrolled.seq, format!("/v1/clients/{}", enrolled.row.id));
-    Ok(Reply::json(201, &wire::NewClientAnswer::new(enrolled, service.authority()))?
-        .at(location)
-        .told_in(seq))
+    Ok(Reply::json(201, &wire::NewClientAnswer::new(enrolled, service.bundle()))?.at(location).told_in(seq))
 }
 
 async fn list(
@@ -71,6 +68,6 @@ async fn revoke(
     Ok(Reply::empty().told_in(seq))
 }
 
-async fn authority(service: Arc<Devices>, (): (), (): (), _: Exchange) -> Result<Reply, Problem> {
-    Ok(Reply::text("application/x-pem-file", pem("CERTIFICATE", service.authority())))
+async fn bundle(service: Arc<Devices>, (): (), (): (), _: Exchange) -> Result<Reply, Problem> {
+    Ok(Reply::text("application/x-pem-file", service.bundle()))
 }

@@ -15,14 +15,14 @@ const SERVICE: &str = "devices";
 pub static SCHEMA: Schema = Schema {
     service: SERVICE,
     tables: &[Table { name: "clients", tenant: true }],
-    migrations: &[include_str!("schema/0001.sql")],
-    statements: &[&INSERT, &ENROL, &CLIENTS, &ALL, &REVOKE, &STANDS],
+    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
+    statements: &[&INSERT, &ENROL, &CLIENTS, &ALL, &REVOKE, &STANDS, &REVOKE_ISSUED, &ISSUED],
 };
 
 static INSERT: Statement = Statement::tenant(
     SERVICE,
-    "INSERT INTO clients (workspace, id, name, state, serial, created_us, not_after_us)
-     VALUES (?1, ?2, ?3, 'drafted', ?4, ?5, ?6)",
+    "INSERT INTO clients (workspace, id, name, state, serial, created_us, not_after_us, authority)
+     VALUES (?1, ?2, ?3, 'drafted', ?4, ?5, ?6, ?7)",
 );
 static ENROL: Statement = Statement::tenant(
     SERVICE,
@@ -30,7 +30,7 @@ static ENROL: Statement = Statement::tenant(
 );
 static CLIENTS: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, state, serial, certificate_hash, created_us, not_after_us FROM clients
+    "SELECT id, name, state, serial, certificate_hash, created_us, not_after_us, authority FROM clients
      WHERE workspace = ?1 ORDER BY id",
 );
 static ALL: Statement = Statement::across_workspaces(
@@ -45,6 +45,18 @@ static REVOKE: Statement = Statement::tenant(
 static STANDS: Statement = Statement::tenant(
     SERVICE,
     "SELECT 1 FROM clients WHERE workspace = ?1 AND id = ?2 AND state = 'enrolled'",
+);
+static REVOKE_ISSUED: Statement = Statement::across_workspaces(
+    SERVICE,
+    "a CA issues for every workspace, and retiring it revokes what it issued in all of them",
+    "UPDATE clients SET state = 'revoked'
+     WHERE state <> 'revoked' AND (authority = ?1 OR (authority IS NULL AND ?2 = 1))
+     RETURNING workspace, id, certificate_hash",
+);
+static ISSUED: Statement = Statement::across_workspaces(
+    SERVICE,
+    "whoever retires a CA wants to know how many clients, of whatever workspace, still need it",
+    "SELECT authority, COUNT(*) FROM clients WHERE state = 'enrolled' GROUP BY authority",
 );
 
 /// A client row.
@@ -64,6 +76,8 @@ pub struct ClientRow {
     pub created: Moment,
     /// When the certificate ends.
     pub not_after: Moment,
+    /// The CA that issued it; `None` is the first.
+    pub authority: Option<CertificateHash>,
 }
 
 /// A row for the roster.
@@ -78,10 +92,21 @@ pub struct RosterRow {
     /// The certificate's hash.
     pub certificate: CertificateHash,
 }
+/// A client that lost its certificate together with the CA that issued it.
+#[derive(Clone, Debug)]
+pub struct RevokedRow {
+    /// The client's workspace.
+    pub workspace: WorkspaceId,
+    /// Its id.
+    pub id: ClientId,
+    /// The certificate's hash; `None` if it had not been signed yet.
+    pub certificate: Option<CertificateHash>,
+}
 
 pub(super) fn insert(tx: &Tx<'_>, workspace: &WorkspaceId, row: &ClientRow) -> Result<(), SqlFault> {
     let (created, not_after) = (row.created.micros(), row.not_after.micros());
-    let params = params![row.id.as_str(), row.name.as_str(), &row.serial, created, not_after];
+    let authority = row.authority.map(|hash| hash.0.to_vec());
+    let params = params![row.id.as_str(), row.name.as_str(), &row.serial, created, not_after, authority];
     tx.within(workspace.on_ledger()).run(&INSERT, params).map(drop)
 }
 
@@ -104,6 +129,7 @@ pub(super) fn clients(view: &View<'_>, workspace: &WorkspaceId) -> Result<Vec<Cl
             certificate: certificate_or_none(row, 4)?,
             created: moment(row, 5)?,
             not_after: moment(row, 6)?,
+            authority: certificate_or_none(row, 7)?,
         })
     })
 }
@@ -127,6 +153,28 @@ pub(super) fn revoke(
 ) -> Result<Option<CertificateHash>, SqlFault> {
     tx.within(workspace.on_ledger())
         .one(&REVOKE, params![id.as_str()], |row| bytes(row, 0).map(CertificateHash))
+}
+
+/// Revokes every client of a CA, in whatever workspace, drafts included.
+pub(super) fn revoke_issued(
+    tx: &Tx<'_>,
+    authority: &CertificateHash,
+    is_first: bool,
+) -> Result<Vec<RevokedRow>, SqlFault> {
+    tx.all(&REVOKE_ISSUED, params![&authority.0, i64::from(is_first)], |row| {
+        Ok(RevokedRow {
+            workspace: typed(row, 0)?,
+            id: typed(row, 1)?,
+            certificate: certificate_or_none(row, 2)?,
+        })
+    })
+}
+
+/// How many enrolled clients each CA has; `None` is the first.
+pub(super) fn issued(view: &View<'_>) -> Result<Vec<(Option<CertificateHash>, u64)>, SqlFault> {
+    view.all(&ISSUED, params![], |row| {
+        Ok((certificate_or_none(row, 0)?, u64::try_from(row.integer(1)?).unwrap_or_default()))
+    })
 }
 
 /// Is the client still enrolled, as the database sees it in this very transaction?

@@ -42,6 +42,9 @@ pub struct Client {
     /// SHA-256 of the certificate, as hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_hash: Option<String>,
+    /// The fingerprint of the CA that issued it; absent where that was the appliance's first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
     /// When it was made.
     pub created: Moment,
     /// When the certificate ends.
@@ -56,7 +59,7 @@ pub struct NewClientAnswer {
     pub client: Client,
     /// The certificate, PEM.
     pub certificate: String,
-    /// The CA's certificate, PEM: it also vouches for the server.
+    /// The certificates of all trusted CAs, PEM, oldest first: they also vouch for the server.
     pub ca: String,
 }
 
@@ -95,6 +98,7 @@ impl From<ClientRow> for Client {
             state: row.state,
             serial: row.serial,
             certificate_hash: row.certificate.map(|hash| hash.to_string()),
+            authority: row.authority.map(|hash| hash.to_string()),
             created: row.created,
             not_after: row.not_after,
         }
@@ -102,11 +106,11 @@ impl From<ClientRow> for Client {
 }
 
 impl NewClientAnswer {
-    /// The answer with the CA's certificate.
-    pub fn new(enrolled: EnrolledClient, ca_der: &[u8]) -> Self {
+    /// The answer with the trusted CAs.
+    pub fn new(enrolled: EnrolledClient, bundle: String) -> Self {
         Self {
             certificate: pem("CERTIFICATE", &enrolled.certificate),
-            ca: pem("CERTIFICATE", ca_der),
+            ca: bundle,
             client: enrolled.row.into(),
         }
     }

@@ -2,6 +2,8 @@
 //! Who enters: the devices service, with a checked request; the wiring, for the server's own certificate.
 //! What leaves: a draft, whose bytes go on the ledger first; then, with the token's signature, a certificate (RFC 5280).
 
+pub mod authorities;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +15,9 @@ use rcgen::{
     SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
+use x509_parser::parse_x509_certificate;
 
+use crate::api::CertificateHash;
 use crate::crypto::ecdsa_to_der;
 use crate::dice::Dice;
 use crate::moment::Moment;
@@ -31,14 +35,20 @@ pub enum CaRefused {
     /// The token did not sign it.
     #[error("the certificate was not signed")]
     Signing(#[source] SignFailed),
+    /// What was recorded as an authority's certificate is none.
+    #[error("the recorded certificate of an authority cannot be read")]
+    Unreadable,
 }
 
-/// The authority.
+/// An authority: certificate and key, and what the certificate says of its time.
 #[derive(Clone)]
 pub struct Authority {
     certificate: Arc<Vec<u8>>,
     key: Arc<SigningKey>,
     public: Arc<PublicKey>,
+    fingerprint: CertificateHash,
+    made: Moment,
+    not_after: Moment,
 }
 
 /// A certificate that lacks only its signature.
@@ -68,6 +78,8 @@ struct Stand<'a> {
     signature: &'a [u8],
 }
 
+/// How long an authority's certificate lives: longer than anybody should leave it in use.
+pub const AUTHORITY_LIVES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Clocks of clients may be slow by this much.
 const BACKDATED: Duration = Duration::from_secs(300);
 /// SPKI of P-256: a fixed prefix and the 65 bytes of the point (RFC 5480).
@@ -75,13 +87,38 @@ const P256_POINT_BYTES: usize = 65;
 
 impl Authority {
     /// The authority with its recorded certificate and key.
-    pub fn new(certificate: Vec<u8>, key: Arc<SigningKey>, public: PublicKey) -> Self {
-        Self { certificate: Arc::new(certificate), key, public: Arc::new(public) }
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn new(certificate: Vec<u8>, key: Arc<SigningKey>, public: PublicKey) -> Result<Self, CaRefused> {
+        let (_, read) = parse_x509_certificate(&certificate).map_err(|_| CaRefused::Unreadable)?;
+        let moment = |seconds: i64| Moment::from_micros(seconds.saturating_mul(1_000_000));
+        let validity = read.validity();
+        let (made, not_after) =
+            (moment(validity.not_before.timestamp()).plus(BACKDATED), moment(validity.not_after.timestamp()));
+        let fingerprint = CertificateHash::of(&certificate);
+        let (certificate, public) = (Arc::new(certificate), Arc::new(public));
+        Ok(Self { certificate, key, public, fingerprint, made, not_after })
     }
 
     /// Its certificate, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// The SHA-256 of its certificate: its name.
+    pub fn fingerprint(&self) -> CertificateHash {
+        self.fingerprint
+    }
+
+    /// When it was made.
+    pub fn made(&self) -> Moment {
+        self.made
+    }
+
+    /// When it ends.
+    pub fn not_after(&self) -> Moment {
+        self.not_after
     }
 
     /// Drafts a client certificate for the key of a signing request; of the request nothing but the key is taken.
