@@ -13,6 +13,7 @@ pub mod load;
 pub mod people;
 pub mod plan;
 pub mod programs;
+pub mod runs;
 pub mod wait;
 pub mod wire;
 

@@ -13,8 +13,19 @@ use crate::identity::{self, Identity};
 use crate::wire::{Answer, Ask, Connection, Door, Protocol, get, post};
 
 /// Every scope there is.
-pub const SCOPES: [&str; 8] =
-    ["sign", "verify", "keys:read", "keys:manage", "access:read", "access:manage", "audit:read", "priority"];
+pub const SCOPES: [&str; 11] = [
+    "sign",
+    "verify",
+    "keys:read",
+    "keys:manage",
+    "access:read",
+    "access:manage",
+    "audit:read",
+    "priority",
+    "workflows:read",
+    "workflows:manage",
+    "approve",
+];
 
 /// The person at the local socket.
 #[derive(Clone, Debug)]

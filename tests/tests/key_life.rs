@@ -56,7 +56,7 @@ async fn old_versions_of_a_tpm_key_verify_after_rotation_and_restart() {
 }
 
 #[tokio::test]
-async fn a_key_called_back_from_destruction_signs_only_once_somebody_enables_it() {
+async fn a_key_called_back_from_destruction_stands_as_it_stood_before() {
     let mut house = Appliance::start().await;
     let member = house.member("acme").await;
     let key = member.create_key("release", "p256").await;
@@ -65,20 +65,31 @@ async fn a_key_called_back_from_destruction_signs_only_once_somebody_enables_it(
         member.ask(ask).await.refused(422, "invalid");
     }
     let scheduled = post(format!("/v1/keys/{key}/schedule-destruction"), json!({ "days": 1 }));
-    let scheduled = member.ask(scheduled).await.expect(200).json();
+    let scheduled = member.ask(scheduled).await.expect(202).json();
     assert_eq!(scheduled["state"], "destruction_pending");
     assert!(scheduled["destroy_after"].is_string());
     member.ask(sign_p256(&key, b"no")).await.refused(409, "key_unusable");
     change(&member, &key, "enable").await.refused(409, "key_unusable");
-    assert_eq!(change(&member, &key, "keep").await.expect(200).json()["state"], "disabled");
-    member.ask(sign_p256(&key, b"not yet")).await.refused(409, "key_unusable");
+    assert_eq!(change(&member, &key, "keep").await.expect(200).json()["state"], "enabled");
     change(&member, &key, "keep").await.refused(409, "key_unusable");
-    change(&member, &key, "enable").await.expect(200);
     member.ask(sign_p256(&key, b"yes")).await.expect(200);
+    change(&member, &key, "disable").await.expect(200);
+    member.ask(post(format!("/v1/keys/{key}/schedule-destruction"), json!({ "days": 1 }))).await.expect(202);
+    assert_eq!(change(&member, &key, "keep").await.expect(200).json()["state"], "disabled");
     let told: Vec<_> = house.operator().entries(&format!("object={key}")).await;
     let told: Vec<_> = told.iter().filter_map(|entry| entry["action"].as_str()).collect();
-    let expected =
-        ["key.order", "key.create", "key.schedule_destruction", "key.keep", "key.enable", "key.sign"];
+    let expected = [
+        "key.reserve",
+        "key.order",
+        "key.made",
+        "key.create",
+        "key.schedule_destruction",
+        "key.keep",
+        "key.sign",
+        "key.disable",
+        "key.schedule_destruction",
+        "key.keep",
+    ];
     assert_eq!(told, expected);
     evidence::verifies(&mut house).await;
 }

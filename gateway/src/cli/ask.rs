@@ -132,17 +132,17 @@ pub(super) fn api_key(common: &Common, command: ApiKeyCommand) -> Result<(), Fai
 pub(super) fn key(common: &Common, command: KeyCommand) -> Result<(), Failure> {
     let act = |key: &str, verb: &str, body: Option<Value>| Ask::post(format!("/v1/keys/{key}/{verb}"), body);
     let ask = match command {
-        KeyCommand::Create { name, kind } => {
-            Ask::post("/v1/keys", Some(json!({ "name": name, "kind": kind })))
+        KeyCommand::Create { name, kind, recoverable } => {
+            Ask::post("/v1/keys", Some(json!({ "name": name, "kind": kind, "recoverable": recoverable })))
         }
         KeyCommand::List { after } => return list_keys(common, after),
         KeyCommand::Show { key, public: Some(form) } => return show_public(common, &key, &form),
         KeyCommand::Show { key, public: None } => Ask::get(format!("/v1/keys/{key}")),
-        KeyCommand::Rotate { key } => act(&key, "rotate", None),
+        KeyCommand::Rotate { key, overlap } => act(&key, &format!("rotate?overlap_seconds={overlap}"), None),
         KeyCommand::Disable { key } => act(&key, "disable", None),
         KeyCommand::Enable { key } => act(&key, "enable", None),
-        KeyCommand::ScheduleDestruction { key, days } => {
-            act(&key, "schedule-destruction", Some(json!({ "days": days })))
+        KeyCommand::ScheduleDestruction { key, days, reason } => {
+            act(&key, "schedule-destruction", Some(json!({ "days": days, "reason": reason })))
         }
         KeyCommand::Keep { key } => act(&key, "keep", None),
     };
@@ -150,7 +150,7 @@ pub(super) fn key(common: &Common, command: KeyCommand) -> Result<(), Failure> {
     show::fields(
         common.json,
         &answer,
-        &["id", "name", "kind", "schemes", "state", "latest_version", "uses", "destroy_after", "created"],
+        &["id", "name", "kind", "schemes", "state", "latest_version", "uses", "destroy_after", "workflow", "created"],
     );
     if !common.json {
         show::table(false, &answer, "versions", &["version", "fingerprint", "created"]);

@@ -17,6 +17,7 @@ mod dev;
 mod enrol;
 mod local;
 mod run;
+mod saga;
 mod show;
 mod words;
 
@@ -123,6 +124,9 @@ enum Command {
     /// The ledger.
     #[command(subcommand)]
     Audit(words::AuditCommand),
+    /// Workflow runs.
+    #[command(subcommand)]
+    Saga(saga::SagaCommand),
     /// Print the completion script for a shell.
     Completion {
         /// The shell.
@@ -165,6 +169,7 @@ pub fn main() -> ExitCode {
         Command::Sign(args) => ask::sign(&cli.common, &args),
         Command::Verify(args) => ask::verify(&cli.common, &args),
         Command::Audit(command) => ask::audit(&cli.common, command),
+        Command::Saga(command) => saga::saga(&cli.common, command),
     };
     match outcome {
         Ok(()) => ExitCode::from(code::DONE),

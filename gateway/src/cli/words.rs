@@ -101,6 +101,9 @@ pub(super) enum KeyCommand {
         /// p256, p384, secp256k1, ed25519, rsa-2048, rsa-3072 or rsa-4096.
         #[arg(long, default_value = "p256")]
         kind: String,
+        /// It may be backed up: it can then leave the token, wrapped under a key that cannot.
+        #[arg(long)]
+        recoverable: bool,
     },
     /// List the workspace's keys.
     List {
@@ -120,6 +123,9 @@ pub(super) enum KeyCommand {
     Rotate {
         /// Its name or id.
         key: String,
+        /// Seconds between announcing it and signing with it.
+        #[arg(long, default_value_t = 0)]
+        overlap: u64,
     },
     /// Take it out of use.
     Disable {
@@ -131,13 +137,16 @@ pub(super) enum KeyCommand {
         /// Its name or id.
         key: String,
     },
-    /// Destroy it after notice.
+    /// Destroy it after two others have approved, and after notice.
     ScheduleDestruction {
         /// Its name or id.
         key: String,
         /// Days of notice.
         #[arg(long, default_value_t = 30)]
         days: u32,
+        /// Why, for those who approve.
+        #[arg(long, default_value = "")]
+        reason: String,
     },
     /// Call off a scheduled destruction.
     Keep {

@@ -11,7 +11,7 @@ use promises::wire::Ask;
 use promises::{Appliance, Identity, Member, Protocol, SCOPES, delete, get, post};
 use serde_json::{Value, json};
 
-use crate::known::{KNOWN, WITHOUT_ENTRY};
+use crate::known::{CALLED_ELSEWHERE, KNOWN, WITHOUT_ENTRY};
 
 /// A caller, seen from the first workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +243,10 @@ async fn every_caller_gets_through_every_guard_that_lets_it_and_no_other() {
 }
 
 /// One call of each changing route that succeeds, in an order in which it can.
-fn succeeding_calls(key: &str, acme: &Member, first_ca: &str) -> Vec<(&'static str, Ask)> {
+fn succeeding_calls(key: &str, acme: &Member, first_ca: &str, waiting: [Value; 2]) -> Vec<(&'static str, Ask)> {
+    let run = |at: usize| waiting[at]["id"].as_str().unwrap().to_owned();
+    let ballot = &waiting[1]["approval"];
+    let vote = json!({ "verdict": "approve", "digest": ballot["digest"], "policy_version": ballot["policy_version"] });
     let Member { workspace, client, api_key, .. } = acme;
     let (_, csr) = promises::identity::request();
     let key_to = |verb: &str| post(format!("/v1/keys/{key}/{verb}"), Value::Null);
@@ -260,6 +263,15 @@ fn succeeding_calls(key: &str, acme: &Member, first_ca: &str) -> Vec<(&'static s
         ("POST /v1/sign-batch", post("/v1/sign-batch", batch)),
         ("POST /v1/keys/{key}/verify", post(format!("/v1/keys/{key}/verify"), verify)),
         ("POST /v1/keys/{key}/rotate", key_to("rotate")),
+        (
+            "POST /v1/workflows/{workflow}",
+            post("/v1/workflows/key.generate", json!({ "name": "by-name", "kind": "p256" })),
+        ),
+        (
+            "POST /v1/workflows/{workflow}/cancel",
+            post(format!("/v1/workflows/{}/cancel", run(0)), json!({ "reason": "kept after all" })),
+        ),
+        ("POST /v1/workflows/{workflow}/approvals", post(format!("/v1/workflows/{}/approvals", run(1)), vote)),
         ("POST /v1/keys/{key}/disable", key_to("disable")),
         ("POST /v1/keys/{key}/enable", key_to("enable")),
         (
@@ -293,8 +305,16 @@ async fn every_changing_route_leaves_an_entry_that_names_its_request() {
     let key = acme.create_key("release", "p256").await;
     let operator = house.operator().acting_in(&acme.workspace);
     let first_ca = operator.authorities().await[0]["fingerprint"].as_str().unwrap().to_owned();
-    let calls = succeeding_calls(&key, &acme, &first_ca);
-    let called: BTreeSet<&str> = calls.iter().map(|(name, _)| *name).collect();
+    let mut waiting = Vec::new();
+    for name in ["doomed", "damned"] {
+        acme.create_key(name, "p256").await;
+        let asked = post(format!("/v1/keys/{name}/schedule-destruction"), json!({ "days": 9 }));
+        let run = acme.ask(asked).await.expect(202).json()["workflow"].as_str().unwrap().to_owned();
+        waiting.push(promises::runs::waiting_for_approval(&operator, &run).await);
+    }
+    let calls = succeeding_calls(&key, &acme, &first_ca, waiting.try_into().unwrap());
+    let elsewhere = CALLED_ELSEWHERE.iter().map(|(name, _)| *name);
+    let called: BTreeSet<&str> = calls.iter().map(|(name, _)| *name).chain(elsewhere).collect();
     let changing: BTreeSet<String> =
         routes(&house).await.iter().filter(|route| route.method != "GET").map(Route::name).collect();
     let missing: Vec<_> = changing.iter().filter(|name| !called.contains(name.as_str())).collect();

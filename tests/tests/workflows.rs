@@ -1,0 +1,160 @@
+//! Workflows over the real programs: approvals by others, cancellation, a kill at any moment, a stuck run and its way on.
+//! Who enters: members and operators of temporary appliances.
+//! What leaves: runs at their end, keys in the token or not, and a ledger that verifies.
+
+use std::time::Duration;
+
+use promises::people::sign_p256;
+use promises::programs::said;
+use promises::runs::{in_state, vote, waiting_for_approval};
+use promises::{Appliance, Member, evidence, get, post};
+use rusqlite::Connection;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+async fn schedule(member: &Member, key: &str) -> String {
+    let asked = post(format!("/v1/keys/{key}/schedule-destruction"), json!({ "days": 1, "reason": "old" }));
+    member.ask(asked).await.expect(202).json()["workflow"].as_str().unwrap().to_owned()
+}
+
+async fn state_of(member: &Member, key: &str) -> Value {
+    member.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json()["state"].clone()
+}
+
+/// Another program of the same workspace, with a certificate and an API key of its own.
+async fn colleague(house: &Appliance, of: &Member, name: &str) -> Member {
+    let operator = house.operator().acting_in(&of.workspace);
+    let (_, identity) = operator.enrol(name).await;
+    let (_, secret) = operator.issue(name, &promises::SCOPES).await;
+    of.with_secret(&secret).with_identity(&identity)
+}
+
+#[tokio::test]
+async fn a_key_is_destroyed_only_with_two_others_who_saw_this_very_request() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let key = acme.create_key("old", "p256").await;
+    let run = schedule(&acme, &key).await;
+    let operator = house.operator().acting_in(&acme.workspace);
+    let seen = waiting_for_approval(&operator, &run).await;
+    vote(&acme, &seen, "approve").await.refused(403, "own_request");
+    let second_key = {
+        let (_, secret) = operator.issue("second", &promises::SCOPES).await;
+        acme.with_secret(&secret)
+    };
+    vote(&second_key, &seen, "approve").await.refused(403, "own_request");
+    let bob = colleague(&house, &acme, "bob").await;
+    let mut another = seen.clone();
+    another["approval"]["digest"] = "00".repeat(32).into();
+    vote(&bob, &another, "approve").await.refused(409, "stale_approval");
+    another["approval"] = seen["approval"].clone();
+    another["approval"]["policy_version"] = 7.into();
+    vote(&bob, &another, "approve").await.refused(409, "stale_approval");
+    vote(&bob, &seen, "approve").await.expect(200);
+    vote(&bob, &seen, "approve").await.refused(409, "wrong_state");
+    let (_, secret) = operator.issue("bobs-second", &promises::SCOPES).await;
+    vote(&bob.with_secret(&secret), &seen, "approve").await.expect(200);
+    let shown = operator.ask(get(format!("/v1/workflows/{run}"))).await.expect(200).json();
+    assert_eq!(shown["step"], "signing.await_approvals", "two keys behind one certificate are one approver");
+    let carol = colleague(&house, &acme, "carol").await;
+    vote(&carol, &seen, "approve").await.expect(200);
+    promises::runs::until(&operator, &run, "the notice", |run| run["step"] == "keys.await_cooling").await;
+    assert_eq!(state_of(&acme, &key).await, "destruction_pending");
+    evidence::verifies(&mut house).await;
+}
+
+#[tokio::test]
+async fn one_refusal_lets_the_key_stand_as_it_stood_before() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let key = acme.create_key("old", "p256").await;
+    let run = schedule(&acme, &key).await;
+    let operator = house.operator().acting_in(&acme.workspace);
+    let seen = waiting_for_approval(&operator, &run).await;
+    let bob = colleague(&house, &acme, "bob").await;
+    vote(&bob, &seen, "refuse").await.expect(200);
+    let ended = in_state(&operator, &run, "compensated").await;
+    assert!(ended["error"].as_str().unwrap().contains("refused it"), "{ended}");
+    acme.ask(sign_p256(&key, b"still here")).await.expect(200);
+    evidence::verifies(&mut house).await;
+}
+
+#[tokio::test]
+async fn a_run_that_holds_a_key_is_named_to_whoever_else_would_change_it() {
+    let house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let key = acme.create_key("old", "p256").await;
+    let run = schedule(&acme, &key).await;
+    let refused = acme.ask(post(format!("/v1/keys/{key}/rotate"), Value::Null)).await;
+    assert!(refused.text().contains(&run), "{}", refused.text());
+    refused.refused(409, "resource_locked");
+}
+
+#[tokio::test]
+async fn a_rotation_killed_at_any_moment_ends_with_one_more_version_or_none() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let key = acme.create_key("release", "p256").await;
+    let mut versions = 1;
+    for delay_ms in [0, 2, 5, 10, 20, 40] {
+        let ask = post("/v1/workflows/key.rotate", json!({ "key": key }));
+        let (member, house_daemon) = (acme.clone(), house.daemon().pid());
+        let asking = tokio::spawn(async move { member.try_ask(ask).await });
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        promises::daemon::kill(house_daemon, Signal::KILL);
+        let _ = asking.await;
+        house.ended().await;
+        house.serve().await;
+        house.ready().await;
+        let operator = house.operator().acting_in(&acme.workspace);
+        let runs = operator.ask(get("/v1/workflows?workflow=key.rotate&limit=1")).await.expect(200).json();
+        if let Some(run) = runs["workflows"][0]["id"].as_str() {
+            promises::runs::until(&operator, run, "an end", |run| {
+                run["state"] == "succeeded" || run["state"] == "compensated"
+            })
+            .await;
+        }
+        let shown = operator.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json();
+        let now = shown["latest_version"].as_u64().unwrap();
+        assert!(now == versions || now == versions + 1, "{shown}");
+        assert_eq!(shown["versions"].as_array().unwrap().len() as u64, now, "half a version: {shown}");
+        assert!(shown["workflow"].is_null(), "{shown}");
+        versions = now;
+    }
+    acme.ask(sign_p256(&key, b"after all that")).await.expect(200);
+    evidence::verifies(&mut house).await;
+}
+
+#[tokio::test]
+async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let worker = house.daemon().workers()[0];
+    promises::daemon::kill(worker, Signal::STOP);
+    let start = post("/v1/workflows/key.generate", json!({ "name": "meddled", "kind": "p256" }));
+    let run = acme.ask(start).await.expect(202).json()["id"].as_str().unwrap().to_owned();
+    let operator = house.operator().acting_in(&acme.workspace);
+    promises::runs::until(&operator, &run, "the making", |run| run["step"] == "keys.hsm_generate").await;
+    // Somebody with the file changes a row behind the daemon's back, between two steps.
+    let meddle = |state: &str| {
+        let database = Connection::open(house.ledger()).unwrap();
+        database.busy_timeout(Duration::from_secs(5)).unwrap();
+        assert_eq!(database.execute("UPDATE keys SET state = ?1 WHERE name = 'meddled'", [state]).unwrap(), 1);
+    };
+    meddle("disabled");
+    promises::daemon::kill(worker, Signal::CONT);
+    let stuck = in_state(&operator, &run, "stuck_forward").await;
+    assert!(stuck["advice"].as_array().is_some_and(|advice| !advice.is_empty()), "{stuck}");
+    let picture = said(&house.cli(&["-w", "acme", "saga", "show", &run]));
+    for word in ["keys.activate", "stuck", "retry"] {
+        assert!(picture.contains(word), "{picture}");
+    }
+    let lead = |verb: &str| post(format!("/v1/workflows/{run}/lead/{verb}"), json!({ "reason": "the row is put right" }));
+    operator.ask(lead("skip-undo")).await.refused(409, "wrong_state");
+    meddle("creating");
+    operator.ask(lead("retry")).await.expect(200);
+    in_state(&operator, &run, "succeeded").await;
+    acme.ask(sign_p256("meddled", b"at last")).await.expect(200);
+    let told = house.operator().entries(&format!("object=workflow/{run}")).await;
+    assert!(told.iter().any(|entry| entry["action"] == "workflow.operator.retry" && entry["actor"] == "operator:0"), "{told:?}");
+}
