@@ -361,6 +361,72 @@ async fn a_person_turns_a_stuck_undo_forward_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_undo_goes_forward_again_while_no_later_step_is_undone() {
+    let (sample, plan) = (Sample::new(""), Arc::new(Plan::default()));
+    // The step after the fan-out refuses; the fan-out's own undo is the first, and it sticks.
+    plan.set(vec![
+        Fault { step: 2, phase: Phase::Do, how: How::Refuse, times: 2 },
+        Fault { step: 1, phase: Phase::Undo, how: How::Later, times: u32::MAX },
+    ]);
+    let parts = sample.parts_with(vec![wrap(fan(&sample.outside), &plan)]);
+    let limits = sagas::SagaLimits { undo_budget: SECOND, ..parts.limits };
+    let engine = Engine::start(EngineParts { limits, ..parts }).await.unwrap();
+    let key = engine.launch(request("sample.fan", 1)).await.unwrap().key;
+    while engine.show(&key).await.unwrap().unwrap().summary.state != "stuck_undo" {
+        sample.clock.advance(SECOND);
+        engine.tick();
+        tokio::task::yield_now().await;
+    }
+    plan.heal();
+    engine.operate(&key, Verb::ResumeForward, operator(), "the rule was wrong").await.unwrap();
+    assert_eq!(end(&engine, &key).await.state, State::Succeeded);
+    assert_eq!(sample.outside.all().len(), 10);
+    assert_eq!(sample.outside.calls(), 10, "no item was called a second time");
+}
+
+#[tokio::test]
+async fn a_definition_that_is_none_is_refused_by_name() {
+    use sagas::DefinitionRefused as No;
+    let begin = || Workflow::define("bad").version(1).input::<Input>();
+    let entry = |cx: &sagas::StepContext| Told::new((), cx.entry("x", "x"));
+    let short = begin()
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .pivot_local("two", move |_, cx, _, ()| Ok(entry(cx)))
+        .build();
+    assert_eq!(short.unwrap_err(), No::Steps { name: "bad", steps: 2 });
+    let silent = begin()
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none(" "))
+        .local("two", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .pivot_local("three", move |_, cx, _, ()| Ok(entry(cx)))
+        .build();
+    assert_eq!(silent.unwrap_err(), No::NoReason { name: "bad", step: "one" });
+    let twice = begin()
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .pivot_local("three", move |_, cx, _, ()| Ok(entry(cx)))
+        .build();
+    assert_eq!(twice.unwrap_err(), No::StepTwice { name: "bad", step: "one" });
+    let timeless = begin()
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .remote(
+            "two",
+            |step| {
+                step.within(Duration::ZERO)
+                    .act(|_, _, (), _| async { Ok(()) })
+                    .probe(|_, _, ()| async { sagas::Probe::Applied(()) })
+            },
+            Undo::none("nothing"),
+        )
+        .pivot_local("three", move |_, cx, _, ()| Ok(entry(cx)))
+        .build();
+    assert_eq!(timeless.unwrap_err(), No::NoTime { name: "bad", step: "two" });
+    let sample = Sample::new("");
+    let catalog = Catalog::new(vec![mixed(&sample.outside), mixed(&sample.outside)]);
+    assert!(matches!(catalog, Err(sagas::CatalogRefused::Twice { .. })));
+    assert!(matches!(Catalog::new(vec![parent()]), Err(sagas::CatalogRefused::NoSuchChild { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_commit_is_told_in_order_and_the_order_of_a_call_leads_its_commit() {
     let sample = Sample::new("");
     let engine = engine(&sample, vec![remote_pivot(&sample.outside)]).await;

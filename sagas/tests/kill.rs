@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use audit::verify::{Source, Terms, verify};
 use audit::{Ledger, MachineClock, MachineRandom, Told};
 use common::{SECOND, open, scope};
 use sagas::testing::TestSeal;
@@ -205,6 +206,9 @@ async fn after_the_kill(dir: &Path, turns_round: bool, commit: u64) {
     assert!(engine.locks().await.unwrap().is_empty());
     engine.close().await;
     ledger.close().await;
+    let source = Source::open(&dir.join("ledger.db")).unwrap();
+    let report = verify(&source, &Terms::default(), |_| {}).unwrap();
+    assert!(report.finding.is_none() && report.entries > 0, "the ledger verifies: {report:?}");
 }
 
 async fn killed_at_every_commit(turns_round: bool, commits_min: u64) {

@@ -32,6 +32,72 @@ use crate::refusal::{Never, Reason, Refused};
 use step::{Act, Given, Role, Step, StepUndo, read, reads_as, written};
 
 /// Where definitions begin.
+///
+/// ```
+/// # use audit::Told;
+/// # use sagas::{Never, Refused, Undo, Workflow};
+/// let definition = Workflow::define("door.paint")
+///     .version(1)
+///     .input::<String>()
+///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
+///         X
+///     .local("mix", |_, cx, _, pots: &u64| Ok(Told::new(pots + 1, cx.entry("paint.mix", "blue"))),
+///         Undo::none("mixed paint keeps"))
+///     .pivot_local("paint", |_, cx, door, pots| match *pots {
+///         8 => Ok(Told::new(*pots, cx.entry("door.paint", door.as_str()))),
+///         _ => Err(Refused::business("no_paint", "there is not enough paint")),
+///     })
+///     .build();
+/// assert!(definition.is_ok());
+/// ```
+///
+/// A step sees what the step before it left behind, and nothing that a step after it will. This does not compile,
+/// since `reserve` leaves a number and not a text:
+///
+/// ```compile_fail
+/// # use audit::Told;
+/// # use sagas::{Never, Refused, Undo, Workflow};
+/// let definition = Workflow::define("door.paint")
+///     .version(1)
+///     .input::<String>()
+///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
+///         Undo::none("nothing"))
+///     .local("mix", |_, cx, _, pots: &String| Ok(Told::new(0_u64, cx.entry("paint.mix", pots.as_str()))),
+///         Undo::none("nothing"))
+///     .pivot_local("paint", |_, cx, door, _| Ok(Told::new((), cx.entry("door.paint", door.as_str()))))
+///     .build();
+/// ```
+///
+/// After the pivot no rule can say no. This does not compile either:
+///
+/// ```compile_fail
+/// # use audit::Told;
+/// # use sagas::{Never, Refused, Undo, Workflow};
+/// let definition = Workflow::define("door.paint")
+///     .version(1)
+///     .input::<String>()
+///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
+///         Undo::none("nothing"))
+///     .pivot_local("paint", |_, cx, door, _| Ok(Told::new((), cx.entry("door.paint", door.as_str()))))
+///     .local("dry", |_, cx, door, ()| match door.as_str() {
+///         "wet" => Err(Refused::business("wet", "it is still wet")),
+///         _ => Ok(Told::new((), cx.entry("door.dry", door.as_str()))),
+///     })
+///     .build();
+/// ```
+///
+/// Nor does a definition without a pivot, which has no `build`:
+///
+/// ```compile_fail
+/// # use audit::Told;
+/// # use sagas::{Never, Refused, Undo, Workflow};
+/// let definition = Workflow::define("door.paint")
+///     .version(1)
+///     .input::<String>()
+///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
+///         Undo::none("nothing"))
+///     .build();
+/// ```
 #[derive(Debug)]
 pub struct Workflow;
 
