@@ -40,7 +40,7 @@ use step::{Act, Given, Role, Step, StepUndo, read, reads_as, written};
 ///     .version(1)
 ///     .input::<String>()
 ///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
-///         X
+///         Undo::local(|_, cx, door: &String, (): &()| Ok(Told::new((), cx.entry("door.release", door.as_str())))))
 ///     .local("mix", |_, cx, _, pots: &u64| Ok(Told::new(pots + 1, cx.entry("paint.mix", "blue"))),
 ///         Undo::none("mixed paint keeps"))
 ///     .pivot_local("paint", |_, cx, door, pots| match *pots {
