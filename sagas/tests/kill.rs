@@ -194,7 +194,7 @@ async fn after_the_kill(dir: &Path, turns_round: bool, commit: u64) {
     let end = engine.wait(&key, SECOND * 30).await.unwrap().expect("it ends");
     let wanted = if turns_round { State::Compensated } else { State::Succeeded };
     assert_eq!(end.state, wanted, "killed after commit {commit}");
-    let things = ledger.read(|view| common::things_in(view)).await.unwrap();
+    let things = ledger.read(common::things_in).await.unwrap();
     let names: Vec<_> = things.iter().map(|(name, puts)| (name.as_str(), *puts)).collect();
     let files = Files(dir.to_owned()).all().len();
     match wanted {
