@@ -175,59 +175,59 @@ async fn a_cancellation_after_the_pivot_is_refused_with_the_pivots_name() {
     }
 }
 
+/// A call that sleeps until it is let go.
+fn slow_call(
+    sample: &Sample,
+    entered: &Arc<tokio::sync::Notify>,
+    gate: Option<Arc<tokio::sync::Notify>>,
+) -> Definition {
+    let (entered, outside) = (entered.clone(), sample.outside.clone());
+    Workflow::define("sample.slow")
+        .version(1)
+        .input::<Input>()
+        .local("one", |_, cx, _, ()| Ok(Told::new(1_u8, cx.entry("thing.one", "x"))), Undo::none("nothing"))
+        .pivot_remote("call", move |step| {
+            let probed = outside.clone();
+            step.within(SECOND * 60)
+                .act(move |cx, _, _, _| {
+                    let (entered, gate, outside) = (entered.clone(), gate.clone(), outside.clone());
+                    async move {
+                        let made = outside.apply(cx.effect, "made");
+                        if let Some(gate) = gate {
+                            entered.notify_one();
+                            gate.notified().await;
+                        }
+                        Ok(made)
+                    }
+                })
+                .probe(move |cx, _, _| {
+                    let found = probed.find(cx.effect);
+                    async move { found.map_or(sagas::Probe::NotApplied, sagas::Probe::Applied) }
+                })
+        })
+        .local("two", |_, cx, _, _| Ok(Told::new(2_u8, cx.entry("thing.two", "x"))))
+        .build()
+        .unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_commits_nothing_after_another_engine_has_taken_over() {
     let sample = Sample::new("");
-    let slow = Arc::new(tokio::sync::Notify::new());
-    let (entered, gate) = (Arc::new(tokio::sync::Notify::new()), slow.clone());
-    let define = |entered: Arc<tokio::sync::Notify>,
-                  gate: Option<Arc<tokio::sync::Notify>>,
-                  outside: Arc<sagas::testing::Outside>| {
-        Workflow::define("sample.slow")
-            .version(1)
-            .input::<Input>()
-            .local(
-                "one",
-                |_, cx, _, ()| Ok(Told::new(1_u8, cx.entry("thing.one", "x"))),
-                Undo::none("nothing"),
-            )
-            .pivot_remote("call", move |step| {
-                let probed = outside.clone();
-                step.within(SECOND * 60)
-                    .act(move |cx, _, _, _| {
-                        let (entered, gate, outside) = (entered.clone(), gate.clone(), outside.clone());
-                        async move {
-                            let made = outside.apply(cx.effect, "made");
-                            if let Some(gate) = gate {
-                                entered.notify_one();
-                                gate.notified().await;
-                            }
-                            Ok(made)
-                        }
-                    })
-                    .probe(move |cx, _, _| {
-                        let found = probed.find(cx.effect);
-                        async move { found.map_or(sagas::Probe::NotApplied, sagas::Probe::Applied) }
-                    })
-            })
-            .local("two", |_, cx, _, _| Ok(Told::new(2_u8, cx.entry("thing.two", "x"))))
-            .build()
-            .unwrap()
-    };
-    let first = engine(&sample, vec![define(entered.clone(), Some(gate), sample.outside.clone())]).await;
+    let (entered, gate) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let first = engine(&sample, vec![slow_call(&sample, &entered, Some(gate.clone()))]).await;
     let key = first.launch(request("sample.slow", 1)).await.unwrap().key;
     entered.notified().await;
     // The first sleeps in its call. A second engine takes over, probes, and goes on to the end.
     let second = Engine::start(EngineParts {
         random: Arc::new(sagas::testing::TestDice::seeded(7)),
-        ..sample.parts_with(vec![define(entered.clone(), None, sample.outside.clone())])
+        ..sample.parts_with(vec![slow_call(&sample, &entered, None)])
     })
     .await
     .unwrap();
     assert_eq!(end(&second, &key).await.state, State::Succeeded);
     let told = actions(&sample).await;
     // The first wakes and would record what its call gave.
-    slow.notify_one();
+    gate.notify_one();
     first.close().await;
     assert_eq!(actions(&sample).await, told, "the zombie wrote nothing");
     assert_eq!(sample.outside.all().len(), 1);
@@ -382,6 +382,27 @@ async fn a_stuck_undo_goes_forward_again_while_no_later_step_is_undone() {
     assert_eq!(end(&engine, &key).await.state, State::Succeeded);
     assert_eq!(sample.outside.all().len(), 10);
     assert_eq!(sample.outside.calls(), 10, "no item was called a second time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_records_what_came_of_a_call_and_begins_nothing_more() {
+    let sample = Sample::new("");
+    let (entered, gate) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let first = engine(&sample, vec![slow_call(&sample, &entered, Some(gate.clone()))]).await;
+    let key = first.launch(request("sample.slow", 1)).await.unwrap().key;
+    entered.notified().await;
+    let closing = tokio::spawn(first.clone().close());
+    while !first.is_closing() {
+        tokio::task::yield_now().await;
+    }
+    gate.notify_one();
+    closing.await.unwrap();
+    assert!(!actions(&sample).await.contains(&"thing.two".to_owned()));
+    let second = engine(&sample, vec![slow_call(&sample, &entered, None)]).await;
+    assert_eq!(end(&second, &key).await.state, State::Succeeded);
+    assert_eq!(sample.outside.calls(), 1, "the outcome was recorded, so nobody called again");
+    let log = second.log(&key, 0, 100).await.unwrap();
+    assert!(log.iter().all(|line| line.attempt <= 1), "{log:?}");
 }
 
 #[tokio::test]
