@@ -95,8 +95,10 @@ impl Claim {
     /// What does not open, or what the database said.
     pub fn take(&self, tx: &mut Tx<'_>) -> Result<Standing, ClaimRefused> {
         let now_us = self.now_us();
-        if rows::insert(tx, &self.fresh_row(1, now_us))? {
-            return Ok(Standing::Fresh(Held { epoch: 1 }));
+        // Epochs begin at the time: a claim from before the key was swept fits no claim from after it.
+        let first = i64::try_from(now_us).unwrap_or(i64::MAX / 2);
+        if rows::insert(tx, &self.fresh_row(first, now_us))? {
+            return Ok(Standing::Fresh(Held { epoch: first }));
         }
         let Some(row) = rows::row(tx, &self.whose, &self.key)? else {
             return Err(ClaimRefused::Superseded);
