@@ -23,7 +23,7 @@ use sagas::{
 use serde_json::json;
 
 const WORKFLOWS: usize = 20_000;
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 64;
 const LIVE: usize = 10_000;
 
 fn scope() -> Scope {

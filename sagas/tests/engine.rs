@@ -175,59 +175,59 @@ async fn a_cancellation_after_the_pivot_is_refused_with_the_pivots_name() {
     }
 }
 
+/// A call that sleeps until it is let go.
+fn slow_call(
+    sample: &Sample,
+    entered: &Arc<tokio::sync::Notify>,
+    gate: Option<Arc<tokio::sync::Notify>>,
+) -> Definition {
+    let (entered, outside) = (entered.clone(), sample.outside.clone());
+    Workflow::define("sample.slow")
+        .version(1)
+        .input::<Input>()
+        .local("one", |_, cx, _, ()| Ok(Told::new(1_u8, cx.entry("thing.one", "x"))), Undo::none("nothing"))
+        .pivot_remote("call", move |step| {
+            let probed = outside.clone();
+            step.within(SECOND * 60)
+                .act(move |cx, _, _, _| {
+                    let (entered, gate, outside) = (entered.clone(), gate.clone(), outside.clone());
+                    async move {
+                        let made = outside.apply(cx.effect, "made");
+                        if let Some(gate) = gate {
+                            entered.notify_one();
+                            gate.notified().await;
+                        }
+                        Ok(made)
+                    }
+                })
+                .probe(move |cx, _, _| {
+                    let found = probed.find(cx.effect);
+                    async move { found.map_or(sagas::Probe::NotApplied, sagas::Probe::Applied) }
+                })
+        })
+        .local("two", |_, cx, _, _| Ok(Told::new(2_u8, cx.entry("thing.two", "x"))))
+        .build()
+        .unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_commits_nothing_after_another_engine_has_taken_over() {
     let sample = Sample::new("");
-    let slow = Arc::new(tokio::sync::Notify::new());
-    let (entered, gate) = (Arc::new(tokio::sync::Notify::new()), slow.clone());
-    let define = |entered: Arc<tokio::sync::Notify>,
-                  gate: Option<Arc<tokio::sync::Notify>>,
-                  outside: Arc<sagas::testing::Outside>| {
-        Workflow::define("sample.slow")
-            .version(1)
-            .input::<Input>()
-            .local(
-                "one",
-                |_, cx, _, ()| Ok(Told::new(1_u8, cx.entry("thing.one", "x"))),
-                Undo::none("nothing"),
-            )
-            .pivot_remote("call", move |step| {
-                let probed = outside.clone();
-                step.within(SECOND * 60)
-                    .act(move |cx, _, _, _| {
-                        let (entered, gate, outside) = (entered.clone(), gate.clone(), outside.clone());
-                        async move {
-                            let made = outside.apply(cx.effect, "made");
-                            if let Some(gate) = gate {
-                                entered.notify_one();
-                                gate.notified().await;
-                            }
-                            Ok(made)
-                        }
-                    })
-                    .probe(move |cx, _, _| {
-                        let found = probed.find(cx.effect);
-                        async move { found.map_or(sagas::Probe::NotApplied, sagas::Probe::Applied) }
-                    })
-            })
-            .local("two", |_, cx, _, _| Ok(Told::new(2_u8, cx.entry("thing.two", "x"))))
-            .build()
-            .unwrap()
-    };
-    let first = engine(&sample, vec![define(entered.clone(), Some(gate), sample.outside.clone())]).await;
+    let (entered, gate) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let first = engine(&sample, vec![slow_call(&sample, &entered, Some(gate.clone()))]).await;
     let key = first.launch(request("sample.slow", 1)).await.unwrap().key;
     entered.notified().await;
     // The first sleeps in its call. A second engine takes over, probes, and goes on to the end.
     let second = Engine::start(EngineParts {
         random: Arc::new(sagas::testing::TestDice::seeded(7)),
-        ..sample.parts_with(vec![define(entered.clone(), None, sample.outside.clone())])
+        ..sample.parts_with(vec![slow_call(&sample, &entered, None)])
     })
     .await
     .unwrap();
     assert_eq!(end(&second, &key).await.state, State::Succeeded);
     let told = actions(&sample).await;
     // The first wakes and would record what its call gave.
-    slow.notify_one();
+    gate.notify_one();
     first.close().await;
     assert_eq!(actions(&sample).await, told, "the zombie wrote nothing");
     assert_eq!(sample.outside.all().len(), 1);
@@ -358,6 +358,93 @@ async fn a_person_turns_a_stuck_undo_forward_again() {
     assert!(matches!(closed, Err(WriteRefused::Rejected(VerbRefused::NotOpen(_)))), "{closed:?}");
     engine.operate(&key, Verb::Retry, operator(), "the token is back").await.unwrap();
     assert_eq!(end(&engine, &key).await.state, State::Compensated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_undo_goes_forward_again_while_no_later_step_is_undone() {
+    let (sample, plan) = (Sample::new(""), Arc::new(Plan::default()));
+    // The step after the fan-out refuses; the fan-out's own undo is the first, and it sticks.
+    plan.set(vec![
+        Fault { step: 2, phase: Phase::Do, how: How::Refuse, times: 2 },
+        Fault { step: 1, phase: Phase::Undo, how: How::Later, times: u32::MAX },
+    ]);
+    let parts = sample.parts_with(vec![wrap(fan(&sample.outside), &plan)]);
+    let limits = sagas::SagaLimits { undo_budget: SECOND, ..parts.limits };
+    let engine = Engine::start(EngineParts { limits, ..parts }).await.unwrap();
+    let key = engine.launch(request("sample.fan", 1)).await.unwrap().key;
+    while engine.show(&key).await.unwrap().unwrap().summary.state != "stuck_undo" {
+        sample.clock.advance(SECOND);
+        engine.tick();
+        tokio::task::yield_now().await;
+    }
+    plan.heal();
+    engine.operate(&key, Verb::ResumeForward, operator(), "the rule was wrong").await.unwrap();
+    assert_eq!(end(&engine, &key).await.state, State::Succeeded);
+    assert_eq!(sample.outside.all().len(), 10);
+    assert_eq!(sample.outside.calls(), 10, "no item was called a second time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_records_what_came_of_a_call_and_begins_nothing_more() {
+    let sample = Sample::new("");
+    let (entered, gate) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let first = engine(&sample, vec![slow_call(&sample, &entered, Some(gate.clone()))]).await;
+    let key = first.launch(request("sample.slow", 1)).await.unwrap().key;
+    entered.notified().await;
+    let closing = tokio::spawn(first.clone().close());
+    while !first.is_closing() {
+        tokio::task::yield_now().await;
+    }
+    gate.notify_one();
+    closing.await.unwrap();
+    assert!(!actions(&sample).await.contains(&"thing.two".to_owned()));
+    let second = engine(&sample, vec![slow_call(&sample, &entered, None)]).await;
+    assert_eq!(end(&second, &key).await.state, State::Succeeded);
+    assert_eq!(sample.outside.calls(), 1, "the outcome was recorded, so nobody called again");
+    let log = second.log(&key, 0, 100).await.unwrap();
+    assert!(log.iter().all(|line| line.attempt <= 1), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_definition_that_is_none_is_refused_by_name() {
+    use sagas::DefinitionRefused as No;
+    let begin = || Workflow::define("bad").version(1).input::<Input>();
+    let entry = |cx: &sagas::StepContext| Told::new((), cx.entry("x", "x"));
+    let short = begin()
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .pivot_local("two", move |_, cx, _, ()| Ok(entry(cx)))
+        .build();
+    assert_eq!(short.unwrap_err(), No::Steps { name: "bad", steps: 2 });
+    let silent = begin()
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none(" "))
+        .local("two", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .pivot_local("three", move |_, cx, _, ()| Ok(entry(cx)))
+        .build();
+    assert_eq!(silent.unwrap_err(), No::NoReason { name: "bad", step: "one" });
+    let twice = begin()
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .pivot_local("three", move |_, cx, _, ()| Ok(entry(cx)))
+        .build();
+    assert_eq!(twice.unwrap_err(), No::StepTwice { name: "bad", step: "one" });
+    let timeless = begin()
+        .local("one", move |_, cx, _, ()| Ok(entry(cx)), Undo::none("nothing"))
+        .remote(
+            "two",
+            |step| {
+                step.within(Duration::ZERO)
+                    .act(|_, _, (), _| async { Ok(()) })
+                    .probe(|_, _, ()| async { sagas::Probe::Applied(()) })
+            },
+            Undo::none("nothing"),
+        )
+        .pivot_local("three", move |_, cx, _, ()| Ok(entry(cx)))
+        .build();
+    assert_eq!(timeless.unwrap_err(), No::NoTime { name: "bad", step: "two" });
+    let sample = Sample::new("");
+    let catalog = Catalog::new(vec![mixed(&sample.outside), mixed(&sample.outside)]);
+    assert!(matches!(catalog, Err(sagas::CatalogRefused::Twice { .. })));
+    assert!(matches!(Catalog::new(vec![parent()]), Err(sagas::CatalogRefused::NoSuchChild { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

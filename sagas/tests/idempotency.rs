@@ -285,7 +285,7 @@ async fn a_duplicate_of_a_workflows_start_attaches_to_it_and_lives_as_long_as_it
         other => panic!("{other:?}"),
     });
     written.await.unwrap();
-    engine.nudge(start.key());
+    engine.begun(&start);
     assert_eq!(attempt(&sample, &same, FINISH).await, Err(Standing::Attached(start.key().clone())));
     // Its record outlives its time while the workflow lives.
     let waits = async || engine.show(start.key()).await.unwrap().unwrap().summary.state == "waiting";

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use audit::verify::{Source, Terms, verify};
 use audit::{Ledger, MachineClock, MachineRandom, Told};
 use common::{SECOND, open, scope};
 use sagas::testing::TestSeal;
@@ -193,7 +194,7 @@ async fn after_the_kill(dir: &Path, turns_round: bool, commit: u64) {
     let end = engine.wait(&key, SECOND * 30).await.unwrap().expect("it ends");
     let wanted = if turns_round { State::Compensated } else { State::Succeeded };
     assert_eq!(end.state, wanted, "killed after commit {commit}");
-    let things = ledger.read(|view| common::things_in(view)).await.unwrap();
+    let things = ledger.read(common::things_in).await.unwrap();
     let names: Vec<_> = things.iter().map(|(name, puts)| (name.as_str(), *puts)).collect();
     let files = Files(dir.to_owned()).all().len();
     match wanted {
@@ -205,6 +206,9 @@ async fn after_the_kill(dir: &Path, turns_round: bool, commit: u64) {
     assert!(engine.locks().await.unwrap().is_empty());
     engine.close().await;
     ledger.close().await;
+    let source = Source::open(&dir.join("ledger.db")).unwrap();
+    let report = verify(&source, &Terms::default(), |_| {}).unwrap();
+    assert!(report.finding.is_none() && report.entries > 0, "the ledger verifies: {report:?}");
 }
 
 async fn killed_at_every_commit(turns_round: bool, commits_min: u64) {

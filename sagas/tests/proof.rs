@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Sample, fan, mixed, parent, plain_local, remote_pivot};
+use common::{Sample, fan, fan_pivot, mixed, parent, plain_local, remote_pivot};
 use sagas::Definition;
 use sagas::testing::{Proof, expected_cells, prove};
 
@@ -44,6 +44,12 @@ async fn a_workflow_that_fans_out_holds_in_every_cell() {
     let sample = Sample::new("sample.fan");
     let proof = proven(&sample, &fan(&sample.outside)).await;
     assert!(proof.commits > 20, "each item has an order and an outcome");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workflow_whose_pivot_fans_out_holds_in_every_cell() {
+    let sample = Sample::new("sample.fan_pivot");
+    proven(&sample, &fan_pivot(&sample.outside)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //! What leaves: a `Definition` whose every step knows the state its predecessor leaves behind, and nothing later.
 
 mod child;
+mod definition;
 mod fan;
 mod hash;
 pub mod pinned;
@@ -20,18 +21,84 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use child::{Child, ChildFinishing, ChildStep};
+pub use definition::{Definition, DefinitionRefused};
 pub use fan::{FanActing, FanGathering, FanOut, FanProbing, FanStep};
 pub use remote::{Acting, Ordering, Probing, Remote, RemoteStep};
 pub use undo::Undo;
 pub use wait::{Wait, WaitStep};
 
 use crate::context::StepContext;
-use crate::limits::{STEPS_MAX, STEPS_MIN};
 use crate::lock::Lock;
 use crate::refusal::{Never, Reason, Refused};
 use step::{Act, Given, Role, Step, StepUndo, read, reads_as, written};
 
 /// Where definitions begin.
+///
+/// ```
+/// # use audit::Told;
+/// # use sagas::{Never, Refused, Undo, Workflow};
+/// let definition = Workflow::define("door.paint")
+///     .version(1)
+///     .input::<String>()
+///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
+///         Undo::local(|_, cx, door: &String, (): &()| Ok(Told::new((), cx.entry("door.release", door.as_str())))))
+///     .local("mix", |_, cx, _, pots: &u64| Ok(Told::new(pots + 1, cx.entry("paint.mix", "blue"))),
+///         Undo::none("mixed paint keeps"))
+///     .pivot_local("paint", |_, cx, door, pots| match *pots {
+///         8 => Ok(Told::new(*pots, cx.entry("door.paint", door.as_str()))),
+///         _ => Err(Refused::business("no_paint", "there is not enough paint")),
+///     })
+///     .build();
+/// assert!(definition.is_ok());
+/// ```
+///
+/// A step sees what the step before it left behind, and nothing that a step after it will. This does not compile,
+/// since `reserve` leaves a number and not a text:
+///
+/// ```compile_fail
+/// # use audit::Told;
+/// # use sagas::{Never, Refused, Undo, Workflow};
+/// let definition = Workflow::define("door.paint")
+///     .version(1)
+///     .input::<String>()
+///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
+///         Undo::none("nothing"))
+///     .local("mix", |_, cx, _, pots| Ok(Told::new(0_u64, cx.entry("paint.mix", pots.as_str()))),
+///         Undo::none("nothing"))
+///     .pivot_local("paint", |_, cx, door, _| Ok(Told::new((), cx.entry("door.paint", door.as_str()))))
+///     .build();
+/// ```
+///
+/// After the pivot no rule can say no. This does not compile either:
+///
+/// ```compile_fail
+/// # use audit::Told;
+/// # use sagas::{Never, Refused, Undo, Workflow};
+/// let definition = Workflow::define("door.paint")
+///     .version(1)
+///     .input::<String>()
+///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
+///         Undo::none("nothing"))
+///     .pivot_local("paint", |_, cx, door, _| Ok(Told::new((), cx.entry("door.paint", door.as_str()))))
+///     .local("dry", |_, cx, door, ()| match door.as_str() {
+///         "wet" => Err(Refused::business("wet", "it is still wet")),
+///         _ => Ok(Told::new((), cx.entry("door.dry", door.as_str()))),
+///     })
+///     .build();
+/// ```
+///
+/// Nor does a definition without a pivot, which has no `build`:
+///
+/// ```compile_fail
+/// # use audit::Told;
+/// # use sagas::{Never, Refused, Undo, Workflow};
+/// let definition = Workflow::define("door.paint")
+///     .version(1)
+///     .input::<String>()
+///     .local("reserve", |_, cx, door, ()| Ok(Told::new(7_u64, cx.entry("door.reserve", door.as_str()))),
+///         Undo::none("nothing"))
+///     .build();
+/// ```
 #[derive(Debug)]
 pub struct Workflow;
 
@@ -54,63 +121,6 @@ pub enum AfterPivot {}
 pub struct Builder<I, B, Stage> {
     made: Definition,
     types: PhantomData<fn(I, B, Stage)>,
-}
-
-pub(crate) type LocksOf = dyn Fn(&[u8]) -> Result<Vec<Lock>, String> + Send + Sync;
-
-/// A workflow: its steps, in order, with all they need.
-#[derive(Clone)]
-pub struct Definition {
-    pub(crate) name: &'static str,
-    pub(crate) version: u32,
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) appliance_seal: bool,
-    pub(crate) steps: Vec<Step>,
-    pub(crate) locks: Option<Arc<LocksOf>>,
-    pub(crate) check_input: fn(&[u8]) -> Result<(), String>,
-}
-
-/// Why a definition is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DefinitionRefused {
-    /// Split it, or merge steps.
-    #[error("`{name}` has {steps} steps; a workflow has {STEPS_MIN} to {STEPS_MAX}")]
-    Steps {
-        /// Which workflow.
-        name: &'static str,
-        /// How many it has.
-        steps: usize,
-    },
-    /// Give each step its own name.
-    #[error("`{name}` has two steps named `{step}`")]
-    StepTwice {
-        /// Which workflow.
-        name: &'static str,
-        /// Which step.
-        step: &'static str,
-    },
-    /// A call that may take no time never succeeds, and a call without a bound hangs.
-    #[error("step `{step}` of `{name}` allows its call no time")]
-    NoTime {
-        /// Which workflow.
-        name: &'static str,
-        /// Which step.
-        step: &'static str,
-    },
-    /// Say why there is nothing to undo.
-    #[error("step `{step}` of `{name}` has no undo and does not say why")]
-    NoReason {
-        /// Which workflow.
-        name: &'static str,
-        /// Which step.
-        step: &'static str,
-    },
-    /// Count versions from 1.
-    #[error("`{name}` has version 0")]
-    Version {
-        /// Which workflow.
-        name: &'static str,
-    },
 }
 
 impl Workflow {
@@ -332,58 +342,4 @@ where
         let told = run(tx, cx, &input, &before).map_err(Refused::widen)?;
         Ok((written(told.value()).map_err(Refused::Bug)?, told.discard()))
     }))
-}
-
-impl Definition {
-    /// Its name.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Its version.
-    pub fn version(&self) -> u32 {
-        self.version
-    }
-
-    /// The names of its steps, in order.
-    pub fn steps(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.steps.iter().map(|step| step.name)
-    }
-
-    /// The place of its pivot.
-    pub fn pivot(&self) -> usize {
-        self.steps.iter().position(|step| step.role == Role::Pivot).unwrap_or(self.steps.len())
-    }
-
-    pub(crate) fn listens_to(&self, signal: &str) -> bool {
-        self.steps.iter().any(|step| matches!(&step.act, Act::Wait(calls) if calls.signals.contains(&signal)))
-    }
-
-    fn checked(self) -> Result<Self, DefinitionRefused> {
-        let name = self.name;
-        if self.version == 0 {
-            return Err(DefinitionRefused::Version { name });
-        }
-        if !(STEPS_MIN..=STEPS_MAX).contains(&self.steps.len()) {
-            return Err(DefinitionRefused::Steps { name, steps: self.steps.len() });
-        }
-        for (place, Step { name: step, act, undo, .. }) in self.steps.iter().enumerate() {
-            if self.steps.iter().take(place).any(|earlier| earlier.name == *step) {
-                return Err(DefinitionRefused::StepTwice { name, step });
-            }
-            if act.within().is_some_and(|within| within.is_zero()) {
-                return Err(DefinitionRefused::NoTime { name, step });
-            }
-            if matches!(undo, StepUndo::None(why) if why.trim().is_empty()) {
-                return Err(DefinitionRefused::NoReason { name, step });
-            }
-        }
-        Ok(self)
-    }
-}
-
-impl std::fmt::Debug for Definition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.canonical())
-    }
 }

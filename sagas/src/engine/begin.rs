@@ -194,7 +194,7 @@ impl Start {
     }
 
     /// Claims the locks and puts the saga down, in the caller's transaction. When that has committed, tell the engine
-    /// with [`Engine::nudge`](crate::Engine::nudge); should the process die before, the next start finds the row.
+    /// with [`Engine::begun`](crate::Engine::begun); should the process die before, the next start finds the row.
     ///
     /// # Errors
     /// Who holds a lock, or what the database said.

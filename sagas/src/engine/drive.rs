@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tracing::Instrument as _;
+
 use super::Inner;
 use super::commit::Stop;
 use super::forward::{Bounds, Outcome};
@@ -25,7 +27,13 @@ impl Inner {
     /// Drives until nothing can be done now; says when it is due again.
     pub(crate) async fn drive(self: &Arc<Self>, mut live: Live) -> Option<u64> {
         loop {
-            let moved = match self.one_move(&live).await {
+            if self.is_closing() {
+                return None;
+            }
+            let step = live.step().map_or("", |step| step.name);
+            let span = tracing::debug_span!("saga_step", saga = %live.key().id, workflow = live.def.name, step,
+                state = live.row.state.as_str(), attempt = live.row.attempt, trace = live.row.origin.traceparent);
+            let moved = match self.one_move(&live).instrument(span).await {
                 Ok(moved) => moved,
                 Err(Stop::LetGo) => return None,
                 Err(Stop::NotNow) => {
@@ -193,6 +201,10 @@ impl Inner {
     pub(crate) async fn go_on(self: &Arc<Self>, live: &Live, outcome: Outcome) -> Result<Moved, Stop> {
         let mut stop_at = usize::MAX;
         loop {
+            if self.is_closing() {
+                // The outcome at hand is recorded, and nothing after it is begun.
+                stop_at = stop_at.min(live.row.cursor + 1);
+            }
             let reached = Arc::new(AtomicUsize::new(live.row.cursor));
             let (seen, outcome) = (reached.clone(), outcome.clone());
             let work = move |turn: &mut super::turn::Turn<'_, '_>| {

@@ -82,6 +82,9 @@ impl Inner {
         let mut running = JoinSet::new();
         let mut worst = ItemEnd::Done;
         loop {
+            if self.is_closing() && !work.is_empty() {
+                worst = ItemEnd::LetGo;
+            }
             while running.len() < ITEMS_IN_FLIGHT && matches!(worst, ItemEnd::Done) {
                 let Some((item, row)) = work.pop_front() else { break };
                 let (inner, live, calls, given) = (self.clone(), live.clone(), calls.clone(), given.clone());

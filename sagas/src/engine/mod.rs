@@ -54,6 +54,9 @@ pub(crate) struct Inner {
     pub(crate) waiters: Waiters,
     /// Live sagas whose definition this build lacks: told of once, and left alone.
     pub(crate) foreign: Mutex<HashSet<SagaKey>>,
+    /// Nothing more is begun; what was ordered is finished and recorded.
+    closing: AtomicBool,
+    /// Not even that: as if the process had died.
     halted: AtomicBool,
     wakes: mpsc::UnboundedSender<Wake>,
     ended: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -88,6 +91,7 @@ impl Engine {
             env,
             waiters: Waiters::default(),
             foreign: Mutex::default(),
+            closing: AtomicBool::new(false),
             halted: AtomicBool::new(false),
             wakes,
             ended: tokio::sync::Mutex::new(None),
@@ -125,7 +129,13 @@ impl Engine {
         self.inner.launch(start).await
     }
 
-    /// Says that a start that was committed elsewhere, or anything else about a saga, has changed.
+    /// Says that a prepared start was committed in a transaction of one's own.
+    pub fn begun(&self, start: &Start) {
+        self.inner.parts.observer.started(&start.live.row.workflow);
+        self.inner.nudge(start.key());
+    }
+
+    /// Says that something about a saga has changed, such as a signal committed in a transaction of one's own.
     pub fn nudge(&self, key: &SagaKey) {
         self.inner.nudge(key);
     }
@@ -144,13 +154,19 @@ impl Engine {
         let _ = self.inner.wakes.send(Wake::Tick);
     }
 
-    /// Finishes what is between two commits, begins nothing more, and lets go. What is not over goes on at the next start.
+    /// Begins nothing more, waits for the calls that are on their way, records what came of them, and lets go. What is
+    /// not over goes on at the next start. Whoever cannot wait so long drops the future: then the next start probes.
     pub async fn close(self) {
         let _ = self.inner.wakes.send(Wake::Close);
         if let Some(task) = self.inner.ended.lock().await.take() {
             // A scheduler that panicked has nothing left to finish.
             let _ = task.await;
         }
+    }
+
+    /// Whether it is finishing and begins nothing more.
+    pub fn is_closing(&self) -> bool {
+        self.inner.is_closing()
     }
 
     /// Stops as if the process had died after its last commit: for tests of exactly that.
@@ -168,6 +184,10 @@ impl Engine {
 impl Inner {
     pub(crate) fn now_us(&self) -> u64 {
         self.parts.clock.unix_us()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_halted(&self) -> bool {

@@ -151,8 +151,8 @@ pub(crate) async fn run(
             _ = wipe.tick() => scheduler.wipe().await,
         }
     }
-    // Each driver ends after the commit it is at.
-    scheduler.inner.halted.store(true, std::sync::atomic::Ordering::SeqCst);
+    // Each driver records what came of the call it is at, and ends.
+    scheduler.inner.closing.store(true, std::sync::atomic::Ordering::SeqCst);
     while scheduler.driving.join_next().await.is_some() {}
 }
 

@@ -4,6 +4,7 @@
 
 mod queue;
 mod rows;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,98 +14,12 @@ use audit::{Clock, Entry, Ledger, Random, ReadRefused, Recorded, SqlFault, Told,
 use crate::context::Origin;
 use crate::define::pinned::hex;
 use crate::ids::Scope;
-use crate::limits::{
-    LEASE_TTL_MAX, LEASE_TTL_MIN, LEASE_WAIT_MAX, LEASE_WAITING_MAX, LOCK_NAME_BYTES_MAX, PAGE_ROWS_MAX,
-};
+use crate::limits::{LEASE_WAITING_MAX, PAGE_ROWS_MAX};
 use queue::Queue;
 use rows::Row;
 pub(crate) use rows::STATEMENTS;
-
-/// A lease that someone holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Whose name it is.
-    pub scope: Scope,
-    /// What is leased.
-    pub name: String,
-    /// What its holder renews and releases it by.
-    pub lease_id: [u8; 16],
-    /// The number that protected writes carry: greater than any before it, for ever.
-    pub fence: i64,
-    /// Who holds it.
-    pub holder: String,
-    /// Since when, in microseconds since 1970.
-    pub since_us: u64,
-    /// Until when, unless it is renewed.
-    pub until_us: u64,
-}
-
-/// A wish for a lease.
-#[derive(Clone, Debug)]
-pub struct LeaseRequest {
-    /// Whose name it is.
-    pub scope: Scope,
-    /// What to lease.
-    pub name: String,
-    /// Who asks; the principal, not the connection.
-    pub holder: String,
-    /// The idempotency key of the request: asked again with it, the same holder gets the same lease.
-    pub request_key: Option<String>,
-    /// For how long, 1 s to 1 h.
-    pub ttl: Duration,
-    /// How long to stand in line, at most 60 s; not at all when zero.
-    pub wait: Duration,
-    /// By which request.
-    pub origin: Origin,
-}
-
-/// Why there is no lease.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseRefused {
-    /// Wait, or come back later.
-    #[error("`{name}` is held by {holder}")]
-    Held {
-        /// What.
-        name: String,
-        /// By whom.
-        holder: String,
-        /// Since when.
-        since_us: u64,
-        /// Until when, unless it is renewed.
-        until_us: u64,
-    },
-    /// The lease is over, even if nobody else has taken it: acquire it anew, and mind the new fence.
-    #[error("the lease has expired")]
-    Expired,
-    /// Correct the request.
-    #[error("{0}")]
-    Bad(String),
-    /// Too many stand in line.
-    #[error("{LEASE_WAITING_MAX} requests stand in line for this name already")]
-    Crowded,
-    /// The machine gives no randomness for an id.
-    #[error("the machine gives no randomness")]
-    NoRandomness,
-    /// The database did not do it.
-    #[error("the database did not run a statement")]
-    Sql(#[from] SqlFault),
-}
-
-/// Someone else has taken the resource since: nothing was written.
-#[derive(Debug, thiserror::Error)]
-pub enum Fenced {
-    /// Acquire it anew and look at what has changed.
-    #[error("the fence {carried} of `{name}` is not the latest")]
-    Stale {
-        /// What was to be protected.
-        name: String,
-        /// The fence that the write carried.
-        carried: i64,
-    },
-    /// The database did not do it.
-    #[error("the database did not run a statement")]
-    Sql(#[from] SqlFault),
-}
+pub use words::{Fenced, Lease, LeaseRefused, LeaseRequest};
+use words::{check, check_ttl};
 
 /// Lets a protected write happen only under the latest fence: call it in the transaction of that write.
 ///
@@ -403,23 +318,6 @@ fn try_once(
     let lease = row.lease(&wish.scope).ok_or(No::Refused(LeaseRefused::Expired))?;
     let told = entry("lock.acquire", &wish.scope, &lease, &wish.origin);
     Ok(Told::new(lease, told))
-}
-
-fn check(request: &LeaseRequest) -> Result<(), LeaseRefused> {
-    if request.name.is_empty() || request.name.len() > LOCK_NAME_BYTES_MAX {
-        return Err(LeaseRefused::Bad(format!("a name has 1 to {LOCK_NAME_BYTES_MAX} bytes")));
-    }
-    if request.wait > LEASE_WAIT_MAX {
-        return Err(LeaseRefused::Bad(format!("one can stand in line for at most {LEASE_WAIT_MAX:?}")));
-    }
-    check_ttl(request.ttl)
-}
-
-fn check_ttl(ttl: Duration) -> Result<(), LeaseRefused> {
-    if (LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&ttl) {
-        return Ok(());
-    }
-    Err(LeaseRefused::Bad(format!("a lease lasts {LEASE_TTL_MIN:?} to {LEASE_TTL_MAX:?}")))
 }
 
 fn entry(action: &'static str, scope: &Scope, lease: &Lease, by: &Origin) -> Entry {

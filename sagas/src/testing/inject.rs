@@ -5,7 +5,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::define::Definition;
-use crate::define::step::{Act, Given, Held, LocalRun, LocalUndo, RemoteUndo, Step, StepUndo};
+use crate::define::step::{
+    Act, ChildCalls, FanCalls, Given, Held, LocalRun, LocalUndo, RemoteCalls, RemoteUndo, Step, StepUndo,
+    WaitCalls,
+};
 use crate::ids::Phase;
 use crate::refusal::{Later, Probe, Reason, Refused, RemoteFault, Ruling};
 
@@ -26,6 +29,8 @@ pub enum How {
     Twice,
     /// The code panics.
     Panic,
+    /// The items of a fan-out cannot be laid out: the one way to stop before a pivot that cannot refuse.
+    Unlayable,
 }
 
 /// One planned fault.
@@ -69,8 +74,14 @@ impl Plan {
     }
 
     fn meet(&self, step: usize, phase: Phase) -> Option<How> {
+        self.meet_if(step, phase, |how| how != How::Unlayable)
+    }
+
+    fn meet_if(&self, step: usize, phase: Phase, fits: impl Fn(How) -> bool) -> Option<How> {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        let fault = faults.iter_mut().find(|it| it.step == step && it.phase == phase && it.times > 0)?;
+        let fault = faults
+            .iter_mut()
+            .find(|it| it.step == step && it.phase == phase && it.times > 0 && fits(it.how))?;
         fault.times -= 1;
         let how = fault.how;
         self.met.lock().unwrap_or_else(PoisonError::into_inner).push((step, phase, how));
@@ -109,7 +120,7 @@ fn refused(how: How) -> Option<Refused<Reason>> {
         How::Refuse => Some(Refused::business(INJECTED, "refused on request")),
         How::Later | How::LostBefore => Some(Refused::Later(Later::new("not now, on request"))),
         How::Closed => Some(Refused::Later(Later::at("closed, on request", 0))),
-        How::LostAfter | How::Twice | How::Panic => None,
+        How::LostAfter | How::Twice | How::Panic | How::Unlayable => None,
     }
 }
 
@@ -119,7 +130,7 @@ fn fault(how: How) -> Option<RemoteFault> {
         How::Later => Some(RemoteFault::later("not now, on request")),
         How::Closed => Some(RemoteFault::Later(Later::at("closed, on request", 0))),
         How::LostBefore => Some(RemoteFault::unknown("lost before, on request")),
-        How::LostAfter | How::Twice | How::Panic => None,
+        How::LostAfter | How::Twice | How::Panic | How::Unlayable => None,
     }
 }
 
@@ -139,80 +150,86 @@ fn wrap_act(place: usize, step: &Step, plan: &Arc<Plan>) -> Act {
     let plan = plan.clone();
     match step.act.clone() {
         Act::Local(run) => Act::Local(wrap_local(place, run, plan)),
-        Act::Remote(mut calls) => {
-            let (act, probe, acting) = (calls.act.clone(), calls.probe.clone(), plan.clone());
-            calls.act = Arc::new(move |cx, given: Given, order| -> Held<_> {
-                let met = acting.meet(place, Phase::Do);
-                if let Some(fault) = met.and_then(fault) {
-                    return Box::pin(async move { Err(fault) });
-                }
-                let called = act(cx, given, order);
-                Box::pin(async move {
-                    panic_if(met);
-                    let answer = called.await;
-                    if met.is_some() { Err(RemoteFault::unknown("lost after, on request")) } else { answer }
-                })
-            });
-            calls.probe = Arc::new(move |cx, given: Given| -> Held<_> {
-                if plan.is_blind(place) { Box::pin(async { Probe::NotApplied }) } else { probe(cx, given) }
-            });
-            Act::Remote(calls)
-        }
-        Act::FanOut(mut calls) => {
-            let (act, probe, acting) = (calls.act.clone(), calls.probe.clone(), plan.clone());
-            calls.act = Arc::new(move |cx, given: Given, item, order| -> Held<_> {
-                let met = acting.meet(place, Phase::Do);
-                if let Some(fault) = met.and_then(fault) {
-                    return Box::pin(async move { Err(fault) });
-                }
-                let called = act(cx, given, item, order);
-                Box::pin(async move {
-                    panic_if(met);
-                    let answer = called.await;
-                    if met.is_some() { Err(RemoteFault::unknown("lost after, on request")) } else { answer }
-                })
-            });
-            calls.probe = Arc::new(move |cx, given: Given, item| -> Held<_> {
-                if plan.is_blind(place) {
-                    Box::pin(async { Probe::NotApplied })
-                } else {
-                    probe(cx, given, item)
-                }
-            });
-            Act::FanOut(calls)
-        }
-        Act::Wait(mut calls) => {
-            if let Some(on_signal) = calls.on_signal.clone() {
-                calls.on_signal = Some(Arc::new(move |tx, cx, given, signal| {
-                    let met = plan.meet(place, Phase::Do);
-                    if met == Some(How::Refuse) {
-                        let reason = Reason::new(INJECTED, "refused on request");
-                        return Ok(Ruling::Refused(reason, Vec::new()));
-                    }
-                    if let Some(refused) = met.and_then(refused) {
-                        return Err(refused);
-                    }
-                    panic_if(met);
-                    let ruling = on_signal(tx, cx, given, signal)?;
-                    if met.is_some() { Err(lost()) } else { Ok(ruling) }
-                }));
-            }
-            Act::Wait(calls)
-        }
-        Act::Child(mut calls) => {
-            let finish = calls.finish.clone();
-            calls.finish = Arc::new(move |tx, cx, given, result| {
-                let met = plan.meet(place, Phase::Do);
-                if let Some(refused) = met.and_then(refused) {
-                    return Err(refused);
-                }
-                panic_if(met);
-                let finished = finish(tx, cx, given, result)?;
-                if met.is_some() { Err(lost()) } else { Ok(finished) }
-            });
-            Act::Child(calls)
-        }
+        Act::Remote(calls) => Act::Remote(wrap_remote(place, calls, plan)),
+        Act::FanOut(calls) => Act::FanOut(wrap_fan(place, calls, plan)),
+        Act::Wait(calls) => Act::Wait(wrap_wait(place, calls, plan)),
+        Act::Child(calls) => Act::Child(wrap_child(place, calls, plan)),
     }
+}
+
+/// A call that meets its fault, if one is planned: before it, after it, or instead of it.
+fn meddled<T: Send + 'static>(
+    met: Option<How>,
+    call: impl FnOnce() -> Held<Result<T, RemoteFault>>,
+) -> Held<Result<T, RemoteFault>> {
+    if let Some(fault) = met.and_then(fault) {
+        return Box::pin(async move { Err(fault) });
+    }
+    let called = call();
+    Box::pin(async move {
+        panic_if(met);
+        let answer = called.await;
+        if met.is_some() { Err(RemoteFault::unknown("lost after, on request")) } else { answer }
+    })
+}
+
+fn wrap_remote(place: usize, mut calls: RemoteCalls, plan: Arc<Plan>) -> RemoteCalls {
+    let (act, probe, acting) = (calls.act, calls.probe, plan.clone());
+    calls.act = Arc::new(move |cx, given: Given, order| -> Held<_> {
+        meddled(acting.meet(place, Phase::Do), || act(cx, given, order))
+    });
+    calls.probe = Arc::new(move |cx, given: Given| -> Held<_> {
+        if plan.is_blind(place) { Box::pin(async { Probe::NotApplied }) } else { probe(cx, given) }
+    });
+    calls
+}
+
+fn wrap_fan(place: usize, mut calls: FanCalls, plan: Arc<Plan>) -> FanCalls {
+    let (items, laying) = (calls.items, plan.clone());
+    calls.items =
+        Arc::new(move |given| match laying.meet_if(place, Phase::Do, |how| how == How::Unlayable) {
+            Some(_) => Err("the items cannot be laid out, on request".to_owned()),
+            None => items(given),
+        });
+    let (act, probe, acting) = (calls.act, calls.probe, plan.clone());
+    calls.act = Arc::new(move |cx, given: Given, item, order| -> Held<_> {
+        meddled(acting.meet(place, Phase::Do), || act(cx, given, item, order))
+    });
+    calls.probe = Arc::new(move |cx, given: Given, item| -> Held<_> {
+        if plan.is_blind(place) { Box::pin(async { Probe::NotApplied }) } else { probe(cx, given, item) }
+    });
+    calls
+}
+
+fn wrap_wait(place: usize, mut calls: WaitCalls, plan: Arc<Plan>) -> WaitCalls {
+    let Some(on_signal) = calls.on_signal.take() else { return calls };
+    calls.on_signal = Some(Arc::new(move |tx, cx, given, signal| {
+        let met = plan.meet(place, Phase::Do);
+        if met == Some(How::Refuse) {
+            return Ok(Ruling::Refused(Reason::new(INJECTED, "refused on request"), Vec::new()));
+        }
+        if let Some(refused) = met.and_then(refused) {
+            return Err(refused);
+        }
+        panic_if(met);
+        let ruling = on_signal(tx, cx, given, signal)?;
+        if met.is_some() { Err(lost()) } else { Ok(ruling) }
+    }));
+    calls
+}
+
+fn wrap_child(place: usize, mut calls: ChildCalls, plan: Arc<Plan>) -> ChildCalls {
+    let finish = calls.finish;
+    calls.finish = Arc::new(move |tx, cx, given, result| {
+        let met = plan.meet(place, Phase::Do);
+        if let Some(refused) = met.and_then(refused) {
+            return Err(refused);
+        }
+        panic_if(met);
+        let finished = finish(tx, cx, given, result)?;
+        if met.is_some() { Err(lost()) } else { Ok(finished) }
+    });
+    calls
 }
 
 fn wrap_local(place: usize, run: Arc<LocalRun>, plan: Arc<Plan>) -> Arc<LocalRun> {
@@ -248,16 +265,7 @@ fn wrap_undo(place: usize, step: &Step, plan: &Arc<Plan>) -> StepUndo {
         }
         StepUndo::Remote { within, run } => {
             let wrapped: Arc<RemoteUndo> = Arc::new(move |cx, given: Given| -> Held<_> {
-                let met = plan.meet(place, Phase::Undo);
-                if let Some(fault) = met.and_then(fault) {
-                    return Box::pin(async move { Err(fault) });
-                }
-                let undone = run(cx, given);
-                Box::pin(async move {
-                    panic_if(met);
-                    let answer = undone.await;
-                    if met.is_some() { Err(RemoteFault::unknown("lost after, on request")) } else { answer }
-                })
+                meddled(plan.meet(place, Phase::Undo), || run(cx, given))
             });
             StepUndo::Remote { within, run: wrapped }
         }

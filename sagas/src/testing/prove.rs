@@ -14,6 +14,7 @@ use super::inject::{Fault, How, INJECTED, Plan};
 use super::rounds::{Run, operator};
 use crate::StartRequest;
 use crate::define::Definition;
+use crate::define::step::Act;
 use crate::engine::{Engine, EngineParts, Observer, Verb};
 use crate::ids::{Phase, SagaKey};
 use crate::state::State;
@@ -173,10 +174,10 @@ impl<W: World> Prover<'_, W> {
         let times = if how == How::Twice { 1 } else { 3 };
         self.plan.set(vec![turn, Fault { step, phase: Phase::Undo, how, times }]);
         let run = self.begin(0).await?;
+        self.turn(&run, &turn).await?;
         let end = self.to_rest(&run, None).await?;
-        self.fault_was_met(turn.step, Phase::Do, How::Refuse)?;
         self.fault_was_met(step, Phase::Undo, how)?;
-        self.is_as_before(&run, end, INJECTED).await?;
+        self.is_as_before(&run, end, if turn.how == How::Refuse { INJECTED } else { "operator" }).await?;
         self.leave(run).await
     }
 
@@ -184,6 +185,7 @@ impl<W: World> Prover<'_, W> {
         let turn = self.turning_after(step)?;
         self.plan.set(vec![turn, Fault { step, phase: Phase::Undo, how: How::Later, times: u32::MAX }]);
         let run = self.begin(0).await?;
+        self.turn(&run, &turn).await?;
         expect(self.to_rest(&run, None).await?, State::StuckUndo)?;
         self.fault_was_met(step, Phase::Undo, How::Later)?;
         self.locks_are_kept(&run).await?;
@@ -263,15 +265,29 @@ impl<W: World> Prover<'_, W> {
         Ok(())
     }
 
-    /// The nearest step after this one that can refuse.
+    /// The nearest step after this one that can refuse; or a fan-out at the pivot, which cannot, but can be stopped.
     fn turning_after(&self, step: usize) -> Result<Fault, String> {
-        let later = expected_cells(self.definition);
-        let steps = self.definition.steps.iter().enumerate().skip(step + 1);
-        let mut refusing = steps.filter(|(_, it)| later.contains(&Cell::Do(it.name, How::Refuse)));
-        match refusing.next() {
-            Some((place, _)) => Ok(once(place, Phase::Do, How::Refuse)),
-            None => Err(format!("no step after {step} can refuse, so its undo cannot be reached")),
+        let cells = expected_cells(self.definition);
+        let later = || self.definition.steps.iter().enumerate().skip(step + 1);
+        if let Some((place, _)) = later().find(|(_, it)| cells.contains(&Cell::Do(it.name, How::Refuse))) {
+            return Ok(once(place, Phase::Do, How::Refuse));
         }
+        match later().find(|(place, _)| *place == self.definition.pivot()) {
+            Some((place, it)) if matches!(it.act, Act::FanOut(_)) => {
+                Ok(once(place, Phase::Do, How::Unlayable))
+            }
+            _ => Err(format!("no step after {step} can refuse, so its undo cannot be reached")),
+        }
+    }
+
+    /// Waits until it has turned round; what cannot refuse is turned round by a person.
+    async fn turn(&self, run: &Run, turn: &Fault) -> Result<(), String> {
+        if turn.how == How::Unlayable {
+            expect(self.to_rest(run, None).await?, State::StuckForward)?;
+            self.verb(run, Verb::Unwind).await?;
+        }
+        self.until_turned(run).await?;
+        self.fault_was_met(turn.step, Phase::Do, turn.how)
     }
 
     fn place(&self, step: &str) -> Result<usize, String> {
@@ -321,7 +337,7 @@ impl<W: World> Prover<'_, W> {
 
 /// A rule that says no, and code that panics, do so again when asked again; what is lost or busy is so once.
 fn once(step: usize, phase: Phase, how: How) -> Fault {
-    let times = if matches!(how, How::Refuse | How::Panic) { u32::MAX } else { 1 };
+    let times = if matches!(how, How::Refuse | How::Panic | How::Unlayable) { u32::MAX } else { 1 };
     Fault { step, phase, how, times }
 }
 

@@ -97,6 +97,18 @@ impl<W: World> Prover<'_, W> {
         Err(format!("it never waits at {step}"))
     }
 
+    pub(super) async fn until_turned(&self, run: &Run) -> Result<(), String> {
+        let forward = ["pending", "running", "waiting", "backoff", "stuck_forward"];
+        for _ in 0..LOOKS_MAX {
+            let shown = run.engine.show(&run.key).await.map_err(|why| why.to_string())?;
+            if !forward.contains(&shown.ok_or("it is gone")?.summary.state) {
+                return Ok(());
+            }
+            self.look(run, None).await?;
+        }
+        Err("it never turns round".to_owned())
+    }
+
     pub(super) async fn verb(&self, run: &Run, verb: Verb) -> Result<(), String> {
         let done = run.engine.operate(&run.key, verb, operator(), "the cause is gone").await;
         done.map(drop).map_err(|why| format!("the verb was refused: {why:?}"))

@@ -321,6 +321,43 @@ pub fn fan(outside: &Arc<Outside>) -> Definition {
         .unwrap()
 }
 
+/// Many equal calls that are the pivot: with the first of them it is passed.
+pub fn fan_pivot(outside: &Arc<Outside>) -> Definition {
+    let (one, two) = (outside.clone(), outside.clone());
+    Workflow::define("sample.fan_pivot")
+        .version(1)
+        .input::<Input>()
+        .locks(|input| vec![Lock::exclusive(format!("round/{}", input.round))])
+        .local(
+            "claim",
+            |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
+            drop_it("a"),
+        )
+        .local("claim_items", put("b"), drop_it("b"))
+        .pivot_fan_out("sign_items", |step| {
+            step.items(SECOND * 10, |_, _| (0..3_u32).collect())
+                .act(move |cx, input, _, item, _| {
+                    let outside = one.clone();
+                    async move { Ok(outside.apply(cx.effect, &name(&input, &format!("item{item}")))) }
+                })
+                .probe(move |cx, _, _, _| {
+                    let found = two.find(cx.effect);
+                    async move { found.map_or(Probe::NotApplied, Probe::Applied) }
+                })
+                .gather(|_, cx, input, before, outs: Vec<String>| {
+                    Ok((
+                        format!("{before}{}", outs.len()),
+                        vec![cx.entry("thing.gathered", name(input, "all"))],
+                    ))
+                })
+        })
+        .local("finalize", |tx, cx, input, before| {
+            Ok(Told::new(format!("{before}z"), put_from(tx, cx, input, "z")?))
+        })
+        .build()
+        .unwrap()
+}
+
 /// A step that is a workflow of its own.
 pub fn parent() -> Definition {
     Workflow::define("sample.parent")
