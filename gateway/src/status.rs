@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use audit::{Ledger, Standing};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::api::describe::openapi;
 use crate::api::{Exchange, Open, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 use crate::appliance::Tokens;
-use crate::health::{Health, Readiness};
+use crate::health::{Health, Readiness, ServiceLine};
 use crate::metrics::Metrics;
+use crate::routing::Router;
+use crate::routing::explain::{Explanation, RouteList};
 
 /// The status of the house.
 pub struct Status {
@@ -20,6 +22,18 @@ pub struct Status {
     metrics: Metrics,
     tokens: Tokens,
     ledger: Ledger,
+    router: Arc<Router>,
+}
+
+/// Which request to explain.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    /// The path, as a client would send it.
+    pub path: String,
+    /// The method; GET if absent.
+    #[serde(default)]
+    pub method: Option<String>,
 }
 
 /// What an operator sees.
@@ -31,6 +45,8 @@ pub struct StatusAnswer {
     pub origin: String,
     /// Ready, and part by part why or why not.
     pub readiness: Readiness,
+    /// Every service, in the process and upstream.
+    pub services: Vec<ServiceLine>,
     /// Whether the ledger takes writes, and if not, what was expected and found.
     pub ledger: String,
     /// Entries in the log.
@@ -41,8 +57,14 @@ pub struct StatusAnswer {
 
 impl Status {
     /// Over the parts it tells of.
-    pub fn new(health: Health, metrics: Metrics, tokens: Tokens, ledger: Ledger) -> Self {
-        Self { health, metrics, tokens, ledger }
+    pub fn new(
+        health: Health,
+        metrics: Metrics,
+        tokens: Tokens,
+        ledger: Ledger,
+        router: Arc<Router>,
+    ) -> Self {
+        Self { health, metrics, tokens, ledger, router }
     }
 
     fn answer(&self) -> StatusAnswer {
@@ -58,6 +80,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             origin: self.ledger.origin().to_owned(),
             readiness: self.health.readiness(true),
+            services: self.health.services(),
             ledger,
             entries: health.entries,
             unsealed_entries: health.unanchored_rows,
@@ -65,10 +88,10 @@ impl Status {
     }
 }
 
-/// Adds the status routes, and the description of all routes together.
-pub fn with_routes(status: &Arc<Status>, mut routes: Vec<Route>) -> Vec<Route> {
+/// The status routes, and the description of these and all other routes together.
+pub fn own_routes(status: &Arc<Status>, others: &[Route]) -> Vec<Route> {
     let to = || Arc::clone(status);
-    routes.extend([
+    let mut routes = vec![
         Route::get("/health/live").guard::<Open>().says("The daemon runs").gives_status(204).to(to(), live),
         Route::get("/health/ready")
             .guard::<Open>()
@@ -84,16 +107,28 @@ pub fn with_routes(status: &Arc<Status>, mut routes: Vec<Route>) -> Vec<Route> {
             .guard::<OperatorOnly>()
             .says("What the token and the TPM can do")
             .to(to(), token),
+        Route::get("/v1/routes")
+            .guard::<OperatorOnly>()
+            .says("The routes: prefixes, services, guards, breakers")
+            .gives::<RouteList>(200)
+            .to(to(), routes_of),
+        Route::get("/v1/routes/explain")
+            .guard::<OperatorOnly>()
+            .asks::<ExplainQuery>()
+            .says("Where a request would go, and why")
+            .gives::<Explanation>(200)
+            .to(to(), explain),
         Route::get("/metrics").guard::<OperatorOnly>().says("Figures for Prometheus").to(to(), metrics),
-    ]);
+    ];
     let described = Arc::new(std::sync::OnceLock::<String>::new());
     let describe = Route::get("/v1/openapi.json")
         .guard::<Open>()
         .says("This description")
         .to(Arc::clone(&described), description);
     routes.push(describe);
-    // Set once, from the very table that is served.
-    let _ = described.set(openapi(&routes).to_string());
+    let all: Vec<Route> = others.iter().chain(&routes).cloned().collect();
+    // Set once, from the very routes that are served.
+    let _ = described.set(openapi(&all).to_string());
     routes
 }
 
@@ -121,6 +156,16 @@ async fn token(status: Arc<Status>, _: OperatorPermit, (): (), ex: Exchange) -> 
         )),
         false => Reply::json(200, &probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>()),
     }
+}
+
+async fn routes_of(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {
+    Reply::json(200, &status.router.list())
+}
+
+async fn explain(status: Arc<Status>, _: OperatorPermit, (): (), ex: Exchange) -> Result<Reply, Problem> {
+    let query: ExplainQuery = ex.query()?;
+    let method = query.method.unwrap_or_else(|| "GET".to_owned()).to_ascii_uppercase();
+    Reply::json(200, &status.router.explain(&method, &query.path))
 }
 
 async fn metrics(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {

@@ -12,6 +12,7 @@ use crate::api::{Actor, Origin};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
+use crate::traces::spanned;
 
 /// The ground of a service; cheap to clone.
 #[derive(Clone)]
@@ -42,7 +43,7 @@ impl Ground {
         T: Send + 'static,
         E: From<LedgerRefused> + Send + 'static,
     {
-        written(self.ledger.write(work).await)
+        written(spanned("ledger.write", self.ledger.write(work)).await)
     }
 
     /// Looks at rows.
@@ -57,7 +58,7 @@ impl Ground {
         T: Send + 'static,
         E: From<LedgerRefused> + Send + 'static,
     {
-        self.ledger.read(work).await.map_err(|refused| match refused {
+        spanned("ledger.read", self.ledger.read(work)).await.map_err(|refused| match refused {
             ReadRefused::Rejected(own) => own,
             ReadRefused::Overloaded => LedgerRefused::Overloaded.into(),
             ReadRefused::Failed(fault) => LedgerRefused::Fault(Some(fault)).into(),

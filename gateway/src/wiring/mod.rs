@@ -2,6 +2,7 @@
 //! Who enters: the command line, with a checked configuration.
 //! What leaves: a house, ready to serve; or why it cannot stand, before anything listens.
 
+mod doors;
 mod unbuilt;
 
 use std::path::Path;
@@ -13,6 +14,8 @@ use audit::{
 };
 use hsm::{Token, TokenConfig};
 
+pub use self::doors::UpstreamsRefused;
+use self::doors::{Doors, Services};
 pub use self::unbuilt::Unbuilt;
 use self::unbuilt::UnbuiltRead;
 use crate::admission::Admission;
@@ -20,15 +23,16 @@ use crate::appliance::init::{self, InitRefused};
 use crate::appliance::master;
 use crate::appliance::{BadRecord, Facts, Tokens, store};
 use crate::boundary::drain::Register;
-use crate::boundary::gate::{Gate, GateParts};
-use crate::boundary::tree::{Claimed, RouteTree};
+use crate::boundary::gate::Gate;
 use crate::ca::Authority;
+use crate::compartments::Compartments;
 use crate::config::Config;
 use crate::custody::Custody;
 use crate::dice::Dice;
 use crate::hardware::{TokenAnchor, TokenSealer};
 use crate::health::{Health, Probes};
 use crate::metrics::Metrics;
+use crate::routing::Router;
 use crate::sealing::Keeper;
 use crate::services;
 use crate::services::audit::Audit;
@@ -39,7 +43,6 @@ use crate::services::roster::Roster;
 use crate::services::signing::Signing;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
-use crate::status::{self, Status};
 
 /// The house, built.
 pub struct House {
@@ -69,6 +72,10 @@ pub struct House {
     pub keys: Arc<Keys>,
     /// Workspaces, for housekeeping.
     pub workspaces: Arc<Workspaces>,
+    /// Where requests go.
+    pub router: Arc<Router>,
+    /// The services' compartments.
+    pub compartments: Compartments,
 }
 
 /// Starts the tokens that the configuration names.
@@ -246,7 +253,9 @@ struct Parts {
 
 async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let Parts { ground, tokens, custody, keeper, note_keys, authority, facts } = parts;
-    let (metrics, register, health) = (Metrics::default(), Register::default(), Health::default());
+    let (metrics, register, compartments) =
+        (Metrics::default(), Register::default(), Compartments::default());
+    let health = Health::of(compartments.clone());
     let roster = Roster::new(Arc::clone(&ground.clock));
     let signer = Signer::new(tokens.keys.clone(), metrics.clone());
     let hang_up = Arc::new(register.clone());
@@ -257,20 +266,26 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let signing =
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
     let audit = Arc::new(Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports()));
-    let status =
-        Arc::new(Status::new(health.clone(), metrics.clone(), tokens.clone(), ground.ledger.clone()));
     workspaces.load().await?;
     devices.load().await?;
-    let rooms = Rooms {
+    let services = Services {
         workspaces: &workspaces,
         devices: &devices,
         keys: &keys,
         signing: &signing,
         audit: &audit,
-        status: &status,
+        health: &health,
+        tokens: &tokens,
     };
-    let gate = |routes| gate(config, routes, &roster, &register, &metrics, &ground);
-    let (api, local) = (gate(rooms.routes())?, gate(rooms.routes())?);
+    let parts = Doors {
+        config,
+        ground: &ground,
+        roster: &roster,
+        register: &register,
+        metrics: &metrics,
+        compartments: &compartments,
+    };
+    let (router, [api, local]) = parts.open(&services)?;
     let seal = facts.log.note_key(&config.ledger.origin, &tokens.keys)?.1;
     let probes = Probes {
         ground: ground.clone(),
@@ -294,46 +309,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         local,
         keys,
         workspaces,
+        router,
+        compartments,
     })
-}
-
-struct Rooms<'a> {
-    workspaces: &'a Arc<Workspaces>,
-    devices: &'a Arc<Devices>,
-    keys: &'a Arc<Keys>,
-    signing: &'a Arc<Signing>,
-    audit: &'a Arc<Audit>,
-    status: &'a Arc<Status>,
-}
-
-impl Rooms<'_> {
-    fn routes(&self) -> Vec<crate::api::Route> {
-        let mut routes = services::workspaces::routes::routes(self.workspaces);
-        routes.extend(services::devices::routes::routes(self.devices));
-        routes.extend(services::keys::routes::routes(self.keys));
-        routes.extend(services::signing::routes::routes(self.signing));
-        routes.extend(services::audit::routes::routes(self.audit));
-        status::with_routes(self.status, routes)
-    }
-}
-
-fn gate(
-    config: &Config,
-    routes: Vec<crate::api::Route>,
-    roster: &Roster,
-    register: &Register,
-    metrics: &Metrics,
-    ground: &Ground,
-) -> Result<Arc<Gate>, Claimed> {
-    Ok(Arc::new(Gate::new(GateParts {
-        tree: RouteTree::new(routes)?,
-        directory: Arc::new(roster.clone()),
-        register: register.clone(),
-        dice: ground.dice.clone(),
-        clock: Arc::clone(&ground.clock),
-        metrics: metrics.clone(),
-        workspace_quota: config.rates.workspace,
-        address_quota: config.rates.address,
-        trusted_proxies: config.api.trusted_proxies.clone(),
-    })))
 }

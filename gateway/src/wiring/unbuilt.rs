@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use hsm::StartRefused;
 
+use super::doors::UpstreamsRefused;
 use crate::appliance::BadRecord;
 use crate::appliance::init::InitRefused;
 use crate::appliance::master::MasterRefused;
-use crate::boundary::tree::Claimed;
+use crate::routing::Unroutable;
 use crate::services::devices::DevicesRefused;
 use crate::services::ground::LedgerRefused;
 use crate::services::keys::KeysRefused;
@@ -57,7 +58,10 @@ pub enum Unbuilt {
     Keys(#[from] KeysRefused),
     /// Two services claim one path.
     #[error(transparent)]
-    Routes(#[from] Claimed),
+    Routes(#[from] Unroutable),
+    /// An upstream, or the collector of traces, cannot be spoken to.
+    #[error("an upstream cannot be served")]
+    Upstreams(#[from] UpstreamsRefused),
     /// The ledger gave nothing.
     #[error(transparent)]
     Read(#[from] LedgerRefused),
