@@ -177,6 +177,11 @@ impl Standing {
 }
 
 impl Asker {
+    /// At a gate of one's own.
+    pub fn at(gate: Arc<Gate>, peer: Peer) -> Self {
+        Self { gate, peer, headers: vec![] }
+    }
+
     /// The same, with one more header.
     pub fn with(&self, name: &'static str, value: &str) -> Self {
         let mut asker = self.clone();
