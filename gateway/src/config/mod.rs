@@ -111,17 +111,14 @@ pub struct LogConfig {
 }
 
 /// Traces.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TracesConfig {
     /// The collector's receiver for OTLP over HTTP; without one nothing is exported.
-    #[serde(default)]
     pub otlp: Option<String>,
     /// The CA of the collector's certificate, PEM; needed for https.
-    #[serde(default)]
     pub otlp_ca: Option<PathBuf>,
     /// Traces begun as recorded in a second.
-    #[serde(default = "default_recorded")]
     pub recorded_per_second_max: u32,
 }
 
@@ -196,14 +193,16 @@ impl Default for RatesConfig {
     }
 }
 
+impl Default for TracesConfig {
+    fn default() -> Self {
+        Self { otlp: None, otlp_ca: None, recorded_per_second_max: 100 }
+    }
+}
+
 impl Default for LogConfig {
     fn default() -> Self {
         Self { format: LogFormat::Json, filter: "info".to_owned() }
     }
-}
-
-fn default_recorded() -> u32 {
-    100
 }
 
 /// Kind to a TPM's memory: about 105 thousand writes a year.
