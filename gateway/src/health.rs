@@ -134,7 +134,6 @@ impl Health {
         let parts: Vec<Part> =
             [Some(token), Some(ledger), Some(probes.anchor()), tpm].into_iter().flatten().collect();
         probes.figures(&parts);
-        self.compartments.seen().iter().for_each(|seen| figures_of_service(seen, &probes.metrics));
         let ready = parts.iter().all(|part| part.ready);
         self.put(Readiness { ready, parts, services: Vec::new() });
     }
@@ -238,15 +237,6 @@ impl From<Seen> for ServiceLine {
             refused: seen.refused,
         }
     }
-}
-
-fn figures_of_service(seen: &Seen, metrics: &Metrics) {
-    let isolated = seen.standing.is_some_and(|standing| standing != breaker::Standing::Closed);
-    metrics.set_service(&seen.name, "isolated", f64::from(u8::from(isolated)));
-    metrics.set_service(&seen.name, "in_flight", as_figure(seen.in_flight as u64));
-    metrics.set_service(&seen.name, "waiting", as_figure(seen.waiting as u64));
-    metrics.set_service(&seen.name, "trips", as_figure(seen.trips));
-    metrics.set_service(&seen.name, "refused", as_figure(seen.refused));
 }
 
 fn figures_of(ledger: &Ledger, metrics: &Metrics) {

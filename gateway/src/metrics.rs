@@ -125,6 +125,11 @@ impl Metrics {
         self.gauges.get_or_create(&GaugeLabel { part, figure }).set(value);
     }
 
+    /// Forgets the figures of all services, for some may be gone.
+    pub fn clear_services(&self) {
+        self.services.clear();
+    }
+
     /// Sets a figure of a service.
     pub fn set_service(&self, service: &str, figure: &'static str, value: f64) {
         self.services.get_or_create(&ServiceLabel { service: service.to_owned(), figure }).set(value);

@@ -15,6 +15,7 @@ use crate::health::{Health, Readiness, ServiceLine};
 use crate::metrics::Metrics;
 use crate::routing::Router;
 use crate::routing::explain::{Explanation, RouteList};
+use crate::traces::Traces;
 
 /// The status of the house.
 pub struct Status {
@@ -23,6 +24,7 @@ pub struct Status {
     tokens: Tokens,
     ledger: Ledger,
     router: Arc<Router>,
+    traces: Traces,
 }
 
 /// Which request to explain.
@@ -63,8 +65,31 @@ impl Status {
         tokens: Tokens,
         ledger: Ledger,
         router: Arc<Router>,
+        traces: Traces,
     ) -> Self {
-        Self { health, metrics, tokens, ledger, router }
+        Self { health, metrics, tokens, ledger, router, traces }
+    }
+
+    /// The figures of services and traces, as they are when somebody asks.
+    #[expect(clippy::cast_precision_loss, reason = "figures on a dashboard")]
+    fn refresh(&self) {
+        self.metrics.clear_services();
+        for line in self.health.services() {
+            let set = |figure, value| self.metrics.set_service(&line.service, figure, value);
+            set("isolated", f64::from(u8::from(line.code != "serves")));
+            set("in_flight", line.in_flight as f64);
+            set("waiting", line.waiting as f64);
+            set("trips", line.trips as f64);
+            set("refused", line.refused as f64);
+        }
+        for upstream in self.router.upstreams() {
+            let (out, retries) = upstream.figures();
+            let set =
+                |figure, value| self.metrics.set_service(upstream.config().name.as_str(), figure, value);
+            set("endpoints_out", out as f64);
+            set("retries", retries as f64);
+        }
+        self.metrics.set("traces", "not_exported", self.traces.dropped() as f64);
     }
 
     fn answer(&self) -> StatusAnswer {
@@ -169,6 +194,7 @@ async fn explain(status: Arc<Status>, _: OperatorPermit, (): (), ex: Exchange) -
 }
 
 async fn metrics(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {
+    status.refresh();
     Ok(Reply::text("application/openmetrics-text; version=1.0.0; charset=utf-8", status.metrics.text()))
 }
 

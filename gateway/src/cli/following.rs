@@ -39,7 +39,7 @@ pub(super) fn route(common: &Common, command: RouteCommand) -> Result<(), Failur
                 common.json,
                 &answer,
                 "routes",
-                &["prefix", "service", "kind", "breaker", "endpoints"],
+                &["prefix", "service", "breaker", "routes", "endpoints"],
             );
         }
         RouteCommand::Explain { path, method } => {

@@ -24,7 +24,7 @@ pub struct RouteLine {
     pub kind: Kind,
     /// Its breaker: `closed`, `open`, `half_open`, `ramping`, or `none` if it is never isolated.
     pub breaker: &'static str,
-    /// The routes below the prefix that are this service's: method, pattern, guard.
+    /// What may be asked there, and by whom: method and guard; `*` for all that is forwarded.
     pub routes: Vec<String>,
     /// The upstream's endpoints.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -93,16 +93,10 @@ impl Router {
             breaker: breaker_word(&target.compartment().seen()),
             routes: match target {
                 Target::Room(room) => {
-                    let own = room.tree.routes().iter();
-                    let own = own.filter(|route| {
-                        table.prefixes.longest(route.pattern).is_some_and(|(longest, _)| longest == prefix)
-                    });
-                    own.map(|route| {
-                        format!("{} {}: {}", route.method.text(), route.pattern, guard_text(route.guard))
-                    })
-                    .collect()
+                    let own = room.tree.routes().iter().filter(|route| route.pattern == prefix);
+                    own.map(|route| format!("{} {}", route.method.text(), guard_text(route.guard))).collect()
                 }
-                Target::Upstream(upstream) => vec![format!("any: {}", guard_text(upstream.guard().kind()))],
+                Target::Upstream(upstream) => vec![format!("* {}", guard_text(upstream.guard().kind()))],
             },
             endpoints: match target {
                 Target::Room(_) => Vec::new(),

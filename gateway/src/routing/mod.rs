@@ -5,6 +5,7 @@
 pub mod explain;
 pub mod tree;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -12,7 +13,6 @@ use arc_swap::ArcSwap;
 use self::tree::{Claimed, RouteTree};
 use crate::api::Route;
 use crate::compartments::Compartment;
-use crate::paths::prefixes::{covers, segments};
 use crate::paths::{Prefixes, Tie};
 use crate::upstream::Upstream;
 
@@ -77,6 +77,11 @@ impl Room {
     ) -> Result<Arc<Self>, Claimed> {
         Ok(Arc::new(Self { name, compartment, tree: RouteTree::new(routes)? }))
     }
+
+    /// Each pattern of its routes is a prefix: so there is no second list to keep in step with the routes.
+    fn prefixes(&self) -> BTreeSet<&'static str> {
+        self.tree.routes().iter().map(|route| route.pattern).collect()
+    }
 }
 
 impl Target {
@@ -135,8 +140,10 @@ impl Router {
 impl Table {
     fn new(rooms: Vec<Arc<Room>>, upstreams: &[Arc<Upstream>]) -> Result<Self, Unroutable> {
         let mut prefixes = Prefixes::default();
-        for (prefix, room) in fewest(&rooms) {
-            add(&mut prefixes, prefix, Target::Room(room))?;
+        for room in &rooms {
+            for prefix in room.prefixes() {
+                add(&mut prefixes, prefix, Target::Room(Arc::clone(room)))?;
+            }
         }
         for upstream in upstreams {
             add(&mut prefixes, &upstream.config().prefix, Target::Upstream(Arc::clone(upstream)))?;
@@ -151,25 +158,6 @@ fn add(prefixes: &mut Prefixes<Target>, prefix: &str, target: Target) -> Result<
         let holder = prefixes.covering(&first).pop().map(|(_, target)| target.name().to_owned());
         Unroutable::Prefix { prefix: prefix.to_owned(), first: holder.unwrap_or(first), second }
     })
-}
-
-/// The fewest prefixes that send each route's path to its own service: a pattern is left out where a shorter one of the
-/// same service reaches it already, and no other service stands in between.
-fn fewest(rooms: &[Arc<Room>]) -> Vec<(&'static str, Arc<Room>)> {
-    let mut all: Vec<(&'static str, &Arc<Room>)> = rooms
-        .iter()
-        .flat_map(|room| room.tree.routes().iter().map(move |route| (route.pattern, room)))
-        .collect();
-    all.sort_by_key(|(pattern, room)| (segments(pattern).count(), *pattern, room.name));
-    all.dedup_by_key(|(pattern, room)| (*pattern, room.name));
-    let mut kept: Vec<(&'static str, Arc<Room>)> = Vec::new();
-    for (pattern, room) in all {
-        let reached = kept.iter().rev().find(|(shorter, _)| covers(shorter, pattern));
-        if reached.is_none_or(|(_, other)| other.name != room.name) {
-            kept.push((pattern, Arc::clone(room)));
-        }
-    }
-    kept
 }
 
 #[cfg(test)]
@@ -219,15 +207,6 @@ mod tests {
         ] {
             assert_eq!(name(path).as_deref(), service, "{path}");
         }
-    }
-
-    #[test]
-    fn the_table_holds_no_prefix_more_than_it_needs() {
-        let kept: Vec<_> = fewest(&rooms()).into_iter().map(|(prefix, room)| (prefix, room.name)).collect();
-        assert_eq!(
-            kept,
-            [("/v1/keys", "keys"), ("/v1/sign-batch", "signing"), ("/v1/keys/{key}/sign", "signing")]
-        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use http::{HeaderMap, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
 use super::answered::{self, Taken};
 use super::headers::{self, Said};
@@ -68,6 +68,7 @@ impl Upstream {
     }
 
     async fn exchange(&self, request: Request<Sent>) -> Result<Attempted, Failed> {
+        let to_head = request.method() == Method::HEAD;
         let answer = self.client.request(request).await.map_err(|why| match why.is_connect() {
             true => Failed::Unsent(chain(&why)),
             false => Failed::Broken(chain(&why)),
@@ -78,7 +79,7 @@ impl Upstream {
         }
         let taken = answered::take(body, self.config.answer_bytes_max).await;
         let body = taken.map_err(|why| Failed::Broken(why.to_string()))?;
-        Ok(Attempted { status: head.status, headers: headers::of_answer(&head.headers), body })
+        Ok(Attempted { status: head.status, headers: headers::of_answer(&head.headers, to_head), body })
     }
 
     fn request(

@@ -89,9 +89,13 @@ pub(super) fn of_request(came: &HeaderMap) -> HeaderMap {
 }
 
 /// The answer's headers without those of the hop, and without words that only we say.
-pub(super) fn of_answer(came: &HeaderMap) -> HeaderMap {
+pub(super) fn of_answer(came: &HeaderMap, to_head: bool) -> HeaderMap {
     let named = named_by_connection(came);
     let mut kept = HeaderMap::with_capacity(came.len() + 4);
+    // An answer to HEAD has no body of its own that the length could be taken from.
+    if let Some(length) = came.get(header::CONTENT_LENGTH).filter(|_| to_head) {
+        kept.insert(header::CONTENT_LENGTH, length.clone());
+    }
     for (name, value) in came {
         let text = name.as_str();
         let ours = text.starts_with("chancery-")
@@ -191,7 +195,8 @@ mod tests {
             ("content-type", "text/plain"),
         ]);
         assert_eq!(names(&of_request(&came)), ["content-type"]);
-        assert_eq!(names(&of_answer(&came)), ["content-type"]);
+        assert_eq!(names(&of_answer(&came, false)), ["content-type"]);
+        assert_eq!(names(&of_answer(&came, true)), ["content-length", "content-type"]);
     }
 
     #[test]
@@ -204,6 +209,6 @@ mod tests {
     fn an_upstream_cannot_speak_with_our_words() {
         let came =
             headers(&[("chancery-entry", "7"), ("request-id", "x"), ("traceparent", "x"), ("etag", "1")]);
-        assert_eq!(names(&of_answer(&came)), ["etag"]);
+        assert_eq!(names(&of_answer(&came, false)), ["etag"]);
     }
 }

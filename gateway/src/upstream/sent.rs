@@ -141,7 +141,7 @@ impl Body for Sent {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => body.size_hint(),
-            Self::Streamed(stream, None) => lock(stream).hint.clone(),
+            Self::Streamed(stream, None) => lock(stream).hint,
             Self::Streamed(_, Some(incoming)) => incoming.size_hint(),
         }
     }

@@ -97,6 +97,7 @@ impl Doors<'_> {
             services.tokens.clone(),
             self.ground.ledger.clone(),
             Arc::clone(router),
+            traces.clone(),
         ));
         let following = Arc::new(Following::new(traces.clone(), vec![services.audit.clone()]));
         let own: Vec<(&'static str, Vec<Route>)> = vec![
