@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use promises::{eventually, get};
 use simulators::Upstream;
 use simulators::upstream::{Behaviour, Speaks};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{Ground, before, ground};
 
@@ -168,4 +169,41 @@ async fn health_figures_and_command_line_say_which_service_is_isolated() {
     assert!(["open", "half_open"].contains(&explained["breaker"].as_str().unwrap()), "{explained}");
     let listed = String::from_utf8(ground.house.cli(&["route", "list"]).stdout).unwrap();
     assert!(listed.contains("/v1/keys/{key}/sign") && listed.contains("/sick"), "{listed}");
+}
+
+#[tokio::test]
+async fn callers_that_send_slowly_or_hang_up_blame_nobody_and_leave_their_places() {
+    let (sick, well) =
+        (Upstream::plain(Speaks::Http1).await.unwrap(), Upstream::plain(Speaks::Http1).await.unwrap());
+    let bounds = [("wait_ms_max", 400.into()), ("in_flight_max", 4.into()), ("queue_max", 0.into())];
+    let ground = ground(vec![before("sick", &sick, &bounds), before("well", &well, &[])]).await;
+    for _ in 0..8 {
+        // A body that is announced and never comes.
+        let config = ground.member.identity.client_config(promises::Protocol::H1);
+        let mut slow = ground.house.door().tls(config).await.unwrap();
+        let head = format!(
+            "POST /sick HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nContent-Length: 100\r\n\r\nabc",
+            ground.member.secret
+        );
+        slow.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 2048];
+        let length =
+            promises::within("an answer", Duration::from_secs(20), slow.read(&mut answer)).await.unwrap();
+        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(text.starts_with("HTTP/1.1 408"), "{text}");
+    }
+    sick.behave(Behaviour::HangAfter);
+    for _ in 0..8 {
+        let connection = ground.member.connect(promises::Protocol::H2).await;
+        let arrived = sick.arrived();
+        let asking = tokio::spawn(async move { connection.send(get("/sick")).await });
+        let here = || async { (sick.arrived() > arrived).then_some(()) };
+        eventually("it is under way", Duration::from_secs(10), here).await;
+        asking.abort();
+    }
+    let free = || async { (sick_line(&ground).await["in_flight"] == 0).then_some(()) };
+    eventually("the places are free", Duration::from_secs(10), free).await;
+    sick.behave(Behaviour::Well);
+    ground.member.ask(get("/sick")).await.expect(200);
+    assert_eq!(sick_line(&ground).await["trips"], 0);
 }

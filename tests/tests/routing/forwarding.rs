@@ -177,3 +177,19 @@ async fn methods_that_turn_a_proxy_against_its_network_are_not_forwarded() {
     assert_eq!(upstream.arrived(), 4);
     ground.member.ask(get("/a").method("HEAD")).await.expect(200);
 }
+
+#[tokio::test]
+async fn long_bodies_go_through_whole_whatever_is_spoken_on_either_side() {
+    for (speaks, protocol) in [(Speaks::Http1, "http1"), (Speaks::H2, "h2")] {
+        let upstream = Upstream::plain(speaks).await.unwrap();
+        let bounds = [("protocol", protocol.into()), ("body_bytes_max", (8 << 20).into())];
+        let ground = ground(vec![before("a", &upstream, &bounds)]).await;
+        let body: Vec<u8> = (0..5_u32 << 18).flat_map(u32::to_le_bytes).collect();
+        for ours in [Protocol::H1, Protocol::H2] {
+            let connection = ground.member.connect(ours).await;
+            connection.send(post("/a", Value::Null).raw(body.clone())).await.unwrap().expect(200);
+        }
+        assert!(upstream.seen().iter().all(|seen| seen.body == body), "a body was changed on its way");
+        assert_eq!(upstream.effects(), 2);
+    }
+}

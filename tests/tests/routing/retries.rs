@@ -90,3 +90,17 @@ async fn of_all_requests_no_more_than_a_fifth_is_repeated() {
     assert!(repeated <= most, "{repeated} of {} were repeated, at most {most} may be", ROUNDS * 3);
     assert!(repeated >= ROUNDS * 3 / 10, "only {repeated} were repeated: is the budget used at all?");
 }
+
+#[tokio::test]
+async fn an_endpoint_that_keeps_failing_is_left_out_and_the_others_carry_on() {
+    let (sick, well) =
+        (Upstream::plain(Speaks::Http1).await.unwrap(), Upstream::plain(Speaks::Http1).await.unwrap());
+    sick.behave(Behaviour::FailBefore(500));
+    let ground = ground(vec![table("a", "/a", &[sick.endpoint(), well.endpoint()])]).await;
+    for _ in 0..40 {
+        ground.member.ask(post("/a", json!({}))).await;
+    }
+    assert_eq!((sick.arrived(), well.arrived()), (5, 35), "five failures in a row, then no more");
+    let figures = ground.house.operator().ask(get("/metrics")).await.expect(200).text();
+    assert!(figures.contains("chancery_service{service=\"a\",figure=\"endpoints_out\"} 1"), "{figures}");
+}
