@@ -228,12 +228,20 @@ pub(super) fn wants_text(headers: &HeaderMap) -> bool {
         .is_some_and(|text| text.starts_with("text/plain"))
 }
 
-/// The path as everybody behind us will read it. Two lengths on one message, or a path with two readings, are refused.
+/// The path as everybody behind us will read it. What could be read in two ways is refused: two lengths on one message, a
+/// coding of the transfer that the next hop would not be told of, a path with two readings.
 fn one_reading(head: &http::request::Parts) -> Result<PlainPath<'_>, Problem> {
     if head.extensions.get::<TwoLengths>().is_some() {
         return Err(Problem::new(
             Code::BadRequest,
             "the request has two lengths; send Content-Length or Transfer-Encoding, not both",
+        ));
+    }
+    let mut codings = head.headers.get_all(http::header::TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Problem::new(
+            Code::BadRequest,
+            "send the body with Transfer-Encoding: chunked and no other coding",
         ));
     }
     PlainPath::of(head.uri.path()).map_err(|why| Problem::new(Code::BadRequest, why.to_string()))

@@ -114,13 +114,20 @@ impl Upstream {
         (self.rota().out(self.began.elapsed()), self.retries.load(Ordering::Relaxed))
     }
 
-    /// Forwards a request, for a caller who has proven that it may.
-    ///
-    /// ```compile_fail
+    /// Forwards a request, for a caller who has proven that it may. With a guard's evidence:
+    /// ```
+    /// use gateway::api::Entrant;
     /// use gateway::upstream::{Passage, Upstream};
-    /// // Without a guard's evidence there is nothing to call this with.
-    /// async fn forward(upstream: &Upstream, passage: Passage<'_>, body: hyper::body::Incoming) {
-    ///     let _ = upstream.forward((), passage, body).await;
+    /// async fn forward(up: &Upstream, by: &Entrant, passage: Passage<'_>, body: hyper::body::Incoming) {
+    ///     let _ = up.forward(by, passage, body).await;
+    /// }
+    /// ```
+    /// With the mere word of the caller there is nothing to call this with:
+    /// ```compile_fail
+    /// use gateway::api::Caller;
+    /// use gateway::upstream::{Passage, Upstream};
+    /// async fn forward(up: &Upstream, by: &Caller, passage: Passage<'_>, body: hyper::body::Incoming) {
+    ///     let _ = up.forward(by, passage, body).await;
     /// }
     /// ```
     ///

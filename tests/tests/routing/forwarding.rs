@@ -175,7 +175,12 @@ async fn methods_that_turn_a_proxy_against_its_network_are_not_forwarded() {
         ground.member.ask(get("/a").method(method)).await.expect(200);
     }
     assert_eq!(upstream.arrived(), 4);
-    ground.member.ask(get("/a").method("HEAD")).await.expect(200);
+    let head = ground.member.ask(get("/a").method("HEAD")).await.expect(200);
+    assert_eq!(
+        (head.header("content-length"), head.body.len()),
+        (Some("2"), 0),
+        "the length of what GET would give"
+    );
 }
 
 #[tokio::test]

@@ -134,6 +134,11 @@ async fn a_message_with_two_lengths_is_refused_whichever_comes_first() {
         let answer = raw(&ground, &text).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{lengths}: {answer}");
     }
+    let coded = "POST /a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {secret}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+    assert!(
+        raw(&ground, coded).await.starts_with("HTTP/1.1 400"),
+        "a coding that the upstream would not be told of"
+    );
     assert_eq!(upstream.arrived(), 0);
     let chunked = "POST /a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     assert!(raw(&ground, chunked).await.starts_with("HTTP/1.1 200"), "chunked alone is as it should be");
