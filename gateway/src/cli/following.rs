@@ -48,7 +48,8 @@ pub(super) fn route(common: &Common, command: RouteCommand) -> Result<(), Failur
             let fields =
                 ["method", "path", "outcome", "why", "service", "route", "guard", "allow", "breaker"];
             show::fields(common.json, &answer, &fields);
-            if !common.json {
+            let any = answer["considered"].as_array().is_some_and(|all| !all.is_empty());
+            if any && !common.json {
                 say!("");
                 show::table(false, &answer, "considered", &["prefix", "service", "wins", "why"]);
             }

@@ -68,7 +68,7 @@ fn check(segment: &str) -> Result<bool, PathRefused> {
     }
     let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'%' && byte != b'\\';
     if segment.bytes().all(plain) {
-        return if matches!(segment, "." | "..") { Err(PathRefused::Dots) } else { Ok(false) };
+        return if climbs(segment.as_bytes()) { Err(PathRefused::Dots) } else { Ok(false) };
     }
     let decoded = decode(segment)?;
     if decoded.iter().any(|byte| byte.is_ascii_control()) {
@@ -77,7 +77,12 @@ fn check(segment: &str) -> Result<bool, PathRefused> {
     std::str::from_utf8(&decoded).map_err(|_| PathRefused::NotUtf8)?;
     // With its dots decoded, `%2e%2e` is what it wanted to hide; and an encoded dot elsewhere serves nobody.
     let dots = segment.as_bytes().windows(3).any(|three| three.eq_ignore_ascii_case(b"%2e"));
-    if dots || matches!(decoded.as_slice(), b"." | b"..") { Err(PathRefused::Dots) } else { Ok(true) }
+    if dots || climbs(&decoded) { Err(PathRefused::Dots) } else { Ok(true) }
+}
+
+/// Dots alone, or before a semicolon: some servers cut off what follows it before they climb.
+fn climbs(segment: &[u8]) -> bool {
+    matches!(segment.split(|byte| *byte == b';').next(), Some(b"." | b".."))
 }
 
 fn decode(segment: &str) -> Result<Vec<u8>, PathRefused> {
@@ -154,6 +159,9 @@ mod tests {
             ("/a/%2e%2E/b", PathRefused::Dots),
             ("/a/.%2e/b", PathRefused::Dots),
             ("/a/x%2ejson", PathRefused::Dots),
+            ("/a/..;/b", PathRefused::Dots),
+            ("/a/..;x=1/b", PathRefused::Dots),
+            ("/a/..%3b/b", PathRefused::Dots),
             ("/a%2fb", PathRefused::HiddenSeparator),
             ("/a%2Fb", PathRefused::HiddenSeparator),
             ("/a%5cb", PathRefused::HiddenSeparator),
@@ -182,7 +190,7 @@ mod tests {
     #[test]
     fn what_needs_no_encoding_is_decoded_and_the_rest_written_in_one_way() {
         assert_eq!(plain("/%61%70i/%e2%82%ac/a%20b"), Ok("/api/%E2%82%AC/a%20b".to_owned()));
-        assert_eq!(plain("/a.b/..c/..."), Ok("/a.b/..c/...".to_owned()));
+        assert_eq!(plain("/a.b;v=1/..c/..."), Ok("/a.b;v=1/..c/...".to_owned()));
         // A percent sign that was itself encoded stays so: `%252f` never becomes a separator.
         assert_eq!(plain("/a%252fb"), Ok("/a%252fb".to_owned()));
     }

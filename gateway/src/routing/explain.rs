@@ -94,7 +94,8 @@ impl Router {
             routes: match target {
                 Target::Room(room) => {
                     let own = room.tree.routes().iter().filter(|route| route.pattern == prefix);
-                    own.map(|route| format!("{} ({})", route.method.text(), guard_text(route.guard))).collect()
+                    own.map(|route| format!("{} ({})", route.method.text(), guard_text(route.guard)))
+                        .collect()
                 }
                 Target::Upstream(upstream) => vec![format!("* ({})", guard_text(upstream.guard().kind()))],
             },
