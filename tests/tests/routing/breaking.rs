@@ -207,3 +207,30 @@ async fn callers_that_send_slowly_or_hang_up_blame_nobody_and_leave_their_places
     ground.member.ask(get("/sick")).await.expect(200);
     assert_eq!(sick_line(&ground).await["trips"], 0);
 }
+
+#[tokio::test]
+async fn a_caller_that_stops_reading_keeps_no_place_and_blames_nobody() {
+    let (sick, well) =
+        (Upstream::plain(Speaks::Http1).await.unwrap(), Upstream::plain(Speaks::Http1).await.unwrap());
+    let bounds = [("wait_ms_max", 1500.into()), ("in_flight_max", 1.into()), ("queue_max", 0.into())];
+    let ground = ground(vec![before("sick", &sick, &bounds), before("well", &well, &[])]).await;
+    // More than the kernel's buffers hold on both sides.
+    sick.behave(Behaviour::Long(60 << 20));
+    let config = ground.member.identity.client_config(promises::Protocol::H1);
+    let mut lazy = ground.house.door().tls(config).await.unwrap();
+    let head =
+        format!("GET /sick HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\r\n", ground.member.secret);
+    lazy.write_all(head.as_bytes()).await.unwrap();
+    let mut beginning = vec![0; 1024];
+    promises::within("the answer's beginning", Duration::from_secs(20), lazy.read(&mut beginning))
+        .await
+        .unwrap();
+    assert!(beginning.starts_with(b"HTTP/1.1 200"));
+    ground.member.ask(get("/sick")).await.refused(503, "overloaded");
+    let free = || async { (sick_line(&ground).await["in_flight"] == 0).then_some(()) };
+    eventually("the place is free again", Duration::from_secs(10), free).await;
+    assert_eq!(sick_line(&ground).await["trips"], 0);
+    sick.behave(Behaviour::Well);
+    ground.member.ask(get("/sick")).await.expect(200);
+    drop(lazy);
+}
