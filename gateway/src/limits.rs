@@ -90,6 +90,9 @@ pub const ENDPOINTS_MAX: usize = 32;
 pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
 /// A connection to an upstream that nobody has used for this long is closed.
 pub const UPSTREAM_IDLE_MAX: Duration = Duration::from_secs(30);
+/// A busy h2 connection to an upstream is pinged this often, and given as long to answer: one that died without a word would
+/// otherwise take every request with it until TCP notices.
+pub const UPSTREAM_PING_WAIT: Duration = Duration::from_secs(5);
 /// A body of a request that may be repeated is kept in memory up to this length; a longer one is sent once.
 pub const REPLAY_BYTES_MAX: usize = 64 << 10;
 /// Attempts at one request, the first included.

@@ -34,8 +34,8 @@ use crate::compartments::{Compartment, Compartments, Kind, Pass, Verdict};
 use crate::dial::{Dialer, TrustRefused};
 use crate::dice::Dice;
 use crate::limits::{
-    ATTEMPTS_MAX, CONNECT_WAIT_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, PING_EVERY, PING_WAIT_MAX,
-    STREAM_WINDOW_BYTES, UPSTREAM_IDLE_MAX,
+    ATTEMPTS_MAX, CONNECT_WAIT_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, STREAM_WINDOW_BYTES,
+    UPSTREAM_IDLE_MAX, UPSTREAM_PING_WAIT,
 };
 
 /// One upstream, ready to be forwarded to.
@@ -262,8 +262,8 @@ fn client(connector: Connector, h2: bool, in_flight_max: usize) -> Client<Connec
         .http2_max_header_list_size(HEADER_BYTES_MAX as u32)
         .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(STREAM_WINDOW_BYTES)
-        .http2_keep_alive_interval(PING_EVERY)
-        .http2_keep_alive_timeout(PING_WAIT_MAX)
+        .http2_keep_alive_interval(UPSTREAM_PING_WAIT)
+        .http2_keep_alive_timeout(UPSTREAM_PING_WAIT)
         // A pooled connection that closed before it took anything is replaced; nothing was sent on it.
         .retry_canceled_requests(true)
         .build(connector)
