@@ -42,6 +42,7 @@ lint: deps ## formatting, clippy with warnings as errors, units, advisories wher
 bench: deps ## measure the gateway against a bare token, and write target/bench/report.json
 	$(CARGO) build --release --workspace --bins
 	target/release/bench
+	target/release/bench --routing
 	$(CARGO) run --release -p audit --example figures -- $(or $(ENTRIES),1000000)
 
 torture: deps ## all crash points and fault cycles, not only the sample (hours)

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::appliance::{Tokens, store};
+use crate::compartments::{Compartments, Kind, Seen, breaker};
 use crate::hardware::SealKey;
 use crate::metrics::Metrics;
 use crate::moment::Moment;
@@ -32,19 +33,44 @@ pub struct Part {
     pub detail: Option<String>,
 }
 
+/// A service, in the process or upstream, and how its compartment stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ServiceLine {
+    /// Its name.
+    pub service: String,
+    /// Where it is.
+    pub kind: Kind,
+    /// `serves`, `isolated`, `probing` or `recovering`: stable words for programs.
+    pub code: &'static str,
+    /// While isolated: milliseconds until it is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_in_ms: Option<u64>,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// Calls waiting for a place.
+    pub waiting: usize,
+    /// How often it was isolated since the start.
+    pub trips: u64,
+    /// Calls that were refused since the start.
+    pub refused: u64,
+}
+
 /// All parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Readiness {
-    /// Every part is ready.
+    /// Every part is ready. A service that is isolated does not count: the others keep answering.
     pub ready: bool,
     /// The parts.
     pub parts: Vec<Part>,
+    /// Services that do not serve as they should at this moment.
+    pub services: Vec<ServiceLine>,
 }
 
 /// What the last round found; cheap to clone.
 #[derive(Clone)]
 pub struct Health {
     latest: Arc<RwLock<Readiness>>,
+    compartments: Compartments,
 }
 
 /// What a round looks at.
@@ -65,17 +91,24 @@ pub struct Probes {
 
 const PROBE_WAIT_MAX: Duration = Duration::from_secs(5);
 
-impl Default for Health {
-    fn default() -> Self {
-        let starting = Part { part: "daemon", ready: false, code: "starting", detail: None };
-        Self { latest: Arc::new(RwLock::new(Readiness { ready: false, parts: vec![starting] })) }
-    }
-}
-
 impl Health {
+    /// Of a house that is starting.
+    pub fn of(compartments: Compartments) -> Self {
+        let starting = Part { part: "daemon", ready: false, code: "starting", detail: None };
+        let readiness = Readiness { ready: false, parts: vec![starting], services: Vec::new() };
+        Self { latest: Arc::new(RwLock::new(readiness)), compartments }
+    }
+
+    /// Every service as it stands at this moment.
+    pub fn services(&self) -> Vec<ServiceLine> {
+        self.compartments.seen().into_iter().map(ServiceLine::from).collect()
+    }
+
     /// What the last round found; without words for people unless they are asked for.
     pub fn readiness(&self, with_detail: bool) -> Readiness {
         let mut readiness = self.latest.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // As they stand now, not as the last round saw them: a breaker opens and closes between two rounds.
+        readiness.services = self.services().into_iter().filter(|line| line.code != "serves").collect();
         if !with_detail {
             readiness.parts.iter_mut().for_each(|part| part.detail = None);
         }
@@ -85,7 +118,7 @@ impl Health {
     /// The daemon is on its way out.
     pub fn stopping(&self) {
         let part = Part { part: "daemon", ready: false, code: "stopping", detail: None };
-        self.put(Readiness { ready: false, parts: vec![part] });
+        self.put(Readiness { ready: false, parts: vec![part], services: Vec::new() });
     }
 
     /// One round.
@@ -101,7 +134,8 @@ impl Health {
         let parts: Vec<Part> =
             [Some(token), Some(ledger), Some(probes.anchor()), tpm].into_iter().flatten().collect();
         probes.figures(&parts);
-        self.put(Readiness { ready: parts.iter().all(|part| part.ready), parts });
+        let ready = parts.iter().all(|part| part.ready);
+        self.put(Readiness { ready, parts, services: Vec::new() });
     }
 
     fn put(&self, readiness: Readiness) {
@@ -180,6 +214,28 @@ impl Probes {
         }
         figures_of(&self.ground.ledger, &self.metrics);
         self.metrics.set("anchor", "seals_refused", as_figure(self.keeper.refused()));
+    }
+}
+
+impl From<Seen> for ServiceLine {
+    fn from(seen: Seen) -> Self {
+        let code = match seen.standing {
+            None | Some(breaker::Standing::Closed) => "serves",
+            Some(breaker::Standing::Open) => "isolated",
+            Some(breaker::Standing::HalfOpen) => "probing",
+            Some(breaker::Standing::Ramping) => "recovering",
+        };
+        let retry_in_ms = seen.pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        Self {
+            service: seen.name,
+            kind: seen.kind,
+            code,
+            retry_in_ms,
+            in_flight: seen.in_flight,
+            waiting: seen.waiting,
+            trips: seen.trips,
+            refused: seen.refused,
+        }
     }
 }
 

@@ -159,6 +159,52 @@ impl RequestId {
     }
 }
 
+const UPSTREAM_NAME_CHARS_MAX: usize = 32;
+
+/// The name of an upstream: 1 to 32 of `a-z 0-9 -`, starting with a letter or digit. It is part of a scope, and so
+/// small enough to be copied with it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UpstreamName {
+    chars: [u8; UPSTREAM_NAME_CHARS_MAX],
+    length: u8,
+}
+
+impl UpstreamName {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.chars[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+impl FromStr for UpstreamName {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let all_well = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
+        if !all_well || text.is_empty() || text.starts_with('-') || text.len() > UPSTREAM_NAME_CHARS_MAX {
+            return Err(Malformed {
+                expected: "name of an upstream (1 to 32 of a-z, 0-9 and -, starting with a letter or digit)",
+            });
+        }
+        let mut chars = [0; UPSTREAM_NAME_CHARS_MAX];
+        chars[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self { chars, length })
+    }
+}
+
+impl fmt::Display for UpstreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for UpstreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UpstreamName({self})")
+    }
+}
+
 const NAME_CHARS_MAX: usize = 64;
 
 /// A name that people choose: 1 to 64 of `a-z 0-9 - _ .`, starting with a letter or digit.
@@ -229,5 +275,9 @@ mod tests {
             assert!(text.parse::<Name>().is_err(), "{text:?}");
         }
         assert!("release-2026.01_a".parse::<Name>().is_ok());
+        for text in ["", "-x", "A", "a_b", "a.b", "a b", &"a".repeat(33)] {
+            assert!(text.parse::<UpstreamName>().is_err(), "{text:?}");
+        }
+        assert_eq!("ledger-2".parse::<UpstreamName>().unwrap().as_str(), "ledger-2");
     }
 }

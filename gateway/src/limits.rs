@@ -82,3 +82,32 @@ pub const TOKEN_GENERATE_WAIT_MAX: Duration = Duration::from_secs(60);
 pub const DRAIN_WAIT_MAX: Duration = Duration::from_secs(20);
 /// The readiness probe signs this often.
 pub const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// Calls of one service at once: the whole waiting room before the token, what runs there, and some that need neither.
+pub const SERVICE_IN_FLIGHT_MAX: usize = ADMISSION_QUEUE_MAX + ADMISSION_IN_FLIGHT + 448;
+/// Calls that wait for a place in a service; beyond it a retry later serves everybody better.
+pub const SERVICE_QUEUE_MAX: usize = 512;
+/// A handler that had this long and did not answer is stuck. With less, its client was impatient, which says nothing.
+pub const HANDLER_WAIT_FAIR: Duration = Duration::from_secs(5);
+/// Upstreams in the configuration: each has a compartment, a pool and figures of its own.
+pub const UPSTREAMS_MAX: usize = 64;
+/// Endpoints of one upstream.
+pub const ENDPOINTS_MAX: usize = 32;
+/// Connecting to an endpoint, handshake included: two round trips to the other side of the earth, and a slow key.
+pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
+/// A connection to an upstream that nobody has used for this long is closed.
+pub const UPSTREAM_IDLE_MAX: Duration = Duration::from_secs(30);
+/// A busy h2 connection to an upstream is pinged this often, and given as long to answer: one that died without a word would
+/// otherwise take every request with it until TCP notices.
+pub const UPSTREAM_PING_WAIT: Duration = Duration::from_secs(5);
+/// A body of a request that may be repeated is kept in memory up to this length; a longer one is sent once.
+pub const REPLAY_BYTES_MAX: usize = 64 << 10;
+/// Attempts at one request, the first included.
+pub const ATTEMPTS_MAX: u32 = 3;
+/// Spans of one request; a batch does not tell of each item.
+pub const SPANS_MAX: usize = 64;
+/// Journeys kept for `chancery trace`: each is about a kilobyte.
+pub const JOURNEYS_MAX: usize = 2048;
+/// Journeys waiting for the collector; what finds no room is counted and forgotten.
+pub const EXPORT_QUEUE_MAX: usize = 1024;
+/// Journeys in one message to the collector.
+pub const EXPORT_BATCH_MAX: usize = 128;

@@ -2,6 +2,7 @@
 //! Who enters: the gate, the signer and the health loop, with numbers.
 //! What leaves: the text of the exposition format (OpenMetrics 1.0), on the local socket.
 
+use std::borrow::Cow;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,13 +16,19 @@ use prometheus_client::registry::Registry;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Answered {
-    route: &'static str,
+    route: Cow<'static, str>,
     status: u16,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Kind {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceLabel {
+    service: String,
+    figure: &'static str,
 }
 
 /// All figures; cheap to clone.
@@ -34,6 +41,7 @@ pub struct Metrics {
     refused_signatures: Counter,
     spent: Family<PartLabel, Counter<f64, AtomicU64>>,
     gauges: Family<GaugeLabel, Gauge<f64, AtomicU64>>,
+    services: Family<ServiceLabel, Gauge<f64, AtomicU64>>,
     workflows: Family<WorkflowLabel, Counter>,
     stuck: Family<NameLabel, Gauge>,
 }
@@ -51,7 +59,7 @@ struct NameLabel {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RouteLabel {
-    route: &'static str,
+    route: Cow<'static, str>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -92,6 +100,8 @@ impl Default for Metrics {
         let stuck = Family::<NameLabel, Gauge>::default();
         registry.register("workflows", "Workflows started and ended, by outcome", workflows.clone());
         registry.register("workflows_stuck", "Workflows that need a person", stuck.clone());
+        let services = Family::<ServiceLabel, Gauge<f64, AtomicU64>>::default();
+        registry.register("service", "How the services stand, in the process and upstream", services.clone());
         Self {
             registry: Arc::new(Mutex::new(registry)),
             answered,
@@ -102,14 +112,15 @@ impl Default for Metrics {
             gauges,
             workflows,
             stuck,
+            services,
         }
     }
 }
 
 impl Metrics {
     /// A request was answered.
-    pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
-        self.answered.get_or_create(&Answered { route, status }).inc();
+    pub fn answered(&self, route: Cow<'static, str>, status: u16, took: Duration) {
+        self.answered.get_or_create(&Answered { route: route.clone(), status }).inc();
         self.took.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
     }
 
@@ -142,6 +153,16 @@ impl Metrics {
     /// Sets a figure of a part.
     pub fn set(&self, part: &'static str, figure: &'static str, value: f64) {
         self.gauges.get_or_create(&GaugeLabel { part, figure }).set(value);
+    }
+
+    /// Forgets the figures of all services, for some may be gone.
+    pub fn clear_services(&self) {
+        self.services.clear();
+    }
+
+    /// Sets a figure of a service.
+    pub fn set_service(&self, service: &str, figure: &'static str, value: f64) {
+        self.services.get_or_create(&ServiceLabel { service: service.to_owned(), figure }).set(value);
     }
 
     /// The exposition text.

@@ -120,7 +120,10 @@ async fn attend(config: &Config, house: &House, tls: &TlsFace, signals: &mut Sig
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
-            _ = signals.hang_up.recv() => renew(config, house, tls).await,
+            _ = signals.hang_up.recv() => {
+                renew(config, house, tls).await;
+                reload_upstreams(config, house);
+            }
             _ = renewals.tick() => renew(config, house, tls).await,
             _ = successions.changed() => renew(config, house, tls).await,
             _ = looks.tick() => {
@@ -151,6 +154,33 @@ async fn renew(config: &Config, house: &House, tls: &TlsFace) {
             }
         }
         Err(why) => tracing::error!(%why, "the present certificate and CAs stay in use"),
+    }
+}
+
+/// Reads the upstreams anew; if anything is wrong with the file, the present ones stay.
+fn reload_upstreams(config: &Config, house: &House) {
+    let read = match Config::read(&config.source) {
+        Ok(read) => read,
+        Err(why) => return tracing::error!(%why, "the present upstreams stay in use"),
+    };
+    match house.serve_upstreams(&read.upstreams) {
+        Ok(()) => tracing::info!(upstreams = read.upstreams.len(), "the upstreams were read anew"),
+        Err(why) => tracing::error!(why = %Causes(&why), "the present upstreams stay in use"),
+    }
+}
+
+/// An error with its causes.
+struct Causes<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(next) = cause {
+            write!(f, ": {next}")?;
+            cause = next.source();
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use hsm::{KeyRef, Scheme, SignInput, Token, TokenError};
 use crate::crypto::{PinnedKey, VerifyRefused};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::metrics::Metrics;
+use crate::traces::spanned;
 
 /// A key version as the signer needs it.
 #[derive(Debug)]
@@ -77,8 +78,8 @@ impl Signer {
         let seq = order.seq();
         let SignOrder { key, scheme, input, deadline, .. } = order.into_value();
         let deadline = deadline.min(Instant::now() + TOKEN_CALL_WAIT_MAX);
-        let raw =
-            self.token.sign(&key.key, scheme, input.clone(), deadline).await.map_err(SignFailed::Token)?;
+        let signing = self.token.sign(&key.key, scheme, input.clone(), deadline);
+        let raw = spanned("token.sign", signing).await.map_err(SignFailed::Token)?;
         // A fault in the token, or another key behind the same handle, must not get out as a signature.
         let begun = Instant::now();
         key.pinned.verify(scheme, &input, &raw).map_err(|refused| self.withhold(refused))?;

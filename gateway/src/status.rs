@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use audit::{Ledger, Standing};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::api::describe::openapi;
 use crate::api::{Exchange, Open, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 use crate::appliance::Tokens;
-use crate::health::{Health, Readiness};
+use crate::health::{Health, Readiness, ServiceLine};
 use crate::metrics::Metrics;
+use crate::routing::Router;
+use crate::routing::explain::{Explanation, RouteList};
+use crate::traces::Traces;
 
 /// The status of the house.
 pub struct Status {
@@ -20,6 +23,19 @@ pub struct Status {
     metrics: Metrics,
     tokens: Tokens,
     ledger: Ledger,
+    router: Arc<Router>,
+    traces: Traces,
+}
+
+/// Which request to explain.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    /// The path, as a client would send it.
+    pub path: String,
+    /// The method; GET if absent.
+    #[serde(default)]
+    pub method: Option<String>,
 }
 
 /// What an operator sees.
@@ -31,6 +47,8 @@ pub struct StatusAnswer {
     pub origin: String,
     /// Ready, and part by part why or why not.
     pub readiness: Readiness,
+    /// Every service, in the process and upstream.
+    pub services: Vec<ServiceLine>,
     /// Whether the ledger takes writes, and if not, what was expected and found.
     pub ledger: String,
     /// Entries in the log.
@@ -41,8 +59,37 @@ pub struct StatusAnswer {
 
 impl Status {
     /// Over the parts it tells of.
-    pub fn new(health: Health, metrics: Metrics, tokens: Tokens, ledger: Ledger) -> Self {
-        Self { health, metrics, tokens, ledger }
+    pub fn new(
+        health: Health,
+        metrics: Metrics,
+        tokens: Tokens,
+        ledger: Ledger,
+        router: Arc<Router>,
+        traces: Traces,
+    ) -> Self {
+        Self { health, metrics, tokens, ledger, router, traces }
+    }
+
+    /// The figures of services and traces, as they are when somebody asks.
+    #[expect(clippy::cast_precision_loss, reason = "figures on a dashboard")]
+    fn refresh(&self) {
+        self.metrics.clear_services();
+        for line in self.health.services() {
+            let set = |figure, value| self.metrics.set_service(&line.service, figure, value);
+            set("isolated", f64::from(u8::from(line.code != "serves")));
+            set("in_flight", line.in_flight as f64);
+            set("waiting", line.waiting as f64);
+            set("trips", line.trips as f64);
+            set("refused", line.refused as f64);
+        }
+        for upstream in self.router.upstreams() {
+            let (out, retries) = upstream.figures();
+            let set =
+                |figure, value| self.metrics.set_service(upstream.config().name.as_str(), figure, value);
+            set("endpoints_out", out as f64);
+            set("retries", retries as f64);
+        }
+        self.metrics.set("traces", "not_exported", self.traces.dropped() as f64);
     }
 
     fn answer(&self) -> StatusAnswer {
@@ -58,6 +105,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             origin: self.ledger.origin().to_owned(),
             readiness: self.health.readiness(true),
+            services: self.health.services(),
             ledger,
             entries: health.entries,
             unsealed_entries: health.unanchored_rows,
@@ -65,10 +113,10 @@ impl Status {
     }
 }
 
-/// Adds the status routes, and the description of all routes together.
-pub fn with_routes(status: &Arc<Status>, mut routes: Vec<Route>) -> Vec<Route> {
+/// The status routes, and the description of these and all other routes together.
+pub fn own_routes(status: &Arc<Status>, others: &[Route]) -> Vec<Route> {
     let to = || Arc::clone(status);
-    routes.extend([
+    let mut routes = vec![
         Route::get("/health/live").guard::<Open>().says("The daemon runs").gives_status(204).to(to(), live),
         Route::get("/health/ready")
             .guard::<Open>()
@@ -84,16 +132,28 @@ pub fn with_routes(status: &Arc<Status>, mut routes: Vec<Route>) -> Vec<Route> {
             .guard::<OperatorOnly>()
             .says("What the token and the TPM can do")
             .to(to(), token),
+        Route::get("/v1/routes")
+            .guard::<OperatorOnly>()
+            .says("The routes: prefixes, services, guards, breakers")
+            .gives::<RouteList>(200)
+            .to(to(), routes_of),
+        Route::get("/v1/routes/explain")
+            .guard::<OperatorOnly>()
+            .asks::<ExplainQuery>()
+            .says("Where a request would go, and why")
+            .gives::<Explanation>(200)
+            .to(to(), explain),
         Route::get("/metrics").guard::<OperatorOnly>().says("Figures for Prometheus").to(to(), metrics),
-    ]);
+    ];
     let described = Arc::new(std::sync::OnceLock::<String>::new());
     let describe = Route::get("/v1/openapi.json")
         .guard::<Open>()
         .says("This description")
         .to(Arc::clone(&described), description);
     routes.push(describe);
-    // Set once, from the very table that is served.
-    let _ = described.set(openapi(&routes).to_string());
+    let all: Vec<Route> = others.iter().chain(&routes).cloned().collect();
+    // Set once, from the very routes that are served.
+    let _ = described.set(openapi(&all).to_string());
     routes
 }
 
@@ -123,7 +183,18 @@ async fn token(status: Arc<Status>, _: OperatorPermit, (): (), ex: Exchange) -> 
     }
 }
 
+async fn routes_of(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {
+    Reply::json(200, &status.router.list())
+}
+
+async fn explain(status: Arc<Status>, _: OperatorPermit, (): (), ex: Exchange) -> Result<Reply, Problem> {
+    let query: ExplainQuery = ex.query()?;
+    let method = query.method.unwrap_or_else(|| "GET".to_owned()).to_ascii_uppercase();
+    Reply::json(200, &status.router.explain(&method, &query.path))
+}
+
 async fn metrics(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {
+    status.refresh();
     Ok(Reply::text("application/openmetrics-text; version=1.0.0; charset=utf-8", status.metrics.text()))
 }
 

@@ -123,6 +123,8 @@ fn the_example_configuration_is_right_as_it_stands_and_with_every_optional_line(
     assert_eq!(plain.ledger.seal_rows, full.ledger.seal_rows);
     assert_eq!(plain.ledger.unsealed_seconds_max, full.ledger.unsealed_seconds_max);
     assert_eq!((plain.rates.workspace, plain.rates.address), (full.rates.workspace, full.rates.address));
+    assert_eq!(plain.traces.recorded_per_second_max, full.traces.recorded_per_second_max);
+    assert!(plain.upstreams.is_empty() && full.upstreams.len() == 1);
     assert_eq!((plain.log.format, plain.log.filter), (full.log.format, full.log.filter));
     assert_eq!(plain.token.limits(), full.token.limits());
 }
@@ -131,8 +133,10 @@ fn the_example_configuration_is_right_as_it_stands_and_with_every_optional_line(
 fn the_example_and_the_table_name_every_key_there_is() {
     let directory = tempfile::tempdir().unwrap();
     let (example, table) = (example(directory.path(), true), common::text("docs/configuration.md"));
-    for section in ["api", "operators", "token", "tpm", "ledger", "rates", "log"] {
-        let spoilt = example.replace(&format!("[{section}]\n"), &format!("[{section}]\nzzzzzz = 1\n"));
+    for section in ["api", "operators", "token", "tpm", "ledger", "rates", "log", "traces", "upstream"] {
+        // One table, or one of several.
+        let head = if section == "upstream" { format!("[[{section}]]\n") } else { format!("[{section}]\n") };
+        let spoilt = example.replace(&head, &format!("{head}zzzzzz = 1\n"));
         let refused = read(&spoilt, directory.path()).expect_err("an unknown key").to_string();
         let known = refused.split("known are ").nth(1).unwrap_or_else(|| panic!("[{section}]: {refused}"));
         for key in known.lines().next().unwrap_or_default().split(", ") {

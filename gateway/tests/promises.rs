@@ -139,7 +139,8 @@ async fn a_trace_is_taken_up_and_the_request_is_named_in_answer_and_entry() {
     let (out, request) = (answer.header("traceparent"), answer.header("request-id").to_owned());
     assert!(out.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && out.ends_with("-01"), "{out}");
     assert_ne!(out, parent, "a span of its own");
-    assert_eq!(answer.header("tracestate"), "vendor=1");
+    let span = out.split('-').nth(2).unwrap();
+    assert_eq!(answer.header("tracestate"), format!("chancery={span},vendor=1"));
     assert!(entries(&standing).await.iter().any(|entry| entry["request_id"] == request));
     let begun = standing.operator().get("/health/live").await;
     assert_eq!(begun.header("traceparent").len(), parent.len(), "a trace begins here where none came");

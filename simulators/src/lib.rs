@@ -7,7 +7,9 @@ mod keeper;
 mod programs;
 mod softhsm;
 mod swtpm;
+pub mod upstream;
 
 pub use error::SimulatorError;
 pub use softhsm::{SoftHsm, SoftToken};
 pub use swtpm::{Snapshot, Swtpm};
+pub use upstream::Upstream;

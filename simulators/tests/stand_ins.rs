@@ -144,3 +144,31 @@ fn tpm2(tpm: &Swtpm, words: &[&str]) -> String {
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+#[tokio::test]
+async fn an_upstream_fails_on_the_side_of_its_effect_that_it_was_told() {
+    use simulators::Upstream;
+    use simulators::upstream::{Behaviour, Speaks};
+    let upstream = Upstream::plain(Speaks::Http1).await.unwrap();
+    let ask = async || {
+        let address = upstream.endpoint().trim_start_matches("http://").to_owned();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get("/x").header("host", "a");
+        let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+        sender.send_request(request).await.map(|answer| answer.status().as_u16()).ok()
+    };
+    for (behaviour, status, effects) in [
+        (Behaviour::Well, Some(200), 1),
+        (Behaviour::FailBefore(503), Some(503), 1),
+        (Behaviour::FailAfter(503), Some(503), 2),
+        (Behaviour::ResetBefore, None, 2),
+        (Behaviour::ResetAfter, None, 3),
+    ] {
+        upstream.behave(behaviour.clone());
+        assert_eq!((ask().await, upstream.effects()), (status, effects), "{behaviour:?}");
+    }
+    assert_eq!(upstream.arrived(), 5);
+}

@@ -99,6 +99,16 @@ impl Ask {
         self
     }
 
+    /// Asks with another method.
+    ///
+    /// # Panics
+    /// It is no method.
+    #[must_use]
+    pub fn method(mut self, method: &str) -> Self {
+        self.method = method.parse().expect("a method");
+        self
+    }
+
     /// Any bytes as the body, JSON or not.
     #[must_use]
     pub fn raw(mut self, body: impl Into<Bytes>) -> Self {

@@ -2,30 +2,44 @@
 //! Who enters: the boundary, after it checked what the caller showed.
 //! What leaves: `Caller`, which has no variant "nobody", and the scopes it carries.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Instant;
 
-use crate::ids::{ApiKeyId, ClientId, RequestId, WorkspaceId};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ids::{ApiKeyId, ClientId, RequestId, UpstreamName, WorkspaceId};
 use crate::malformed::Malformed;
 
 macro_rules! scopes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
         /// One thing an API key may be allowed to do.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-        pub enum Scope { $($(#[$doc])* #[serde(rename = $text)] $name,)* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Scope {
+            $($(#[$doc])* $name,)*
+            /// Send requests to the upstream of this name.
+            Upstream(UpstreamName),
+        }
 
         impl Scope {
-            /// Every scope there is.
+            /// Every scope that does not name an upstream.
             pub const ALL: &'static [Scope] = &[$(Scope::$name,)*];
 
             /// As it is written in requests.
-            pub fn text(self) -> &'static str {
-                match self { $(Scope::$name => $text,)* }
+            pub fn text(self) -> Cow<'static, str> {
+                match self {
+                    $(Scope::$name => Cow::Borrowed($text),)*
+                    Scope::Upstream(name) => Cow::Owned(format!("{UPSTREAM}{name}")),
+                }
             }
         }
     };
 }
+
+/// What stands before an upstream's name in its scope.
+const UPSTREAM: &str = "upstream:";
 
 scopes! {
     /// Sign with keys.
@@ -56,8 +70,44 @@ impl FromStr for Scope {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
+        if let Some(name) = text.strip_prefix(UPSTREAM) {
+            return name.parse().map(Self::Upstream);
+        }
         let known = Self::ALL.iter().find(|scope| scope.text() == text);
         known.copied().ok_or(Malformed { expected: "scope" })
+    }
+}
+
+impl Serialize for Scope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|_| {
+            let known: Vec<_> = Self::ALL.iter().map(|scope| scope.text()).collect();
+            let known = known.join(", ");
+            serde::de::Error::custom(format!("`{text}` is no scope; there are {known}, and {UPSTREAM}NAME"))
+        })
+    }
+}
+
+impl JsonSchema for Scope {
+    fn schema_name() -> Cow<'static, str> {
+        "Scope".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let known: Vec<_> = Self::ALL.iter().map(|scope| scope.text()).collect();
+        let upstream = format!("^{UPSTREAM}[a-z0-9][a-z0-9-]{{0,31}}$");
+        json_schema!({
+            "description": "One thing an API key may be allowed to do.",
+            "type": "string",
+            "anyOf": [{ "enum": known }, { "pattern": upstream }],
+        })
     }
 }
 
@@ -211,8 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn the_scope_of_an_upstream_opens_that_one_and_no_other() {
+        let scope = |text: &str| text.parse::<Scope>().unwrap();
+        let scopes = Scopes::listed(vec![scope("upstream:ledger")]).unwrap();
+        assert!(scopes.include(scope("upstream:ledger")));
+        assert!(!scopes.include(scope("upstream:ledger2")) && !scopes.include(Scope::Sign));
+        assert!("upstream:".parse::<Scope>().is_err() && "upstream:*".parse::<Scope>().is_err());
+    }
+
+    #[test]
     fn the_stored_form_reads_back() {
-        let scopes = Scopes::listed(Scope::ALL.to_vec()).unwrap();
+        let mut all = Scope::ALL.to_vec();
+        all.push("upstream:ledger".parse().unwrap());
+        let scopes = Scopes::listed(all).unwrap();
         assert_eq!(Scopes::from_stored(&scopes.stored(), false), Some(scopes));
     }
 }

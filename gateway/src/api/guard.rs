@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use super::caller::{Actor, Caller, Client, Scope, Scopes};
 use super::problem::{Code, Problem};
-use crate::ids::{ApiKeyId, ClientId, WorkspaceId};
+use crate::ids::{ApiKeyId, ClientId, UpstreamName, WorkspaceId};
 
 /// How a guard shows in the API description and in the access matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,11 @@ impl<A> Permit<A> {
 
     /// Which of these its holder does not have, and so cannot pass on. An operator has all.
     pub fn lacks(&self, wanted: &Scopes) -> Vec<Scope> {
-        Scope::ALL.iter().filter(|scope| wanted.include(**scope) && !self.has(**scope)).copied().collect()
+        let wanted = match wanted {
+            Scopes::Listed(scopes) => scopes.as_slice(),
+            Scopes::LegacyWildcard => Scope::ALL,
+        };
+        wanted.iter().filter(|scope| !self.has(**scope)).copied().collect()
     }
 }
 
@@ -157,20 +161,92 @@ impl<A: Authority> Guard for InWorkspace<A> {
 
     fn check(caller: Result<&Caller, &Problem>) -> Result<Permit<A>, Problem> {
         let caller = caller.map_err(Clone::clone)?;
-        let (workspace, standing, scopes) = match caller {
-            Caller::Program(program) if program.scopes.include(A::SCOPE) => (
-                program.client.workspace.clone(),
-                Standing::Program { client: program.client.id.clone(), api_key: program.api_key.clone() },
-                Some(program.scopes.clone()),
-            ),
-            Caller::Program(_) => return Err(scope_missing(A::SCOPE)),
-            Caller::Client(client) => return Err(api_key_missing(client)),
-            Caller::Operator(operator) => match &operator.acting_in {
-                Some(workspace) => (workspace.clone(), Standing::Operator, None),
-                None => return Err(workspace_unnamed()),
-            },
-        };
+        let (workspace, standing, scopes) = with_scope(caller, A::SCOPE)?;
         Ok(Permit { workspace, actor: Actor::from(caller), standing, scopes, authority: PhantomData })
+    }
+}
+
+/// A program whose API key has the scope, or an operator acting in a workspace.
+fn with_scope(caller: &Caller, scope: Scope) -> Result<(WorkspaceId, Standing, Option<Scopes>), Problem> {
+    match caller {
+        Caller::Program(program) if program.scopes.include(scope) => Ok((
+            program.client.workspace.clone(),
+            Standing::Program { client: program.client.id.clone(), api_key: program.api_key.clone() },
+            Some(program.scopes.clone()),
+        )),
+        Caller::Program(_) => Err(scope_missing(scope)),
+        Caller::Client(client) => Err(api_key_missing(client)),
+        Caller::Operator(operator) => match &operator.acting_in {
+            Some(workspace) => Ok((workspace.clone(), Standing::Operator, None)),
+            None => Err(workspace_unnamed()),
+        },
+    }
+}
+
+/// The guard before one upstream: a member of a workspace with the scope `upstream:<name>`. Which upstreams there are is
+/// known only when the configuration is read, so this guard is a value; its evidence is as hard to come by as any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToUpstream(UpstreamName);
+
+/// Proof that its holder may send requests to one upstream. Only that upstream's guard makes one.
+///
+/// ```compile_fail
+/// use gateway::api::guard::Entrant;
+/// // Every field is private, so not even one proof can be copied into another.
+/// fn forge(seen: Entrant) -> Entrant { Entrant { ..seen } }
+/// ```
+#[derive(Debug)]
+pub struct Entrant {
+    upstream: UpstreamName,
+    workspace: WorkspaceId,
+    actor: Actor,
+    standing: Standing,
+}
+
+impl ToUpstream {
+    /// The guard before the upstream of this name.
+    pub fn new(upstream: UpstreamName) -> Self {
+        Self(upstream)
+    }
+
+    /// For descriptions.
+    pub fn kind(self) -> GuardKind {
+        GuardKind::Scope(Scope::Upstream(self.0))
+    }
+
+    /// Checks the caller.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check(self, caller: Result<&Caller, &Problem>) -> Result<Entrant, Problem> {
+        let caller = caller.map_err(Clone::clone)?;
+        let (workspace, standing, _) = with_scope(caller, Scope::Upstream(self.0))?;
+        Ok(Entrant { upstream: self.0, workspace, actor: Actor::from(caller), standing })
+    }
+}
+
+impl Entrant {
+    /// The upstream it is good for.
+    pub fn upstream(&self) -> UpstreamName {
+        self.upstream
+    }
+
+    /// The workspace in which the caller acts.
+    pub fn workspace(&self) -> &WorkspaceId {
+        &self.workspace
+    }
+
+    /// Who it is, as entries name them.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// The machine, where a program asks.
+    pub fn client(&self) -> Option<&ClientId> {
+        match &self.standing {
+            Standing::Program { client, .. } => Some(client),
+            Standing::Operator => None,
+        }
     }
 }
 

@@ -14,7 +14,9 @@ pub mod route;
 pub use caller::{Actor, Caller, Client, Operator, Origin, Program, Scope, Scopes};
 pub use directory::{ApiKeyStanding, CertificateHash, ClientStanding, Directory, HangUp};
 pub use exchange::{Exchange, Reply};
-pub use guard::{Connected, Guard, InWorkspace, Member, Open, OperatorOnly, OperatorPermit};
 pub use offer::Offer;
+pub use guard::{
+    Connected, Entrant, Guard, GuardKind, InWorkspace, Member, Open, OperatorOnly, OperatorPermit, ToUpstream,
+};
 pub use problem::{Code, Problem};
 pub use route::{Effect, Method, Route};

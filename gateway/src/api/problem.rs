@@ -99,6 +99,12 @@ codes! {
     Internal = "internal", 500, "Something went wrong on our side";
     /// The token cannot do this.
     TokenCannot = "token_cannot", 501, "The token cannot do this";
+    /// The upstream did not answer as it should.
+    UpstreamFailed = "upstream_failed", 502, "The service behind this path failed";
+    /// The upstream fails too often and is left alone for a while.
+    UpstreamOpen = "upstream_open", 503, "The service behind this path is isolated for a while";
+    /// A service of our own fails too often and is left alone for a while.
+    ServiceIsolated = "service_isolated", 503, "This part of the appliance is isolated for a while";
     /// The queue is longer than the request's patience.
     Overloaded = "overloaded", 503, "Too busy to answer in time";
     /// The token does not answer.

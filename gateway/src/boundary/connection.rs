@@ -5,6 +5,8 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use http::{Request, header};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -12,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::authenticate::Peer;
+use super::framing::{TwoLengths, Watched};
 use super::gate::Gate;
 use crate::limits::{
     HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_WAIT_MAX, PING_EVERY, PING_WAIT_MAX, RESET_STREAMS_MAX,
@@ -29,8 +32,13 @@ pub async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
-    let service = service_fn(move |request| {
+    let (stream, mark) = Watched::new(stream);
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (gate, peer) = (Arc::clone(&gate), Arc::clone(&peer));
+        // The parser has dropped one of the two lengths by now; the mark still knows of it.
+        if request.headers().contains_key(header::TRANSFER_ENCODING) && mark.take() {
+            request.extensions_mut().insert(TwoLengths);
+        }
         async move { Ok::<_, Infallible>(gate.answer(&peer, request).await) }
     });
     let builder = builder();

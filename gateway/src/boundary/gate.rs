@@ -1,26 +1,24 @@
 //! One request's way through the boundary, from its head to its answer.
 //! Who enters: a peer and an HTTP request whose head is complete.
-//! What leaves: the response; on the way the request met limits, route, authentication, guard and body, in that order.
+//! What leaves: the response; on the way the request met limits, a plain path, its service, authentication and guard.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use audit::Clock;
-use bytes::Bytes;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
-use super::authenticate::{Peer, authenticate, real_address};
-use super::body;
+use super::authenticate::{Peer, real_address};
 use super::drain::Register;
+use super::framing::TwoLengths;
 use super::rate::{Allowance, Quota, RateLimiter};
-use super::respond::{HttpResponse, allow, respond};
+use super::respond::{HttpResponse, respond};
 use super::trace::{Followed, follow};
-use super::tree::{Found, RouteTree};
-use crate::api::route::Answering;
-use crate::api::{Caller, Code, Directory, Effect, Exchange, Method, Origin, Problem, Reply, Route, Scope};
+use crate::api::{Caller, Code, Directory, Origin, Problem, Scope};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::limits::{
@@ -28,11 +26,14 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 use crate::moment::Moment;
+use crate::paths::PlainPath;
+use crate::routing::{Router, Target};
+use crate::traces::Traces;
 
 /// What the gate needs to know to let requests through.
 pub struct GateParts {
-    /// The routes of this listener.
-    pub tree: RouteTree,
+    /// The services and their routes.
+    pub router: Arc<Router>,
     /// Who is who.
     pub directory: Arc<dyn Directory>,
     /// Running handlers are counted here.
@@ -43,6 +44,8 @@ pub struct GateParts {
     pub clock: Arc<dyn Clock>,
     /// Counters and clocks.
     pub metrics: Metrics,
+    /// Where journeys are kept.
+    pub traces: Traces,
     /// Requests a workspace may send.
     pub workspace_quota: Quota,
     /// Requests an address may send before anyone has said who they are.
@@ -59,13 +62,16 @@ pub struct Gate {
 }
 
 /// A request whose head has been read.
-struct Arrived<'a> {
-    peer: &'a Peer,
-    ip: Option<IpAddr>,
-    head: http::request::Parts,
-    followed: &'a Followed,
-    begun: Instant,
+pub(super) struct Arrived<'a> {
+    pub(super) peer: &'a Peer,
+    pub(super) ip: Option<IpAddr>,
+    pub(super) head: http::request::Parts,
+    pub(super) followed: &'a Followed,
+    pub(super) begun: Instant,
 }
+
+/// How figures name a route: its pattern, or an upstream's prefix.
+pub(super) type Label = Cow<'static, str>;
 
 /// A client's own patience, in milliseconds.
 const DEADLINE_HEADER: &str = "chancery-deadline-ms";
@@ -82,14 +88,16 @@ impl Gate {
     pub async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> HttpResponse {
         let begun = Instant::now();
         let now = Moment::now(self.parts.clock.as_ref());
-        let followed = follow(request.headers(), now, &self.parts.dice);
+        let followed = follow(request.headers(), peer.trust(), now, &self.parts.dice, &self.parts.traces);
         let span = tracing::info_span!("request", request_id = %followed.request, trace_id = %followed.trace.trace_id());
-        let (response, pattern) =
-            self.answer_followed(peer, request, &followed, begun).instrument(span.clone()).await;
+        let method = request.method().clone();
+        let work = self.answer_followed(peer, request, &followed, begun);
+        let (response, label) = followed.trail.follow(work).instrument(span.clone()).await;
         let took = begun.elapsed();
         let status = response.status().as_u16();
-        self.parts.metrics.answered(pattern, status, took);
-        span.in_scope(|| log_answer(pattern, status, took));
+        followed.trail.answered(format!("{method} {label}"), status.to_string());
+        span.in_scope(|| log_answer(&label, status, took));
+        self.parts.metrics.answered(label, status, took);
         response
     }
 
@@ -99,64 +107,37 @@ impl Gate {
         request: Request<Incoming>,
         followed: &Followed,
         begun: Instant,
-    ) -> (HttpResponse, &'static str) {
+    ) -> (HttpResponse, Label) {
         let (head, body) = request.into_parts();
         let arrived = Arrived { peer, ip: self.address(peer, &head.headers), head, followed, begun };
+        let refuse = |problem| (respond(Err(problem), followed, None), Label::from("none"));
         // Before anything else: whoever asks for paths that are not there empties the same bucket.
         if let Err(problem) = self.limit_address(arrived.ip, begun) {
-            return (respond(Err(problem), followed, None), "none");
+            return refuse(problem);
         }
-        let (route, params) = match self.parts.tree.find(&arrived.head.method, arrived.head.uri.path()) {
-            Found::Route(route, params) => (route, params),
-            Found::Nothing => return (respond(Err(no_such_path()), followed, None), "none"),
-            Found::OtherMethods(methods) => return (refuse_method(&methods, followed), "none"),
+        let path = match one_reading(&arrived.head) {
+            Ok(path) => path,
+            Err(problem) => return refuse(problem),
         };
-        let mut allowance = None;
-        let outcome = self.carry_out(&arrived, body, route, params, &mut allowance).await;
-        (respond(outcome, followed, allowance), route.pattern)
-    }
-
-    async fn carry_out(
-        &self,
-        arrived: &Arrived<'_>,
-        body: Incoming,
-        route: &Route,
-        params: Vec<String>,
-        allowance: &mut Option<Allowance>,
-    ) -> Result<Reply, Problem> {
-        let headers = &arrived.head.headers;
-        limit_target(&arrived.head)?;
-        let caller = authenticate(arrived.peer, headers, self.parts.directory.as_ref());
-        *allowance = self.limit_workspace(caller.as_ref().ok(), arrived.begun)?;
-        let passed = route.pass(caller.as_ref())?;
-        let origin = arrived.origin(caller.as_ref().ok())?;
-        let query = arrived.head.uri.query().unwrap_or_default().to_owned();
-        let (deadline, wants_text, wait) = (origin.deadline, wants_text(headers), wait_preferred(headers));
-        let bytes =
-            if route.method == Method::Get { Bytes::new() } else { body::read(headers, body).await? };
-        let parsing = Instant::now();
-        let answering = passed(&bytes, Exchange { origin, params, query, wants_text, wait })?;
-        self.parts.metrics.spent("parse", parsing.elapsed());
-        self.run(route.effect, answering, deadline).await
-    }
-
-    /// What may change something runs to its end even if the client has gone; what only reads stops with it.
-    /// A panic is this request's fault alone.
-    async fn run(&self, effect: Effect, answering: Answering, deadline: Instant) -> Result<Reply, Problem> {
-        let span = tracing::Span::current();
-        let task = self.parts.register.handlers().spawn(answering.instrument(span));
-        let abort = (effect == Effect::Reads).then(|| AbortOnDrop(task.abort_handle()));
-        // The handler watches its own deadline; this one is for a handler that does not.
-        let outcome = tokio::time::timeout_at((deadline + Duration::from_millis(250)).into(), task).await;
-        drop(abort);
-        match outcome {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(panicked)) => Err(Problem::internal(&panicked)),
-            Err(_) if effect == Effect::Reads => Err(too_late("ask again")),
-            Err(_) => {
-                Err(too_late("it is still being carried out; look at the ledger before sending it again"))
+        match self.parts.router.find(path.as_str()) {
+            None => refuse(no_such_path()),
+            Some(Target::Room(room)) => self.serve_inside(&arrived, body, &room, path.as_str()).await,
+            Some(Target::Upstream(upstream)) => {
+                self.forward_outside(&arrived, body, &upstream, path.as_str()).await
             }
         }
+    }
+
+    pub(super) fn directory(&self) -> &dyn Directory {
+        self.parts.directory.as_ref()
+    }
+
+    pub(super) fn register(&self) -> &Register {
+        &self.parts.register
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.parts.metrics
     }
 
     fn address(&self, peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
@@ -173,7 +154,11 @@ impl Gate {
         self.addresses.take(&bucket_of(ip), now).map(drop).map_err(rate_limited)
     }
 
-    fn limit_workspace(&self, caller: Option<&Caller>, now: Instant) -> Result<Option<Allowance>, Problem> {
+    pub(super) fn limit_workspace(
+        &self,
+        caller: Option<&Caller>,
+        now: Instant,
+    ) -> Result<Option<Allowance>, Problem> {
         let workspace = match caller {
             Some(Caller::Program(program)) => &program.client.workspace,
             Some(Caller::Client(client)) => &client.workspace,
@@ -192,15 +177,6 @@ fn log_answer(route: &str, status: u16, took: Duration) {
     }
 }
 
-/// Stops a reading handler when its client has gone.
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// An IPv6 host commands a whole /64, so that is what shares a bucket.
 fn bucket_of(ip: IpAddr) -> IpAddr {
     match ip {
@@ -214,7 +190,7 @@ fn bucket_of(ip: IpAddr) -> IpAddr {
 
 impl Arrived<'_> {
     /// Where the request came from, as its handler and its entry will know it.
-    fn origin(&self, caller: Option<&Caller>) -> Result<Origin, Problem> {
+    pub(super) fn origin(&self, caller: Option<&Caller>) -> Result<Origin, Problem> {
         let headers = &self.head.headers;
         let wait = patience(headers)?;
         let urgent = matches!(caller, Some(Caller::Program(program)) if program.scopes.include(Scope::Priority))
@@ -245,7 +221,7 @@ fn printable(bytes: &[u8]) -> String {
     kept.map(|byte| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '?' }).collect()
 }
 
-fn wants_text(headers: &HeaderMap) -> bool {
+pub(super) fn wants_text(headers: &HeaderMap) -> bool {
     headers
         .get(http::header::ACCEPT)
         .and_then(|value| value.to_str().ok())
@@ -253,14 +229,33 @@ fn wants_text(headers: &HeaderMap) -> bool {
 }
 
 /// RFC 7240 section 4.3: a preference that cannot be read is no error, and is left aside.
-fn wait_preferred(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn wait_preferred(headers: &HeaderMap) -> Option<Duration> {
     let preferences = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
     let mut words = preferences.flat_map(|text| text.split(',')).map(str::trim);
     let seconds = words.find_map(|word| word.strip_prefix("wait=")?.parse::<u64>().ok())?;
     Some(Duration::from_secs(seconds).min(REQUEST_WAIT_MAX))
 }
 
-fn limit_target(head: &http::request::Parts) -> Result<(), Problem> {
+/// The path as everybody behind us will read it. What could be read in two ways is refused: two lengths on one message, a
+/// coding of the transfer that the next hop would not be told of, a path with two readings.
+fn one_reading(head: &http::request::Parts) -> Result<PlainPath<'_>, Problem> {
+    if head.extensions.get::<TwoLengths>().is_some() {
+        return Err(Problem::new(
+            Code::BadRequest,
+            "the request has two lengths; send Content-Length or Transfer-Encoding, not both",
+        ));
+    }
+    let mut codings = head.headers.get_all(http::header::TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Problem::new(
+            Code::BadRequest,
+            "send the body with Transfer-Encoding: chunked and no other coding",
+        ));
+    }
+    PlainPath::of(head.uri.path()).map_err(|why| Problem::new(Code::BadRequest, why.to_string()))
+}
+
+pub(super) fn limit_target(head: &http::request::Parts) -> Result<(), Problem> {
     let length = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if length <= TARGET_BYTES_MAX {
         return Ok(());
@@ -272,17 +267,8 @@ fn rate_limited(wait: Duration) -> Problem {
     Problem::new(Code::RateLimited, "slow down, and ask again after the time in Retry-After").after(wait)
 }
 
-fn too_late(advice: &str) -> Problem {
-    Problem::new(Code::DeadlinePassed, format!("no answer in time; {advice}"))
-}
-
-fn no_such_path() -> Problem {
+pub(super) fn no_such_path() -> Problem {
     Problem::new(Code::NotFound, "the API is described at /v1/openapi.json")
-}
-
-fn refuse_method(methods: &[Method], followed: &Followed) -> HttpResponse {
-    let problem = Problem::new(Code::MethodNotAllowed, "the Allow header names the methods of this path");
-    allow(respond(Err(problem), followed, None), methods)
 }
 
 #[cfg(test)]

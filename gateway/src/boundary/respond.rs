@@ -4,15 +4,16 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 
 use super::rate::Allowance;
 use super::trace::Followed;
 use crate::api::problem::whole_seconds;
-use crate::api::{Method, Problem, Reply};
+use crate::api::{Problem, Reply};
+use crate::upstream::answered::AnsweredBody;
 
-/// A response as hyper sends it.
-pub type HttpResponse = Response<Full<Bytes>>;
+/// A response as hyper sends it: whole, or as it comes from an upstream.
+pub type HttpResponse = Response<Either<Full<Bytes>, AnsweredBody>>;
 
 /// The header that names the request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -33,28 +34,39 @@ pub fn respond(
         Ok(reply) => success(reply),
         Err(problem) => failure(problem, followed),
     };
-    let headers = response.headers_mut();
+    label(response.headers_mut(), followed, allowance);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.map(Either::Left)
+}
+
+/// Hands on an upstream's answer under our own request id and trace.
+pub fn hand_on(
+    mut response: Response<AnsweredBody>,
+    followed: &Followed,
+    allowance: Option<Allowance>,
+) -> HttpResponse {
+    label(response.headers_mut(), followed, allowance);
+    response.map(Either::Right)
+}
+
+/// What every answer says: which request it answers, where the trace is, what is left of the allowance.
+fn label(headers: &mut http::HeaderMap, followed: &Followed, allowance: Option<Allowance>) {
     put(headers, REQUEST_ID, followed.request.as_str());
     put(headers, TRACE_PARENT, &followed.trace.to_string());
-    if let Some(state) = &followed.state {
-        put(headers, TRACE_STATE, state);
-    }
+    put(headers, TRACE_STATE, &followed.state.with_own(followed.trace.span()));
     if let Some(allowance) = allowance {
         put(headers, RATE_LIMIT, &format!("\"default\";r={};t={}", allowance.remaining, allowance.reset));
         put(headers, RATE_LIMIT_POLICY, &format!("\"default\";q={}", allowance.limit));
     }
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 /// Names the methods a path takes (RFC 9110 section 15.5.6).
-pub fn allow(mut response: HttpResponse, methods: &[Method]) -> HttpResponse {
-    let text = methods.iter().map(|method| method.text()).collect::<Vec<_>>().join(", ");
-    put(response.headers_mut(), header::ALLOW, &text);
+pub fn allow(mut response: HttpResponse, methods: impl Iterator<Item = &'static str>) -> HttpResponse {
+    put(response.headers_mut(), header::ALLOW, &methods.collect::<Vec<_>>().join(", "));
     response
 }
 
-fn success(reply: Reply) -> HttpResponse {
+fn success(reply: Reply) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(reply.body));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
     if !reply.media_type.is_empty() {
@@ -69,7 +81,7 @@ fn success(reply: Reply) -> HttpResponse {
     response
 }
 
-fn failure(problem: Problem, followed: &Followed) -> HttpResponse {
+fn failure(problem: Problem, followed: &Followed) -> Response<Full<Bytes>> {
     let status = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let retry_after = problem.retry_after;
     let document = serde_json::to_vec(&problem.document(followed.request.as_str())).unwrap_or_default();

@@ -24,6 +24,9 @@ pub(super) fn status(common: &Common) -> Result<(), Failure> {
     if !common.json {
         say!("");
         show::table(false, &answer["readiness"], "parts", &["part", "ready", "code", "detail"]);
+        say!("");
+        let columns = ["service", "kind", "code", "retry_in_ms", "in_flight", "waiting", "trips", "refused"];
+        show::table(false, &answer, "services", &columns);
     }
     match answer["readiness"]["ready"] == json!(true) {
         true => Ok(()),

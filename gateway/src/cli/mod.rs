@@ -15,6 +15,7 @@ mod ask;
 #[cfg(feature = "dev")]
 mod dev;
 mod enrol;
+mod following;
 mod local;
 mod run;
 mod saga;
@@ -127,6 +128,11 @@ enum Command {
     /// Workflow runs.
     #[command(subcommand)]
     Saga(saga::SagaCommand),
+    /// Where requests go, and why.
+    #[command(subcommand)]
+    Route(following::RouteCommand),
+    /// Follow a request by its id, or by its trace's.
+    Trace(following::TraceArgs),
     /// Print the completion script for a shell.
     Completion {
         /// The shell.
@@ -170,6 +176,8 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => ask::verify(&cli.common, &args),
         Command::Audit(command) => ask::audit(&cli.common, command),
         Command::Saga(command) => saga::saga(&cli.common, command),
+        Command::Route(command) => following::route(&cli.common, command),
+        Command::Trace(args) => following::trace(&cli.common, &args),
     };
     match outcome {
         Ok(()) => ExitCode::from(code::DONE),

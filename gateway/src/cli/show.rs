@@ -64,7 +64,7 @@ fn table_text(rows: &[Value], columns: &[&str]) -> String {
 }
 
 /// A value in words. Control characters from outside never reach a terminal.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),

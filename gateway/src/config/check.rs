@@ -10,7 +10,8 @@ use hsm::TokenConfig;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig};
+use super::{ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig};
+use crate::upstream::settings::{self, UpstreamConfig};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +32,19 @@ pub struct ConfigRefused {
     pub defects: Vec<Defect>,
 }
 
-const SECTIONS: [&str; 9] =
-    ["state_directory", "socket", "api", "operators", "token", "tpm", "ledger", "rates", "log"];
+const SECTIONS: [&str; 11] = [
+    "state_directory",
+    "socket",
+    "api",
+    "operators",
+    "token",
+    "tpm",
+    "ledger",
+    "rates",
+    "log",
+    "traces",
+    "upstream",
+];
 const OTHERS_MAY: u32 = 0o077;
 
 impl ConfigRefused {
@@ -64,7 +76,7 @@ pub(super) fn checked(path: &Path, text: &str) -> Result<Config, ConfigRefused> 
         .parse::<Table>()
         .map_err(|why| refused(vec![Defect { at: "file".into(), what: format!("is not TOML: {why}") }]))?;
     let mut inspection = Inspection { table, defects: Vec::new() };
-    let config = inspection.config();
+    let config = inspection.config(path);
     inspection.unknown_sections();
     if let Some(config) = &config {
         inspection.check_state_directory(&config.state_directory);
@@ -72,6 +84,8 @@ pub(super) fn checked(path: &Path, text: &str) -> Result<Config, ConfigRefused> 
         inspection.check_api(&config.api);
         inspection.check_ledger(&config.ledger);
         inspection.check_tokens(config);
+        inspection.check_traces(&config.traces);
+        inspection.check_upstreams(&config.upstreams);
     }
     match config {
         Some(config) if inspection.defects.is_empty() => Ok(config),
@@ -80,7 +94,7 @@ pub(super) fn checked(path: &Path, text: &str) -> Result<Config, ConfigRefused> 
 }
 
 impl Inspection {
-    fn config(&mut self) -> Option<Config> {
+    fn config(&mut self, source: &Path) -> Option<Config> {
         // Every section is read before any is missed, so that all defects are found at once.
         let (state_directory, socket) = (self.required("state_directory"), self.required("socket"));
         let (api, token, ledger) = (
@@ -91,6 +105,8 @@ impl Inspection {
         let (operators, rates) =
             (self.optional::<OperatorsConfig>("operators"), self.optional::<RatesConfig>("rates"));
         let (log, tpm) = (self.optional::<LogConfig>("log"), self.optional::<TokenConfig>("tpm"));
+        let (traces, upstreams) =
+            (self.optional::<TracesConfig>("traces"), self.optional::<Vec<UpstreamConfig>>("upstream"));
         Some(Config {
             state_directory: state_directory?,
             socket: socket?,
@@ -101,6 +117,9 @@ impl Inspection {
             ledger: ledger?,
             rates: rates.unwrap_or_default(),
             log: log.unwrap_or_default(),
+            traces: traces.unwrap_or_default(),
+            upstreams: upstreams.unwrap_or_default(),
+            source: source.to_owned(),
         })
     }
 
@@ -209,6 +228,19 @@ impl Inspection {
             }
             _ => {}
         }
+    }
+
+    fn check_traces(&mut self, traces: &TracesConfig) {
+        if let Some(Err(what)) = traces.collector() {
+            self.defect("traces.otlp", what);
+        }
+        if let Some(path) = &traces.otlp_ca {
+            self.check_file("traces.otlp_ca", path);
+        }
+    }
+
+    fn check_upstreams(&mut self, upstreams: &[UpstreamConfig]) {
+        settings::defects(upstreams).into_iter().for_each(|(at, what)| self.defect(&at, &what));
     }
 
     fn check_file(&mut self, at: &str, path: &Path) {

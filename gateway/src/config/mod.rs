@@ -13,7 +13,9 @@ use serde::Deserialize;
 
 pub use self::check::{ConfigRefused, Defect};
 use crate::boundary::rate::Quota;
+use crate::dial::Place;
 use crate::sealing::Cadence;
+use crate::upstream::settings::UpstreamConfig;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -36,6 +38,12 @@ pub struct Config {
     pub rates: RatesConfig,
     /// The log.
     pub log: LogConfig,
+    /// Traces.
+    pub traces: TracesConfig,
+    /// Services behind the network.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// The file it was read from, to be read again.
+    pub source: PathBuf,
 }
 
 /// The API listener.
@@ -102,6 +110,18 @@ pub struct LogConfig {
     pub filter: String,
 }
 
+/// Traces.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TracesConfig {
+    /// The collector's receiver for OTLP over HTTP; without one nothing is exported.
+    pub otlp: Option<String>,
+    /// The CA of the collector's certificate, PEM; needed for https.
+    pub otlp_ca: Option<PathBuf>,
+    /// Traces begun as recorded in a second.
+    pub recorded_per_second_max: u32,
+}
+
 /// The log's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -133,6 +153,23 @@ impl Config {
     }
 }
 
+impl TracesConfig {
+    /// The collector's address and path, if the text is right: https, or this very machine.
+    pub fn collector(&self) -> Option<Result<(Place, String), &'static str>> {
+        let text = self.otlp.as_deref()?;
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        Some(match format!("{scheme}://{authority}").parse::<Place>() {
+            Ok(place) if !place.secure && !place.is_loopback() => Err(
+                "would carry spans in the clear to another machine; use https, or a collector on this one",
+            ),
+            Ok(place) if place.secure && self.otlp_ca.is_none() => Err("is https and needs `traces.otlp_ca`"),
+            Ok(place) => Ok((place, format!("/{path}"))),
+            Err(_) => Err("must be an address such as `http://127.0.0.1:4318/v1/traces`"),
+        })
+    }
+}
+
 impl LedgerConfig {
     /// When to seal.
     pub fn cadence(&self) -> Cadence {
@@ -153,6 +190,12 @@ impl Default for RatesConfig {
             workspace: Quota { burst: 20_000, per_second: 10_000 },
             address: Quota { burst: 40_000, per_second: 20_000 },
         }
+    }
+}
+
+impl Default for TracesConfig {
+    fn default() -> Self {
+        Self { otlp: None, otlp_ca: None, recorded_per_second_max: 100 }
     }
 }
 

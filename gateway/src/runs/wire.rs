@@ -121,7 +121,7 @@ pub struct OfferAnswer {
     /// What it does.
     pub summary: &'static str,
     /// The scope it needs besides `workflows:manage`.
-    pub scope: &'static str,
+    pub scope: String,
     /// The JSON Schema of its input.
     pub input: Value,
 }
@@ -208,7 +208,7 @@ impl From<&Offer> for OfferAnswer {
         Self {
             workflow: offer.workflow,
             summary: offer.summary,
-            scope: offer.scope.text(),
+            scope: offer.scope.text().into_owned(),
             input: offer.form.clone(),
         }
     }

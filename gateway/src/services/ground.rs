@@ -17,6 +17,7 @@ use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
 use crate::runner::{Ran, RunRefused, Runner, ended};
+use crate::traces::spanned;
 
 /// The ground of a service; cheap to clone.
 #[derive(Clone)]
@@ -49,7 +50,7 @@ impl Ground {
         T: Send + 'static,
         E: From<LedgerRefused> + Send + 'static,
     {
-        written(self.ledger.write(work).await)
+        written(spanned("ledger.write", self.ledger.write(work)).await)
     }
 
     /// Looks at rows.
@@ -64,7 +65,7 @@ impl Ground {
         T: Send + 'static,
         E: From<LedgerRefused> + Send + 'static,
     {
-        was_read(self.ledger.read(work).await)
+        was_read(spanned("ledger.read", self.ledger.read(work)).await)
     }
 
     /// Starts a workflow. `check` runs in the transaction of the start, and may refuse it.

@@ -2,6 +2,8 @@
 //! Who enters: the command line, with a checked configuration.
 //! What leaves: a house, ready to serve; or why it cannot stand, before anything listens.
 
+mod doors;
+mod engine;
 mod unbuilt;
 
 use std::path::Path;
@@ -9,11 +11,12 @@ use std::sync::Arc;
 
 use audit::{
     Anchor, Clock, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, NoteKey, RecoverRefused,
-    Sealing, Standing,
+    Sealing,
 };
 use hsm::{Token, TokenConfig};
-use sagas::{Engine, EngineParts, SagaLimits};
 
+pub use self::doors::UpstreamsRefused;
+use self::doors::{Doors, Services};
 pub use self::unbuilt::Unbuilt;
 use self::unbuilt::UnbuiltRead;
 use crate::admission::Admission;
@@ -22,17 +25,18 @@ use crate::appliance::master;
 use crate::appliance::succession::{self, RecordedLine};
 use crate::appliance::{BadRecord, Facts, Tokens, store};
 use crate::boundary::drain::Register;
-use crate::boundary::gate::{Gate, GateParts};
-use crate::boundary::tree::{Claimed, RouteTree};
+use crate::boundary::gate::Gate;
 use crate::ca::authorities::Authorities;
+use crate::compartments::Compartments;
 use crate::config::Config;
 use crate::custody::Custody;
 use crate::dice::Dice;
 use crate::hardware::{TokenAnchor, TokenSealer};
 use crate::health::{Health, Probes};
 use crate::metrics::Metrics;
+use crate::routing::Router;
 use crate::runner::Runner;
-use crate::runs::{self, Runs};
+use crate::runs::Runs;
 use crate::sealing::Keeper;
 use crate::services;
 use crate::services::audit::Audit;
@@ -44,10 +48,6 @@ use crate::services::signing::Signing;
 use crate::services::succession::Succession;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
-use crate::status::{self, Status};
-use crate::workflows::seal::StateSeal;
-use crate::workflows::watch::Watch;
-use crate::workflows;
 
 /// The house, built.
 pub struct House {
@@ -79,6 +79,10 @@ pub struct House {
     pub keys: Arc<Keys>,
     /// Workspaces, for housekeeping.
     pub workspaces: Arc<Workspaces>,
+    /// Where requests go.
+    pub router: Arc<Router>,
+    /// The services' compartments.
+    pub compartments: Compartments,
 }
 
 /// Starts the tokens that the configuration names.
@@ -255,7 +259,9 @@ struct Parts {
 
 async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let Parts { ground, tokens, custody, keeper, note_keys, authorities, facts } = parts;
-    let (metrics, register, health) = (Metrics::default(), Register::default(), Health::default());
+    let (metrics, register, compartments) =
+        (Metrics::default(), Register::default(), Compartments::default());
+    let health = Health::of(compartments.clone());
     let roster = Roster::new(Arc::clone(&ground.clock));
     let signer = Signer::new(tokens.keys.clone(), metrics.clone());
     let hang_up = Arc::new(register.clone());
@@ -273,14 +279,12 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let signing =
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
     let audit = Arc::new(Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports()));
-    let status =
-        Arc::new(Status::new(health.clone(), metrics.clone(), tokens.clone(), ground.ledger.clone()));
     workspaces.load().await?;
     devices.load().await?;
     let offers = services::keys::offers::offers(&keys);
     let runs = Runs::new(ground.clone(), offers);
-    run_workflows(&ground, &custody, &metrics, &workspaces, &keys).await?;
-    let rooms = Rooms {
+    engine::run(&ground, &custody, &metrics, &workspaces, &keys).await?;
+    let services = Services {
         runs: &runs,
         workspaces: &workspaces,
         devices: &devices,
@@ -288,10 +292,18 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         keys: &keys,
         signing: &signing,
         audit: &audit,
-        status: &status,
+        health: &health,
+        tokens: &tokens,
     };
-    let gate = |routes| gate(config, routes, &roster, &register, &metrics, &ground);
-    let (api, local) = (gate(rooms.routes())?, gate(rooms.routes())?);
+    let parts = Doors {
+        config,
+        ground: &ground,
+        roster: &roster,
+        register: &register,
+        metrics: &metrics,
+        compartments: &compartments,
+    };
+    let (router, [api, local]) = parts.open(&services)?;
     let seal = facts.log.note_key(&config.ledger.origin, &tokens.keys)?.1;
     let probes = Probes {
         ground: ground.clone(),
@@ -316,74 +328,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         succession,
         keys,
         workspaces,
+        router,
+        compartments,
     })
-}
-
-/// Starts the engine, which takes up every workflow that the last run left open. A frozen ledger lets none run.
-async fn run_workflows(
-    ground: &Ground,
-    custody: &Custody,
-    metrics: &Metrics,
-    workspaces: &Arc<Workspaces>,
-    keys: &Arc<Keys>,
-) -> Result<(), Unbuilt> {
-    if ground.ledger.health().standing != Standing::Open {
-        return Ok(());
-    }
-    let engine = Engine::start(EngineParts {
-        ledger: ground.ledger.clone(),
-        catalog: workflows::catalog(&workflows::Services { keys })?,
-        seal: Arc::new(StateSeal::new(Arc::clone(workspaces), custody.clone())),
-        clock: Arc::clone(&ground.clock),
-        random: Arc::new(MachineRandom),
-        limits: SagaLimits::default(),
-        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(keys))),
-    });
-    ground.runner.install(engine.await.map_err(Unbuilt::Engine)?);
-    Ok(())
-}
-
-struct Rooms<'a> {
-    runs: &'a Arc<Runs>,
-    workspaces: &'a Arc<Workspaces>,
-    devices: &'a Arc<Devices>,
-    succession: &'a Arc<Succession>,
-    keys: &'a Arc<Keys>,
-    signing: &'a Arc<Signing>,
-    audit: &'a Arc<Audit>,
-    status: &'a Arc<Status>,
-}
-
-impl Rooms<'_> {
-    fn routes(&self) -> Vec<crate::api::Route> {
-        let mut routes = services::workspaces::routes::routes(self.workspaces);
-        routes.extend(services::devices::routes::routes(self.devices));
-        routes.extend(services::succession::routes::routes(self.succession));
-        routes.extend(services::keys::routes::routes(self.keys));
-        routes.extend(services::signing::routes::routes(self.signing));
-        routes.extend(services::audit::routes::routes(self.audit));
-        routes.extend(runs::routes::routes(self.runs));
-        status::with_routes(self.status, routes)
-    }
-}
-
-fn gate(
-    config: &Config,
-    routes: Vec<crate::api::Route>,
-    roster: &Roster,
-    register: &Register,
-    metrics: &Metrics,
-    ground: &Ground,
-) -> Result<Arc<Gate>, Claimed> {
-    Ok(Arc::new(Gate::new(GateParts {
-        tree: RouteTree::new(routes)?,
-        directory: Arc::new(roster.clone()),
-        register: register.clone(),
-        dice: ground.dice.clone(),
-        clock: Arc::clone(&ground.clock),
-        metrics: metrics.clone(),
-        workspace_quota: config.rates.workspace,
-        address_quota: config.rates.address,
-        trusted_proxies: config.api.trusted_proxies.clone(),
-    })))
 }

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use hsm::StartRefused;
 use sagas::EngineRefused;
 
+use super::doors::UpstreamsRefused;
 use crate::appliance::BadRecord;
 use crate::appliance::init::InitRefused;
 use crate::appliance::master::MasterRefused;
 use crate::appliance::succession::LineUnusable;
-use crate::boundary::tree::Claimed;
+use crate::routing::Unroutable;
 use crate::services::devices::DevicesRefused;
 use crate::services::ground::LedgerRefused;
 use crate::services::keys::KeysRefused;
@@ -69,7 +70,10 @@ pub enum Unbuilt {
     Engine(#[source] EngineRefused),
     /// Two services claim one path.
     #[error(transparent)]
-    Routes(#[from] Claimed),
+    Routes(#[from] Unroutable),
+    /// An upstream, or the collector of traces, cannot be spoken to.
+    #[error("an upstream cannot be served")]
+    Upstreams(#[from] UpstreamsRefused),
     /// The ledger gave nothing.
     #[error(transparent)]
     Read(#[from] LedgerRefused),

@@ -13,7 +13,9 @@ use gateway::boundary::authenticate::Peer;
 use gateway::boundary::connection;
 use gateway::boundary::gate::Gate;
 use gateway::boundary::rate::Quota;
-use gateway::config::{ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig};
+use gateway::config::{
+    ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
+};
 use gateway::wiring::{self, House};
 use hsm::{Double, Token, TokenConfig};
 use http::{HeaderMap, Request};
@@ -121,6 +123,9 @@ fn config(directory: &Path, rates: RatesConfig) -> Config {
         ledger,
         rates,
         log: LogConfig::default(),
+        traces: TracesConfig::default(),
+        upstreams: vec![],
+        source: directory.join("chancery.toml"),
     }
 }
 
@@ -172,6 +177,11 @@ impl Standing {
 }
 
 impl Asker {
+    /// At a gate of one's own.
+    pub fn at(gate: Arc<Gate>, peer: Peer) -> Self {
+        Self { gate, peer, headers: vec![] }
+    }
+
     /// The same, with one more header.
     pub fn with(&self, name: &'static str, value: &str) -> Self {
         let mut asker = self.clone();

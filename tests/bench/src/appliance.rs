@@ -41,11 +41,17 @@ fn beside(name: &str) -> Result<PathBuf, Trouble> {
 
 impl Appliance {
     pub(crate) fn start() -> Result<Self, Trouble> {
+        Self::start_with("", "sign")
+    }
+
+    /// With more in its configuration, and an API key of this scope.
+    pub(crate) fn start_with(more: &str, scope: &str) -> Result<Self, Trouble> {
         // The ledger must lie on a real disk: a temporary directory may be memory.
         let home = tempfile::tempdir_in(beside("")?.parent().ok_or("no directory")?)?;
         let hsm = SoftHsm::create(home.path().join("hsm"), "bench")?;
         let tpm = Swtpm::start(home.path().join("tpm"))?;
         let config = write_config(home.path(), &hsm, &tpm)?;
+        std::fs::OpenOptions::new().append(true).open(&config)?.write_all(more.as_bytes())?;
         run(&config, &["init"])?;
         let (process, address, start_ms) = serve(&config)?;
         run(&config, &["workspace", "create", "bench"])?;
@@ -54,11 +60,21 @@ impl Appliance {
         let read = |name: &str| std::fs::read_to_string(out.join(name));
         let identity =
             Identity { ca: read("ca.pem")?, certificate: read("load.pem")?, key: read("load.key")?, address };
-        let answer = run(&config, &["--json", "-w", "bench", "apikey", "create", "load", "--scope", "sign"])?;
+        let answer = run(&config, &["--json", "-w", "bench", "apikey", "create", "load", "--scope", scope])?;
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
         let api_key = answer["secret"].as_str().ok_or("no secret")?.to_owned();
         let daemon = process.id();
-        Ok(Self { hsm, identity, api_key, daemon, start_ms, config, process: Some(process), _tpm: tpm, _home: home })
+        Ok(Self {
+            hsm,
+            identity,
+            api_key,
+            daemon,
+            start_ms,
+            config,
+            process: Some(process),
+            _tpm: tpm,
+            _home: home,
+        })
     }
 
     /// The ledger's file, for whoever holds the appliance while it is stopped.
@@ -126,7 +142,8 @@ fn serve(config: &std::path::Path) -> Result<(Child, SocketAddr, f64), Trouble> 
         .spawn()?;
     let mut line = String::new();
     BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-    let address = line.trim().strip_prefix("serving on https://").ok_or("the daemon did not start")?.parse()?;
+    let address =
+        line.trim().strip_prefix("serving on https://").ok_or("the daemon did not start")?.parse()?;
     Ok((process, address, begun.elapsed().as_secs_f64() * 1000.0))
 }
 

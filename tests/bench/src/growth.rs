@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use audit::{
-    Detail, Entry, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, SqlFault, Told, Workspace,
+    Detail, Entry, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, SqlFault, Told,
+    Workspace,
 };
 use serde::Serialize;
 
@@ -58,7 +59,14 @@ pub(crate) fn measure(words: &[String]) -> Result<(), Trouble> {
         let at = at_size(&runtime, &mut appliance, start_ms)?;
         println!(
             "{:>10} {:>9} {:>9.0} {:>11.0} {:>13.2} {:>10.2} {:>10.2} {:>9.0}",
-            at.entries, at.ledger_mib, at.start_ms, at.restart_ms, at.p50_ms_alone, at.p50_ms_at_8, at.p99_ms_at_8, at.per_s_at_64
+            at.entries,
+            at.ledger_mib,
+            at.start_ms,
+            at.restart_ms,
+            at.p50_ms_alone,
+            at.p50_ms_at_8,
+            at.p99_ms_at_8,
+            at.per_s_at_64
         );
         grown.push(at);
     }
@@ -108,11 +116,21 @@ fn at_size(
     }
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
     let of = |figure: &dyn Fn(&(_, _, _)) -> f64| median(rounds.iter().map(figure).collect());
-    let (p50_ms_alone, p50_ms_at_8) = (of(&|it| millis(it.0.percentile(50))), of(&|it| millis(it.1.percentile(50))));
+    let (p50_ms_alone, p50_ms_at_8) =
+        (of(&|it| millis(it.0.percentile(50))), of(&|it| millis(it.1.percentile(50))));
     let (p99_ms_at_8, per_s_at_64) = (of(&|it| millis(it.1.percentile(99))), of(&|it| it.2.per_second()));
     let restart_ms = restart_under_load(runtime, appliance)?;
     let ledger_mib = std::fs::metadata(appliance.ledger())?.len() >> 20;
-    Ok(Grown { entries, ledger_mib, start_ms, restart_ms, p50_ms_alone, p50_ms_at_8, p99_ms_at_8, per_s_at_64 })
+    Ok(Grown {
+        entries,
+        ledger_mib,
+        start_ms,
+        restart_ms,
+        p50_ms_alone,
+        p50_ms_at_8,
+        p99_ms_at_8,
+        per_s_at_64,
+    })
 }
 
 /// kill -9 while 64 clients are served, then the time to ready; the slowest of the rounds.
@@ -177,8 +195,12 @@ async fn append_some(ledger: Ledger, writer: u64, times: u64) -> Result<(), Trou
         let workspace = workspace.clone();
         let work = move |_: &mut audit::Tx<'_>| {
             let detail = Detail::new().ip("127.0.0.1").with("use", n).with("scheme", KIND.1);
-            let entry = Entry::new("key.sign").workspace(&workspace).actor(format!("key:grown-{}", writer % 16));
-            Ok::<_, SqlFault>(Told::new((), entry.object(format!("key_{writer}")).request(&request).detail(detail)))
+            let entry =
+                Entry::new("key.sign").workspace(&workspace).actor(format!("key:grown-{}", writer % 16));
+            Ok::<_, SqlFault>(Told::new(
+                (),
+                entry.object(format!("key_{writer}")).request(&request).detail(detail),
+            ))
         };
         ledger.write(work).await?;
     }

@@ -8,6 +8,7 @@ mod figures;
 mod growth;
 mod load;
 mod report;
+mod routing;
 
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ fn main() -> Result<(), Trouble> {
     }
     if words.first().is_some_and(|word| word == "--growth") {
         return growth::measure(&words[1..]);
+    }
+    if words.first().is_some_and(|word| word == "--routing") {
+        return routing::measure(&words[1..]);
     }
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4.0);
     let only = std::env::var("BENCH_ONLY").ok();

@@ -146,7 +146,8 @@ impl Report {
 /// Writes figures for programs into `target/bench/`.
 pub(crate) fn write_json(name: &str, figures: &impl Serialize) -> Result<(), Trouble> {
     let own = std::env::current_exe()?;
-    let target = own.parent().and_then(|release| release.parent()).ok_or("no target directory")?.join("bench");
+    let target =
+        own.parent().and_then(|release| release.parent()).ok_or("no target directory")?.join("bench");
     std::fs::create_dir_all(&target)?;
     let path = target.join(name);
     std::fs::write(&path, serde_json::to_string_pretty(figures)?)?;

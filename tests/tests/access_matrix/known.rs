@@ -4,7 +4,7 @@
 
 /// Every route there is. One that is served and does not stand here, or the reverse, fails the test: whoever adds a
 /// route decides in this list, in the open, who may use it.
-pub(crate) const KNOWN: [&str; 47] = [
+pub(crate) const KNOWN: [&str; 50] = [
     "DELETE /v1/api-keys/{api_key}: scope access:manage",
     "DELETE /v1/clients/{client}: scope access:manage",
     "GET /health/live: open",
@@ -23,8 +23,11 @@ pub(crate) const KNOWN: [&str; 47] = [
     "GET /v1/keys/{key}: scope keys:read",
     "GET /v1/keys: scope keys:read",
     "GET /v1/openapi.json: open",
+    "GET /v1/routes/explain: operator",
+    "GET /v1/routes: operator",
     "GET /v1/status: operator",
     "GET /v1/token: operator",
+    "GET /v1/traces/{id}: operator",
     "GET /v1/workflow-offers: scope workflows:read",
     "GET /v1/workflows-everywhere: operator",
     "GET /v1/workflows/{workflow}: scope workflows:read",

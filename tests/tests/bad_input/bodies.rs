@@ -132,7 +132,7 @@ async fn a_target_too_long_an_unknown_path_and_a_wrong_method_are_told_apart() {
     let member = house.member("acme").await;
     member.ask(get(format!("/v1/keys?after={}", "a".repeat(4000)))).await.refused(414, "target_too_long");
     member.ask(get("/v1/nothing-here")).await.refused(404, "not_found");
-    member.ask(get("/v1/keys/../keys")).await.refused(404, "not_found");
+    member.ask(get("/v1/keys/../keys")).await.refused(400, "bad_request");
     let refused = member.ask(promises::delete("/v1/keys")).await.refused(405, "method_not_allowed");
     assert_eq!(refused.header("allow"), Some("POST, GET"));
     member.ask(get("/v1/keys?color=red")).await.refused(400, "bad_request");

@@ -1,12 +1,12 @@
-//! The route table as a tree of path segments: a path finds its route in as many steps as it has segments.
-//! Who enters: routes, at start; a request's path and method, each time.
+//! The routes of one service as a tree of path segments: a path finds its route in as many steps as it has segments.
+//! Who enters: routes, at start; a request's plain path and method, each time.
 //! What leaves: one route with its parameters, or why there is none.
 
 use std::collections::HashMap;
 
 use crate::api::{Method, Route};
 
-/// All routes of a listener.
+/// All routes of a service.
 #[derive(Default)]
 pub struct RouteTree {
     root: Node,
@@ -31,7 +31,7 @@ pub enum Found<'a> {
 }
 
 /// Two routes claim the same place.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("two routes claim {method} {pattern}")]
 pub struct Claimed {
     method: &'static str,

@@ -1,0 +1,169 @@
+//! A request that belongs to a service of this process: authenticated, guarded, read, and run in the service's compartment.
+//! Who enters: the gate, with a request whose service is known.
+//! What leaves: the answer; a handler that panics or hangs costs its own service places and, in the end, its standing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use tracing::Instrument;
+
+use super::authenticate::authenticate;
+use super::body;
+use super::gate::{Arrived, Gate, Label, limit_target, no_such_path, wait_preferred, wants_text};
+use super::rate::Allowance;
+use super::respond::{HttpResponse, allow, respond};
+use crate::api::route::Answering;
+use crate::api::{Code, Effect, Exchange, Method, Problem, Reply, Route};
+use crate::compartments::{Kept, Pass, Verdict};
+use crate::limits::HANDLER_WAIT_FAIR;
+use crate::routing::Room;
+use crate::routing::tree::Found;
+use crate::traces::{here, spanned};
+
+/// A handler watches its own deadline; with this much more it has hung.
+const GRACE: Duration = Duration::from_millis(200);
+/// And with this much more nobody waits for the verdict any longer.
+const LAST_GRACE: Duration = Duration::from_millis(50);
+const SHORTLY: Duration = Duration::from_secs(1);
+
+/// How long a handler is waited for, and what becomes of it then.
+#[derive(Clone, Copy)]
+struct Patience {
+    effect: Effect,
+    until: Instant,
+    /// It had so much time that not to answer is a failure. With less, the caller was impatient.
+    fair: bool,
+}
+
+impl Gate {
+    /// Serves a request in its room.
+    pub(super) async fn serve_inside(
+        &self,
+        arrived: &Arrived<'_>,
+        body: Incoming,
+        room: &Arc<Room>,
+        path: &str,
+    ) -> (HttpResponse, Label) {
+        let (route, params) = match room.tree.find(&arrived.head.method, path) {
+            Found::Route(route, params) => (route, params),
+            Found::Nothing => return (respond(Err(no_such_path()), arrived.followed, None), "none".into()),
+            Found::OtherMethods(methods) => {
+                let problem =
+                    Problem::new(Code::MethodNotAllowed, "the Allow header names the methods of this path");
+                let methods = methods.into_iter().map(Method::text);
+                return (allow(respond(Err(problem), arrived.followed, None), methods), "none".into());
+            }
+        };
+        let mut allowance = None;
+        let outcome = self.carry_out(arrived, body, room, (route, params), &mut allowance).await;
+        (respond(outcome, arrived.followed, allowance), route.pattern.into())
+    }
+
+    async fn carry_out(
+        &self,
+        arrived: &Arrived<'_>,
+        body: Incoming,
+        room: &Arc<Room>,
+        (route, params): (&Route, Vec<String>),
+        allowance: &mut Option<Allowance>,
+    ) -> Result<Reply, Problem> {
+        let headers = &arrived.head.headers;
+        limit_target(&arrived.head)?;
+        let caller = authenticate(arrived.peer, headers, self.directory());
+        *allowance = self.limit_workspace(caller.as_ref().ok(), arrived.begun)?;
+        let passed = route.pass(caller.as_ref())?;
+        let origin = arrived.origin(caller.as_ref().ok())?;
+        let query = arrived.head.uri.query().unwrap_or_default().to_owned();
+        let (until, wants_text, wait) = (origin.deadline, wants_text(headers), wait_preferred(headers));
+        let fair = until.saturating_duration_since(arrived.begun) >= HANDLER_WAIT_FAIR;
+        let bytes =
+            if route.method == Method::Get { Bytes::new() } else { body::read(headers, body).await? };
+        let pass = room.compartment.enter(until).await.map_err(kept)?;
+        let parsing = Instant::now();
+        let answering = passed(&bytes, Exchange { origin, params, query, wants_text, wait })?;
+        self.metrics().spent("parse", parsing.elapsed());
+        self.run(room.name, answering, pass, Patience { effect: route.effect, until, fair }).await
+    }
+
+    /// What may change something runs to its end even if the client has gone; what only reads stops with it.
+    /// A panic is this request's fault alone, and told to the compartment as it unwinds.
+    async fn run(
+        &self,
+        service: &'static str,
+        answering: Answering,
+        pass: Pass,
+        patience: Patience,
+    ) -> Result<Reply, Problem> {
+        let work = attend(spanned(service, answering), pass, patience);
+        let here = here();
+        let work = async move {
+            match here {
+                Some(here) => here.follow(work).await,
+                None => work.await,
+            }
+        };
+        let task = self.register().handlers().spawn(work.instrument(tracing::Span::current()));
+        let abort = (patience.effect == Effect::Reads).then(|| AbortOnDrop(task.abort_handle()));
+        let outcome = tokio::time::timeout_at((patience.until + GRACE + LAST_GRACE).into(), task).await;
+        drop(abort);
+        match outcome {
+            Ok(Ok(Some(reply))) => reply,
+            Ok(Err(panicked)) => Err(Problem::internal(&panicked)),
+            Ok(Ok(None)) | Err(_) if patience.effect == Effect::Reads => Err(too_late("ask again")),
+            Ok(Ok(None)) | Err(_) => {
+                Err(too_late("it is still being carried out; look at the ledger before sending it again"))
+            }
+        }
+    }
+}
+
+/// Waits for a handler as long as it may take, and says how it did. What changes something keeps its place until it is
+/// over, however late that is: a service whose handlers hang fills its own compartment and no other.
+async fn attend(
+    answering: impl Future<Output = Result<Reply, Problem>>,
+    mut pass: Pass,
+    patience: Patience,
+) -> Option<Result<Reply, Problem>> {
+    tokio::pin!(answering);
+    match tokio::time::timeout_at((patience.until + GRACE).into(), answering.as_mut()).await {
+        Ok(answer) => {
+            pass.verdict(Verdict::Success);
+            Some(answer)
+        }
+        Err(_) => {
+            pass.verdict(if patience.fair { Verdict::Failure } else { Verdict::Neutral });
+            if patience.effect == Effect::Changes {
+                let _ = answering.await;
+            }
+            None
+        }
+    }
+}
+
+/// Stops a reading handler when its client has gone.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn kept(kept: Kept) -> Problem {
+    match kept {
+        Kept::Isolated { retry_after } => Problem::new(
+            Code::ServiceIsolated,
+            "it failed too often and is left alone for a while; nothing was done, try again after the time in Retry-After",
+        )
+        .after(retry_after),
+        Kept::Full => {
+            Problem::new(Code::Overloaded, "too many requests are under way; nothing was done, try again").after(SHORTLY)
+        }
+    }
+}
+
+fn too_late(advice: &str) -> Problem {
+    Problem::new(Code::DeadlinePassed, format!("no answer in time; {advice}"))
+}

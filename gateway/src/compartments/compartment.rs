@@ -1,0 +1,342 @@
+//! The compartment of one service: places for calls, a queue before them, and a breaker that may close the door.
+//! Who enters: calls to the service, before they begin.
+//! What leaves: a pass that holds a place until the call is over; or a refusal at once, with the time to come back.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::breaker::{Breaker, Policy, Standing, Ticket, Verdict};
+use crate::dice::Dice;
+
+/// How many calls a compartment holds, and when it isolates itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Calls under way at once.
+    pub in_flight_max: usize,
+    /// Calls that may wait for a place.
+    pub queue_max: usize,
+    /// When it isolates itself; one without a policy never does, as befits health and status.
+    pub breaker: Option<Policy>,
+}
+
+/// Where the service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// In this process.
+    InProcess,
+    /// Behind the network.
+    Upstream,
+}
+
+/// Why a call did not begin. Nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Kept {
+    /// The service fails too often; it is left alone for a while.
+    #[error("the service is isolated")]
+    Isolated {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The service has its fill, and so has its queue; or no place came free in time.
+    #[error("the service has its fill")]
+    Full,
+}
+
+/// The compartment of one service.
+pub struct Compartment {
+    name: String,
+    kind: Kind,
+    bounds: Bounds,
+    breaker: Option<Mutex<Breaker>>,
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    refused: AtomicU64,
+    began: Instant,
+}
+
+/// A place in a compartment. Dropped without a verdict it says nothing of the service, unless a panic drops it.
+pub struct Pass {
+    compartment: Arc<Compartment>,
+    ticket: Option<Ticket>,
+    trial: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+/// How a compartment stands, for people and dashboards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The service.
+    pub name: String,
+    /// Where it is.
+    pub kind: Kind,
+    /// Its breaker; none if it cannot be isolated.
+    pub standing: Option<Standing>,
+    /// While open: how much longer.
+    pub pause: Option<Duration>,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// Calls waiting for a place.
+    pub waiting: usize,
+    /// How often it was isolated since the start.
+    pub trips: u64,
+    /// Calls that were refused since the start.
+    pub refused: u64,
+}
+
+impl Compartment {
+    /// An empty compartment.
+    pub fn new(name: impl Into<String>, kind: Kind, bounds: Bounds, dice: &Dice) -> Arc<Self> {
+        let seed = || u64::from_le_bytes(dice.throw());
+        Arc::new(Self {
+            name: name.into(),
+            kind,
+            bounds,
+            breaker: bounds.breaker.map(|policy| Mutex::new(Breaker::new(policy, seed()))),
+            places: Arc::new(Semaphore::new(bounds.in_flight_max)),
+            waiting: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+            began: Instant::now(),
+        })
+    }
+
+    /// The service.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the service is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its bounds.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Lets a call in, at once or when a place comes free before `deadline`.
+    ///
+    /// # Errors
+    /// The service is isolated or full.
+    pub async fn enter(self: &Arc<Self>, deadline: Instant) -> Result<Pass, Kept> {
+        let entered = self.try_enter(deadline).await;
+        if entered.is_err() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        entered
+    }
+
+    async fn try_enter(self: &Arc<Self>, deadline: Instant) -> Result<Pass, Kept> {
+        // Asked twice: here so that nobody queues before a closed door, and below because the door may have closed
+        // meanwhile. The ticket is taken last, for a probe must not wait in a queue.
+        if let Some(retry_after) = self.breaker().and_then(|breaker| breaker.pause(self.now())) {
+            return Err(Kept::Isolated { retry_after });
+        }
+        let place = self.place(deadline).await?;
+        let ticket = match self.breaker() {
+            Some(mut breaker) => {
+                let asked = breaker.ask(self.now());
+                Some(asked.map_err(|retry_after| Kept::Isolated { retry_after })?)
+            }
+            None => None,
+        };
+        let trial = ticket.as_ref().is_some_and(Ticket::is_trial);
+        Ok(Pass { compartment: Arc::clone(self), ticket, trial, _place: place })
+    }
+
+    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Kept> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        let waiting = Waiting::join(&self.waiting, self.bounds.queue_max).ok_or(Kept::Full)?;
+        let place = tokio::time::timeout_at(deadline.into(), Arc::clone(&self.places).acquire_owned()).await;
+        drop(waiting);
+        match place {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(Kept::Full),
+        }
+    }
+
+    /// How it stands.
+    pub fn seen(&self) -> Seen {
+        let now = self.now();
+        let breaker = self.breaker();
+        Seen {
+            name: self.name.clone(),
+            kind: self.kind,
+            standing: breaker.as_ref().map(|breaker| breaker.standing(now)),
+            pause: breaker.as_ref().and_then(|breaker| breaker.pause(now)),
+            in_flight: self.bounds.in_flight_max.saturating_sub(self.places.available_permits()),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            trips: breaker.as_ref().map_or(0, |breaker| breaker.trips()),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    fn breaker(&self) -> Option<MutexGuard<'_, Breaker>> {
+        self.breaker.as_ref().map(|breaker| breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn report(&self, ticket: Ticket, verdict: Verdict) {
+        let Some(mut breaker) = self.breaker() else { return };
+        let (now, trips) = (self.now(), breaker.trips());
+        breaker.report(now, ticket, verdict);
+        if breaker.trips() > trips {
+            tracing::warn!(service = self.name, pause = ?breaker.pause(now), "the service is isolated");
+        }
+    }
+}
+
+impl Pass {
+    /// Says how the call went. Only the first word counts; the place is kept until the pass is dropped.
+    pub fn verdict(&mut self, verdict: Verdict) {
+        if let Some(ticket) = self.ticket.take() {
+            self.compartment.report(ticket, verdict);
+        }
+    }
+
+    /// The service is being tried out: this call is not to be repeated.
+    pub fn is_trial(&self) -> bool {
+        self.trial
+    }
+
+    /// A probe that takes longer than this has failed.
+    pub fn probe_wait(&self) -> Option<Duration> {
+        self.compartment.bounds.breaker.filter(|_| self.trial).map(|policy| policy.probe_wait)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.verdict(if std::thread::panicking() { Verdict::Failure } else { Verdict::Neutral });
+    }
+}
+
+/// One in the queue; leaving it, however that happens, is counted.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn join(count: &'a AtomicUsize, queue_max: usize) -> Option<Self> {
+        let joined = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
+            (waiting < queue_max).then_some(waiting + 1)
+        });
+        // Made only if counted: dropping it counts down.
+        joined.is_ok().then(|| Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(in_flight_max: usize, queue_max: usize) -> Bounds {
+        Bounds { in_flight_max, queue_max, breaker: Some(Policy::default()) }
+    }
+
+    fn compartment(bounds: Bounds) -> Arc<Compartment> {
+        Compartment::new("test", Kind::InProcess, bounds, &Dice::system())
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    async fn fail(compartment: &Arc<Compartment>, times: u32) {
+        for _ in 0..times {
+            compartment.enter(soon()).await.unwrap().verdict(Verdict::Failure);
+        }
+    }
+
+    #[tokio::test]
+    async fn over_the_places_and_the_queue_a_call_is_refused_at_once() {
+        let compartment = compartment(bounds(1, 1));
+        let held = compartment.enter(soon()).await.unwrap();
+        let far = Instant::now() + Duration::from_secs(60);
+        let queued = tokio::spawn({
+            let compartment = Arc::clone(&compartment);
+            async move { compartment.enter(far).await.map(drop) }
+        });
+        while compartment.seen().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(compartment.enter(far).await.map(drop), Err(Kept::Full));
+        drop(held);
+        assert_eq!(queued.await.unwrap(), Ok(()), "the one in the queue gets the place");
+        assert_eq!((compartment.seen().waiting, compartment.seen().in_flight), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_time_is_over_leaves_the_queue() {
+        let compartment = compartment(bounds(1, 1));
+        let held = compartment.enter(soon()).await.unwrap();
+        assert_eq!(compartment.enter(soon()).await.map(drop), Err(Kept::Full));
+        assert_eq!(compartment.seen().waiting, 0);
+        drop(held);
+        assert!(compartment.enter(soon()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_failing_service_is_isolated_and_says_for_how_long() {
+        let compartment = compartment(bounds(8, 8));
+        fail(&compartment, 5).await;
+        let Err(Kept::Isolated { retry_after }) = compartment.enter(soon()).await.map(drop) else {
+            panic!("let in");
+        };
+        assert!((Duration::from_millis(700)..=Duration::from_millis(1200)).contains(&retry_after));
+        assert_eq!((compartment.seen().trips, compartment.seen().refused), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn one_that_has_no_breaker_is_never_isolated() {
+        let compartment = compartment(Bounds { breaker: None, ..bounds(8, 8) });
+        fail(&compartment, 100).await;
+        assert!(compartment.enter(soon()).await.is_ok());
+    }
+
+    #[test]
+    fn of_many_threads_exactly_one_gets_the_probe() {
+        for _ in 0..50 {
+            let policy = Policy { open_min: Duration::ZERO, ..Policy::default() };
+            let compartment = compartment(Bounds { breaker: Some(policy), ..bounds(64, 64) });
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(fail(&compartment, 5));
+            let start = std::sync::Barrier::new(8);
+            let passes: Vec<_> = std::thread::scope(|scope| {
+                let ask = || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    start.wait();
+                    runtime.block_on(compartment.enter(Instant::now() + Duration::from_secs(5))).ok()
+                };
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+                threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(passes.len(), 1, "each pass is a probe, and there is one");
+            assert!(passes[0].is_trial());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_probe_whose_client_went_away_makes_room_for_the_next() {
+        let policy = Policy { open_min: Duration::ZERO, ..Policy::default() };
+        let compartment = compartment(Bounds { breaker: Some(policy), ..bounds(8, 8) });
+        fail(&compartment, 5).await;
+        let probe = compartment.enter(soon()).await.unwrap();
+        assert!(compartment.enter(soon()).await.is_err());
+        drop(probe);
+        assert!(compartment.enter(soon()).await.unwrap().is_trial());
+    }
+}

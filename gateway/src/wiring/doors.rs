@@ -1,0 +1,193 @@
+//! The doors of the house: which service answers where, in which compartment, behind which gate.
+//! Who enters: the wiring, with the services built; a reload, with other upstreams.
+//! What leaves: one router, and a gate for each listener; or why the routes cannot be served together.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{House, Unbuilt};
+use crate::api::Route;
+use crate::appliance::Tokens;
+use crate::boundary::drain::Register;
+use crate::boundary::gate::{Gate, GateParts};
+use crate::compartments::breaker::Policy;
+use crate::compartments::{Bounds, Compartments, Kind};
+use crate::config::{Config, TracesConfig};
+use crate::dial::{Dialer, TrustFiles, TrustRefused};
+use crate::dice::Dice;
+use crate::following::{self, Following};
+use crate::health::Health;
+use crate::limits::{CONNECT_WAIT_MAX, EXPORT_QUEUE_MAX, SERVICE_IN_FLIGHT_MAX, SERVICE_QUEUE_MAX};
+use crate::metrics::Metrics;
+use crate::routing::{Room, Router, Unroutable};
+use crate::runs::{self, Runs};
+use crate::services;
+use crate::services::audit::Audit;
+use crate::services::devices::Devices;
+use crate::services::ground::Ground;
+use crate::services::keys::Keys;
+use crate::services::roster::Roster;
+use crate::services::signing::Signing;
+use crate::services::succession::Succession;
+use crate::services::workspaces::Workspaces;
+use crate::status::{self, Status};
+use crate::traces::Traces;
+use crate::traces::otlp::Collector;
+use crate::upstream::Upstream;
+use crate::upstream::settings::UpstreamConfig;
+
+/// The services, built.
+pub(super) struct Services<'a> {
+    pub(super) workspaces: &'a Arc<Workspaces>,
+    pub(super) devices: &'a Arc<Devices>,
+    pub(super) succession: &'a Arc<Succession>,
+    pub(super) runs: &'a Arc<Runs>,
+    pub(super) keys: &'a Arc<Keys>,
+    pub(super) signing: &'a Arc<Signing>,
+    pub(super) audit: &'a Arc<Audit>,
+    pub(super) health: &'a Health,
+    pub(super) tokens: &'a Tokens,
+}
+
+/// What doors are made of.
+pub(super) struct Doors<'a> {
+    pub(super) config: &'a Config,
+    pub(super) ground: &'a Ground,
+    pub(super) roster: &'a Roster,
+    pub(super) register: &'a Register,
+    pub(super) metrics: &'a Metrics,
+    pub(super) compartments: &'a Compartments,
+}
+
+/// Why other upstreams cannot be served. Those that are served stay.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamsRefused {
+    /// The certificates of one cannot be used.
+    #[error("the upstream `{name}` cannot be spoken to")]
+    Trust {
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        source: TrustRefused,
+    },
+    /// Two claim one prefix.
+    #[error(transparent)]
+    Routes(#[from] Unroutable),
+}
+
+impl Doors<'_> {
+    /// One router for all listeners, and a gate for each.
+    pub(super) fn open(&self, services: &Services<'_>) -> Result<(Arc<Router>, [Arc<Gate>; 2]), Unbuilt> {
+        let (router, traces) = (Arc::new(Router::default()), traces(&self.config.traces)?);
+        let rooms = self.rooms(services, &router, &traces)?;
+        let upstreams = upstreams(&self.config.upstreams, self.compartments, &self.ground.dice)?;
+        router.serve(rooms, &upstreams).map_err(UpstreamsRefused::from)?;
+        let gates = [self.gate(&router, &traces), self.gate(&router, &traces)];
+        Ok((router, gates))
+    }
+
+    /// Each service with its routes, in its compartment. The description is made of all of them.
+    fn rooms(
+        &self,
+        services: &Services<'_>,
+        router: &Arc<Router>,
+        traces: &Traces,
+    ) -> Result<Vec<Arc<Room>>, Unroutable> {
+        let status = Arc::new(Status::new(
+            services.health.clone(),
+            self.metrics.clone(),
+            services.tokens.clone(),
+            self.ground.ledger.clone(),
+            Arc::clone(router),
+            traces.clone(),
+        ));
+        let following = Arc::new(Following::new(traces.clone(), vec![services.audit.clone()]));
+        let own: Vec<(&'static str, Vec<Route>)> = vec![
+            ("workspaces", services::workspaces::routes::routes(services.workspaces)),
+            ("devices", services::devices::routes::routes(services.devices)),
+            ("succession", services::succession::routes::routes(services.succession)),
+            ("workflows", runs::routes::routes(services.runs)),
+            ("keys", services::keys::routes::routes(services.keys)),
+            ("signing", services::signing::routes::routes(services.signing)),
+            ("audit", services::audit::routes::routes(services.audit)),
+            ("following", following::routes(&following)),
+        ];
+        let described: Vec<Route> = own.iter().flat_map(|(_, routes)| routes.iter().cloned()).collect();
+        let mut rooms = vec![self.room("status", None, status::own_routes(&status, &described))?];
+        for (name, routes) in own {
+            rooms.push(self.room(name, Some(Policy::default()), routes)?);
+        }
+        Ok(rooms)
+    }
+
+    fn room(
+        &self,
+        name: &'static str,
+        breaker: Option<Policy>,
+        routes: Vec<Route>,
+    ) -> Result<Arc<Room>, Unroutable> {
+        let bounds = Bounds { in_flight_max: SERVICE_IN_FLIGHT_MAX, queue_max: SERVICE_QUEUE_MAX, breaker };
+        let compartment = self.compartments.keep_or_make(name, Kind::InProcess, bounds, &self.ground.dice);
+        Ok(Room::new(name, compartment, routes)?)
+    }
+
+    fn gate(&self, router: &Arc<Router>, traces: &Traces) -> Arc<Gate> {
+        Arc::new(Gate::new(GateParts {
+            router: Arc::clone(router),
+            directory: Arc::new(self.roster.clone()),
+            register: self.register.clone(),
+            dice: self.ground.dice.clone(),
+            clock: Arc::clone(&self.ground.clock),
+            metrics: self.metrics.clone(),
+            traces: traces.clone(),
+            workspace_quota: self.config.rates.workspace,
+            address_quota: self.config.rates.address,
+            trusted_proxies: self.config.api.trusted_proxies.clone(),
+        }))
+    }
+}
+
+/// Journeys are kept in any case; with a collector the recorded ones are also sent there.
+fn traces(config: &TracesConfig) -> Result<Traces, UpstreamsRefused> {
+    let Some(Ok((place, path))) = config.collector() else { return Ok(Traces::default()) };
+    let refused = |source| UpstreamsRefused::Trust { name: "traces.otlp".to_owned(), source };
+    let files = TrustFiles { ca: config.otlp_ca.clone(), ..TrustFiles::default() };
+    let dialer = match place.secure {
+        true => Dialer::secure(&files, b"http/1.1", CONNECT_WAIT_MAX).map_err(refused)?,
+        false => Dialer::plain(CONNECT_WAIT_MAX),
+    };
+    let (queue, exported) = mpsc::channel(EXPORT_QUEUE_MAX);
+    // Ends by itself when the last gate has gone, and with it the queue.
+    tokio::spawn(Collector { place, path, dialer }.run(exported));
+    Ok(Traces::exporting(queue, config.recorded_per_second_max))
+}
+
+/// Upstreams made ready, in compartments that keep their history where nothing changed.
+fn upstreams(
+    configs: &[UpstreamConfig],
+    compartments: &Compartments,
+    dice: &Dice,
+) -> Result<Vec<Arc<Upstream>>, UpstreamsRefused> {
+    let ready = |config: &UpstreamConfig| {
+        let name = config.name.to_string();
+        let made = Upstream::new(config.clone(), compartments, dice);
+        made.map_err(|source| UpstreamsRefused::Trust { name, source })
+    };
+    configs.iter().map(ready).collect()
+}
+
+impl House {
+    /// Serves these upstreams from now on; requests under way end as they began.
+    ///
+    /// # Errors
+    /// One cannot be served; then all stay as they were.
+    pub fn serve_upstreams(&self, configs: &[UpstreamConfig]) -> Result<(), UpstreamsRefused> {
+        let ready = upstreams(configs, &self.compartments, &self.ground.dice)?;
+        self.router.serve_upstreams(&ready)?;
+        let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
+        self.compartments.forget_upstreams_but(&names);
+        Ok(())
+    }
+}

@@ -1,0 +1,45 @@
+//! The engine of the house: built over the services whose commands its steps are, and put in its place.
+//! Who enters: the wiring, once the ledger is vouched for and the services stand.
+//! What leaves: a running engine, which has taken up every workflow that the last run left open.
+
+use std::sync::Arc;
+
+use audit::{MachineRandom, Standing};
+use sagas::{Engine, EngineParts, SagaLimits};
+
+use super::Unbuilt;
+use crate::custody::Custody;
+use crate::metrics::Metrics;
+use crate::services::ground::Ground;
+use crate::services::keys::Keys;
+use crate::services::workspaces::Workspaces;
+use crate::workflows;
+use crate::workflows::seal::StateSeal;
+use crate::workflows::watch::Watch;
+
+/// Starts the engine. A frozen ledger lets no workflow run.
+///
+/// # Errors
+/// The workflows do not fit together, or the open ones could not be taken up.
+pub(super) async fn run(
+    ground: &Ground,
+    custody: &Custody,
+    metrics: &Metrics,
+    workspaces: &Arc<Workspaces>,
+    keys: &Arc<Keys>,
+) -> Result<(), Unbuilt> {
+    if ground.ledger.health().standing != Standing::Open {
+        return Ok(());
+    }
+    let engine = Engine::start(EngineParts {
+        ledger: ground.ledger.clone(),
+        catalog: workflows::catalog(&workflows::Services { keys })?,
+        seal: Arc::new(StateSeal::new(Arc::clone(workspaces), custody.clone())),
+        clock: Arc::clone(&ground.clock),
+        random: Arc::new(MachineRandom),
+        limits: SagaLimits::default(),
+        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(keys))),
+    });
+    ground.runner.install(engine.await.map_err(Unbuilt::Engine)?);
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Services of the process that panic or hang: each isolates itself, and its neighbours keep answering.
+//! Who enters: requests through a real gate, to rooms that were built to fail.
+//! What leaves: who was refused, who was served, and that a refusal of business isolates nobody.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::house::{Asker, Standing, house};
+use gateway::api::{Code, Open, Problem, Reply, Route};
+use gateway::boundary::authenticate::Peer;
+use gateway::boundary::drain::Register;
+use gateway::boundary::gate::{Gate, GateParts};
+use gateway::compartments::breaker::Policy;
+use gateway::compartments::{Bounds, Compartments, Kind};
+use gateway::dice::Dice;
+use gateway::metrics::Metrics;
+use gateway::routing::{Room, Router};
+use gateway::services::roster::Roster;
+use gateway::traces::Traces;
+
+/// A gate before two rooms: one that does as it is told, and its neighbour.
+struct Rooms {
+    asker: Asker,
+    compartments: Compartments,
+    begun: Arc<AtomicUsize>,
+    _standing: Standing,
+}
+
+async fn rooms(in_flight_max: usize) -> Rooms {
+    let (standing, compartments) = (house().await, Compartments::default());
+    let begun = Arc::new(AtomicUsize::new(0));
+    let room = |name, routes| {
+        let bounds = Bounds { in_flight_max, queue_max: 0, breaker: Some(Policy::default()) };
+        let compartment = compartments.keep_or_make(name, Kind::InProcess, bounds, &Dice::system());
+        Room::new(name, compartment, routes).unwrap()
+    };
+    let hang = |begun: Arc<AtomicUsize>, (), (), _| async move {
+        begun.fetch_add(1, Ordering::SeqCst);
+        std::future::pending::<()>().await;
+        Ok(Reply::empty())
+    };
+    let sick = room(
+        "sick",
+        vec![
+            Route::get("/sick/panics")
+                .guard::<Open>()
+                .to(Arc::new(()), |_, (), (), _| async { panic!("as told") }),
+            Route::get("/sick/hangs").guard::<Open>().to(begun.clone(), hang),
+            Route::post("/sick/hangs").guard::<Open>().to(begun.clone(), hang),
+            Route::get("/sick/refuses").guard::<Open>().to(Arc::new(()), |_, (), (), _| async {
+                Err::<Reply, _>(Problem::new(Code::TokenUnavailable, "not today"))
+            }),
+            Route::get("/sick/well")
+                .guard::<Open>()
+                .to(Arc::new(()), |_, (), (), _| async { Ok(Reply::empty()) }),
+        ],
+    );
+    let well = room(
+        "well",
+        vec![
+            Route::get("/well").guard::<Open>().to(Arc::new(()), |_, (), (), _| async { Ok(Reply::empty()) }),
+        ],
+    );
+    let router = Arc::new(Router::default());
+    router.serve(vec![sick, well], &[]).unwrap();
+    let gate = Arc::new(Gate::new(GateParts {
+        router,
+        directory: Arc::new(Roster::new(standing.house.ground.clock.clone())),
+        register: Register::default(),
+        dice: Dice::system(),
+        clock: standing.house.ground.clock.clone(),
+        metrics: Metrics::default(),
+        traces: Traces::default(),
+        workspace_quota: common::house::quota(1000, 1000),
+        address_quota: common::house::quota(1000, 1000),
+        trusted_proxies: vec![],
+    }));
+    let asker = Asker::at(gate, Peer::Local { uid: 0 });
+    Rooms { asker, compartments, begun, _standing: standing }
+}
+
+impl Rooms {
+    fn trips(&self) -> u64 {
+        self.compartments.seen().iter().find(|seen| seen.name == "sick").unwrap().trips
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_panics_isolates_itself_alone_and_is_tried_again() {
+    let rooms = rooms(8).await;
+    for _ in 0..5 {
+        let answer = rooms.asker.get("/sick/panics").await;
+        assert_eq!((answer.status, answer.code().as_str()), (500, "internal"), "{answer:?}");
+    }
+    let isolated = rooms.asker.get("/sick/well").await;
+    assert_eq!((isolated.status, isolated.code().as_str()), (503, "service_isolated"), "{isolated:?}");
+    assert!(isolated.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert_eq!(rooms.asker.get("/well").await.status, 204, "its neighbour answers");
+    let healed = async {
+        while rooms.asker.get("/sick/well").await.status != 204 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), healed).await.expect("it is tried again");
+}
+
+#[tokio::test]
+async fn a_service_that_hangs_isolates_itself_alone() {
+    let rooms = rooms(8).await;
+    let begun = Instant::now();
+    let patient = rooms.asker.with("chancery-deadline-ms", "5000");
+    let hanging: Vec<_> = (0..5)
+        .map(|_| {
+            let patient = patient.clone();
+            tokio::spawn(async move { patient.get("/sick/hangs").await })
+        })
+        .collect();
+    while rooms.begun.load(Ordering::SeqCst) < 5 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rooms.asker.get("/well").await.status, 204);
+    assert!(begun.elapsed() < Duration::from_secs(4), "the neighbour waited");
+    for one in hanging {
+        let answer = one.await.unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (504, "deadline_passed"), "{answer:?}");
+    }
+    assert_eq!(rooms.asker.get("/sick/well").await.code(), "service_isolated");
+    assert_eq!(rooms.asker.get("/well").await.status, 204);
+}
+
+#[tokio::test]
+async fn handlers_that_hang_and_may_change_something_fill_their_own_compartment_and_no_other() {
+    let rooms = rooms(3).await;
+    let impatient = rooms.asker.with("chancery-deadline-ms", "50");
+    for _ in 0..3 {
+        let answer = impatient.ask("POST", "/sick/hangs", None).await;
+        assert_eq!((answer.status, answer.code().as_str()), (504, "deadline_passed"), "{answer:?}");
+    }
+    let full = rooms.asker.get("/sick/well").await;
+    assert_eq!((full.status, full.code().as_str()), (503, "overloaded"), "{full:?}");
+    assert!(!full.header("retry-after").is_empty());
+    assert_eq!(rooms.asker.get("/well").await.status, 204);
+}
+
+#[tokio::test]
+async fn a_caller_without_patience_isolates_nobody() {
+    let rooms = rooms(8).await;
+    let impatient = rooms.asker.with("chancery-deadline-ms", "1");
+    for _ in 0..30 {
+        assert_eq!(impatient.get("/sick/hangs").await.status, 504);
+    }
+    assert_eq!(rooms.trips(), 0);
+    assert_eq!(rooms.asker.get("/sick/well").await.status, 204);
+}
+
+#[tokio::test]
+async fn a_refusal_of_business_isolates_nobody() {
+    let rooms = rooms(8).await;
+    for _ in 0..50 {
+        assert_eq!(rooms.asker.get("/sick/refuses").await.status, 503);
+    }
+    assert_eq!(rooms.trips(), 0);
+    assert_eq!(rooms.asker.get("/sick/well").await.status, 204);
+}
