@@ -164,6 +164,14 @@ impl Engine {
         Ok(Some(detail(&row, &log, def.map(AsRef::as_ref), result)))
     }
 
+    /// How many sagas need a person, by workflow: for health.
+    ///
+    /// # Errors
+    /// Why the ledger could not be read.
+    pub async fn stuck(&self) -> Result<Vec<(String, u64)>, ReadRefused<SqlFault>> {
+        self.inner().parts.ledger.read(store::stuck).await
+    }
+
     /// Every lock that a saga holds or waits for: for operators.
     ///
     /// # Errors

@@ -290,6 +290,7 @@ async fn stuck_at_call(sample: &Sample, plan: &Arc<Plan>) -> (Engine, SagaKey) {
 async fn a_person_supplies_the_result_of_a_step_that_is_known_to_have_happened() {
     let (sample, plan) = (Sample::new(""), Arc::new(Plan::default()));
     let (engine, key) = stuck_at_call(&sample, &plan).await;
+    assert_eq!(engine.stuck().await.unwrap(), [("sample.mixed".to_owned(), 1)]);
     let wrong = engine.operate(&key, Verb::SupplyResult(json!(7)), operator(), "seen in the HSM").await;
     assert!(matches!(wrong, Err(WriteRefused::Rejected(VerbRefused::BadEvidence(_)))), "{wrong:?}");
     let right = Verb::SupplyResult(json!("a r1/made"));
