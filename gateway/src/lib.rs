@@ -3,6 +3,7 @@
 //! What leaves: answers; every signature among them was on the ledger before its key was touched.
 
 pub mod admission;
+pub mod again;
 pub mod api;
 pub mod appliance;
 pub mod boundary;

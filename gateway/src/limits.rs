@@ -111,3 +111,9 @@ pub const JOURNEYS_MAX: usize = 2048;
 pub const EXPORT_QUEUE_MAX: usize = 1024;
 /// Journeys in one message to the collector.
 pub const EXPORT_BATCH_MAX: usize = 128;
+/// A client that tries again does so within a day.
+pub const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// What signs or makes keys is not done twice within a month, whoever restarts whatever.
+pub const ANSWERS_KEPT_LONG: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The second of two equal requests waits so long for the first before it is told to come back.
+pub const SAME_REQUEST_WAIT_MAX: Duration = Duration::from_secs(2);

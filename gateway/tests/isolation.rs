@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use common::house::{Asker, Standing, house};
+use gateway::api::exchange::Body;
 use gateway::api::{Code, Open, Problem, Reply, Route};
 use gateway::boundary::authenticate::Peer;
 use gateway::boundary::drain::Register;
@@ -21,6 +23,20 @@ use gateway::metrics::Metrics;
 use gateway::routing::{Room, Router};
 use gateway::services::roster::Roster;
 use gateway::traces::Traces;
+use schemars::{Schema, SchemaGenerator};
+
+/// A body whose reading panics.
+struct Unreadable;
+
+impl Body for Unreadable {
+    fn read(_: &Bytes) -> Result<Self, Problem> {
+        panic!("as told")
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Option<Schema> {
+        None
+    }
+}
 
 /// A gate before two rooms: one that does as it is told, and its neighbour.
 struct Rooms {
@@ -54,6 +70,10 @@ async fn rooms(in_flight_max: usize) -> Rooms {
             Route::get("/sick/refuses").guard::<Open>().to(Arc::new(()), |_, (), (), _| async {
                 Err::<Reply, _>(Problem::new(Code::TokenUnavailable, "not today"))
             }),
+            Route::post("/sick/parses")
+                .guard::<Open>()
+                .takes::<Unreadable>()
+                .to(Arc::new(()), |_, (), _: Unreadable, _| async { Ok(Reply::empty()) }),
             Route::get("/sick/well")
                 .guard::<Open>()
                 .to(Arc::new(()), |_, (), (), _| async { Ok(Reply::empty()) }),
@@ -106,6 +126,16 @@ async fn a_service_that_panics_isolates_itself_alone_and_is_tried_again() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), healed).await.expect("it is tried again");
+}
+
+#[tokio::test]
+async fn a_panic_while_a_body_is_read_counts_like_one_in_the_handler() {
+    let rooms = rooms(8).await;
+    for _ in 0..5 {
+        assert_eq!(rooms.asker.ask("POST", "/sick/parses", None).await.status, 500);
+    }
+    assert_eq!(rooms.asker.get("/sick/well").await.code(), "service_isolated");
+    assert_eq!(rooms.asker.get("/well").await.status, 204);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! Who enters: members and operators, with questions.
 //! What leaves: answers taken apart; or the error with which a connection ended, for a refusal may have no words.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,6 +44,7 @@ pub struct Ask {
     method: Method,
     path: String,
     headers: Vec<(String, String)>,
+    bare: bool,
     body: Option<Bytes>,
 }
 
@@ -77,18 +79,24 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(75);
 
 /// A question that reads.
 pub fn get(path: impl Into<String>) -> Ask {
-    Ask { method: Method::GET, path: path.into(), headers: Vec::new(), body: None }
+    Ask { method: Method::GET, path: path.into(), headers: Vec::new(), bare: false, body: None }
 }
 
 /// A question that changes something; `Value::Null` sends no body.
 pub fn post(path: impl Into<String>, body: Value) -> Ask {
     let body = (!body.is_null()).then(|| Bytes::from(body.to_string()));
-    Ask { method: Method::POST, path: path.into(), headers: Vec::new(), body }
+    Ask { method: Method::POST, path: path.into(), headers: Vec::new(), bare: false, body }
 }
 
 /// A question that takes something away.
 pub fn delete(path: impl Into<String>) -> Ask {
-    Ask { method: Method::DELETE, path: path.into(), headers: Vec::new(), body: None }
+    Ask { method: Method::DELETE, path: path.into(), headers: Vec::new(), bare: false, body: None }
+}
+
+/// A key that no request has had.
+fn fresh_key() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Ask {
@@ -123,8 +131,8 @@ impl Ask {
     }
 
     fn request(self, credential: Option<&str>, h2: bool) -> io::Result<Request<Full<Bytes>>> {
-        let uri = if h2 { format!("https://{SERVER_NAME}{}", self.path) } else { self.path };
-        let mut request = Request::builder().method(self.method).uri(uri);
+        let uri = if h2 { format!("https://{SERVER_NAME}{}", self.path) } else { self.path.clone() };
+        let mut request = Request::builder().method(self.method.clone()).uri(uri);
         if !h2 {
             request = request.header(header::HOST, SERVER_NAME);
         }
@@ -134,6 +142,13 @@ impl Ask {
         }
         if self.body.is_some() && !has("content-type") {
             request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        // What makes or changes keys, or starts a workflow, wants a key; a test that cares brings its own.
+        let wants_key = self.method == Method::POST
+            && ["/v1/keys", "/v1/workflows"].iter().any(|place| self.path.starts_with(place))
+            && !["/sign", "/verify"].iter().any(|verb| self.path.ends_with(verb));
+        if wants_key && !self.bare && !has("idempotency-key") {
+            request = request.header("idempotency-key", fresh_key());
         }
         for (name, value) in &self.headers {
             request = request.header(name, value);
@@ -259,6 +274,15 @@ impl Connection {
     /// Over a local socket.
     pub async fn local(socket: &Path) -> io::Result<Self> {
         Self::over(UnixStream::connect(socket).await?, Protocol::H1, None).await
+    }
+
+    /// Asks exactly this, without a key that the ask does not bring itself.
+    ///
+    /// # Errors
+    /// The connection ended without an answer.
+    pub async fn send_bare(&self, mut ask: Ask) -> io::Result<Answer> {
+        ask.bare = true;
+        self.send(ask).await
     }
 
     /// Asks, and waits for the whole answer.

@@ -5,11 +5,13 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::once::Once;
 use crate::ids::{ApiKeyId, ClientId, RequestId, UpstreamName, WorkspaceId};
 use crate::malformed::Malformed;
 
@@ -168,6 +170,8 @@ pub struct Origin {
     pub deadline: Instant,
     /// Asks for the priority lane.
     pub urgent: bool,
+    /// The claim on its idempotency key, where it brought one.
+    pub once: Option<Arc<Once>>,
 }
 
 /// A machine with an enrolled, unrevoked certificate.

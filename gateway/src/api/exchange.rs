@@ -94,6 +94,8 @@ pub struct Reply {
     pub location: Option<String>,
     /// The entry that tells of what was done (`Chancery-Entry`).
     pub entry: Option<u64>,
+    /// It was given before, to the same request (`Idempotency-Replayed`).
+    pub replayed: bool,
 }
 
 impl Reply {
@@ -103,17 +105,24 @@ impl Reply {
     /// Only if a wire type cannot be written as JSON, which is a fault of ours.
     pub fn json<T: Serialize>(status: u16, value: &T) -> Result<Self, Problem> {
         let body = serde_json::to_vec(value).map_err(|why| Problem::internal(&why))?;
-        Ok(Self { status, media_type: "application/json", body: body.into(), location: None, entry: None })
+        Ok(Self { status, media_type: "application/json", body: body.into(), location: None, entry: None, replayed: false })
     }
 
     /// A text answer.
     pub fn text(media_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status: 200, media_type, body: body.into(), location: None, entry: None }
+        Self { status: 200, media_type, body: body.into(), location: None, entry: None, replayed: false }
     }
 
     /// Done, and nothing to say.
     pub fn empty() -> Self {
-        Self { status: 204, media_type: "", body: Bytes::new(), location: None, entry: None }
+        Self { status: 204, media_type: "", body: Bytes::new(), location: None, entry: None, replayed: false }
+    }
+
+    /// Says that it was given before.
+    #[must_use]
+    pub fn replayed(mut self) -> Self {
+        self.replayed = true;
+        self
     }
 
     /// Names the new thing's place.

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod exchange;
 pub mod guard;
 pub mod offer;
+pub mod once;
 pub mod problem;
 pub mod route;
 
@@ -15,8 +16,9 @@ pub use caller::{Actor, Caller, Client, Operator, Origin, Program, Scope, Scopes
 pub use directory::{ApiKeyStanding, CertificateHash, ClientStanding, Directory, HangUp};
 pub use exchange::{Exchange, Reply};
 pub use offer::Offer;
+pub use once::Once;
 pub use guard::{
     Connected, Entrant, Guard, GuardKind, InWorkspace, Member, Open, OperatorOnly, OperatorPermit, ToUpstream,
 };
 pub use problem::{Code, Problem};
-pub use route::{Effect, Method, Route};
+pub use route::{Effect, KeyRule, Method, Route};

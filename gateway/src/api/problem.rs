@@ -37,6 +37,8 @@ macro_rules! codes {
 codes! {
     /// The request line, headers or parameters cannot be understood.
     BadRequest = "bad_request", 400, "The request cannot be understood";
+    /// The route wants an idempotency key.
+    IdempotencyKeyMissing = "idempotency_key_missing", 400, "An Idempotency-Key is missing";
     /// The body is not the JSON this route takes.
     BadBody = "bad_body", 400, "The body is not what this route takes";
     /// No API key, or none that we know.
@@ -65,6 +67,8 @@ codes! {
     NameTaken = "name_taken", 409, "The name is taken";
     /// The thing is not in a state for this.
     WrongState = "wrong_state", 409, "Not possible in the present state";
+    /// The first request with this idempotency key is under way.
+    RequestInProgress = "request_in_progress", 409, "The same request is under way";
     /// Another workflow holds what this one needs.
     ResourceLocked = "resource_locked", 409, "Another workflow is at work on this";
     /// A workflow ended without success, and what it had done was undone.
@@ -85,6 +89,8 @@ codes! {
     NotJson = "not_json", 415, "The body must be application/json";
     /// Understood, and not acceptable.
     Invalid = "invalid", 422, "The request is understood but cannot be carried out";
+    /// The idempotency key belongs to another request.
+    IdempotencyKeyReused = "idempotency_key_reused", 422, "The Idempotency-Key belongs to another request";
     /// The scheme does not go with the key.
     SchemeMismatch = "scheme_mismatch", 422, "This key cannot sign with this scheme";
     /// The digest has the wrong length.

@@ -58,6 +58,17 @@ pub enum Effect {
     Changes,
 }
 
+/// Whether a changing route wants an idempotency key, and what may be done with a request that was begun and not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRule {
+    /// Without one it is refused: what it does is a workflow, or cannot be taken back. Begun again, it goes on.
+    Required,
+    /// It may bring one. Begun again, it goes on: nothing of the first attempt can have left.
+    Resumes,
+    /// It may bring one. If the first attempt ended without an answer, nobody but the ledger knows what it did.
+    Optional,
+}
+
 /// The answer of a handler, on its way.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Reply, Problem>> + Send>>;
 /// A caller got past the guard; the body may now be read and the handler run.
@@ -77,6 +88,8 @@ pub struct Route {
     pub guard: GuardKind,
     /// What a hang-up does.
     pub effect: Effect,
+    /// Whether it wants an idempotency key.
+    pub key_rule: KeyRule,
     /// The words of the API description.
     pub about: About,
     handler: Handler,
@@ -107,6 +120,7 @@ pub struct Unguarded {
 pub struct Guarded<G, B = ()> {
     method: Method,
     pattern: &'static str,
+    key_rule: KeyRule,
     about: About,
     kinds: std::marker::PhantomData<(G, B)>,
 }
@@ -148,7 +162,8 @@ impl Unguarded {
     /// Puts the guard in place.
     pub fn guard<G: Guard>(self) -> Guarded<G> {
         let about = About { summary: "", status: 200, body: nothing, query: nothing, answer: nothing };
-        Guarded { method: self.method, pattern: self.pattern, about, kinds: std::marker::PhantomData }
+        let key_rule = KeyRule::Optional;
+        Guarded { method: self.method, pattern: self.pattern, key_rule, about, kinds: std::marker::PhantomData }
     }
 }
 
@@ -156,7 +171,20 @@ impl<G: Guard, B: Body> Guarded<G, B> {
     /// Names the body it takes.
     pub fn takes<T: Body>(self) -> Guarded<G, T> {
         let about = About { body: T::schema, ..self.about };
-        Guarded { method: self.method, pattern: self.pattern, about, kinds: std::marker::PhantomData }
+        Guarded {
+            method: self.method,
+            pattern: self.pattern,
+            key_rule: self.key_rule,
+            about,
+            kinds: std::marker::PhantomData,
+        }
+    }
+
+    /// Says what it makes of idempotency keys.
+    #[must_use]
+    pub fn keyed(mut self, rule: KeyRule) -> Self {
+        self.key_rule = rule;
+        self
     }
 
     /// Names the query it understands.
@@ -211,6 +239,7 @@ impl<G: Guard, B: Body> Guarded<G, B> {
             pattern: self.pattern,
             guard: G::KIND,
             effect,
+            key_rule: self.key_rule,
             about: self.about,
             handler: erased,
         }

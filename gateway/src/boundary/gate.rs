@@ -18,6 +18,7 @@ use super::framing::TwoLengths;
 use super::rate::{Allowance, Quota, RateLimiter};
 use super::respond::{HttpResponse, respond};
 use super::trace::{Followed, follow};
+use crate::again::Again;
 use crate::api::{Caller, Code, Directory, Origin, Problem, Scope};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
@@ -34,6 +35,8 @@ use crate::traces::Traces;
 pub struct GateParts {
     /// The services and their routes.
     pub router: Arc<Router>,
+    /// Requests that are sent twice.
+    pub again: Again,
     /// Who is who.
     pub directory: Arc<dyn Directory>,
     /// Running handlers are counted here.
@@ -132,6 +135,10 @@ impl Gate {
         self.parts.directory.as_ref()
     }
 
+    pub(super) fn again(&self) -> &Again {
+        &self.parts.again
+    }
+
     pub(super) fn register(&self) -> &Register {
         &self.parts.register
     }
@@ -198,7 +205,7 @@ impl Arrived<'_> {
         let user_agent = headers.get(http::header::USER_AGENT);
         let user_agent = user_agent.map(|value| printable(value.as_bytes())).unwrap_or_default();
         let request = self.followed.request.clone();
-        Ok(Origin { request, ip: self.ip, user_agent, deadline: self.begun + wait, urgent })
+        Ok(Origin { request, ip: self.ip, user_agent, deadline: self.begun + wait, urgent, once: None })
     }
 }
 

@@ -14,7 +14,7 @@ use super::body;
 use super::gate::{Arrived, Gate, Label, limit_target, no_such_path, wait_preferred, wants_text};
 use super::rate::Allowance;
 use super::respond::{HttpResponse, allow, respond};
-use crate::api::route::Answering;
+use crate::again::{Asked, Begun};
 use crate::api::{Code, Effect, Exchange, Method, Problem, Reply, Route};
 use crate::compartments::{Kept, Pass, Verdict};
 use crate::limits::HANDLER_WAIT_FAIR;
@@ -74,17 +74,39 @@ impl Gate {
         let caller = authenticate(arrived.peer, headers, self.directory());
         *allowance = self.limit_workspace(caller.as_ref().ok(), arrived.begun)?;
         let passed = route.pass(caller.as_ref())?;
-        let origin = arrived.origin(caller.as_ref().ok())?;
+        let mut origin = arrived.origin(caller.as_ref().ok())?;
         let query = arrived.head.uri.query().unwrap_or_default().to_owned();
         let (until, wants_text, wait) = (origin.deadline, wants_text(headers), wait_preferred(headers));
         let fair = until.saturating_duration_since(arrived.begun) >= HANDLER_WAIT_FAIR;
         let bytes =
             if route.method == Method::Get { Bytes::new() } else { body::read(headers, body).await? };
         let pass = room.compartment.enter(until).await.map_err(kept)?;
-        let parsing = Instant::now();
-        let answering = passed(&bytes, Exchange { origin, params, query, wants_text, wait })?;
-        self.metrics().spent("parse", parsing.elapsed());
-        self.run(room.name, answering, pass, Patience { effect: route.effect, until, fair }).await
+        let asked = Asked {
+            caller: caller.as_ref().ok(),
+            route,
+            params: &params,
+            query: &query,
+            headers,
+            body: &bytes,
+            request: &arrived.followed.request,
+        };
+        let turn = match self.again().begin(asked).await? {
+            Begun::Answered(reply) => return Ok(reply),
+            Begun::Go(turn) => turn,
+        };
+        origin.once = turn.once();
+        let (metrics, exchange) = (self.metrics().clone(), Exchange { origin, params, query, wants_text, wait });
+        // Parsing is a part of the handler: should it panic, that too is the service's fault and nobody else's.
+        let work = async move {
+            let outcome = async {
+                let parsing = Instant::now();
+                let answering = passed(&bytes, exchange)?;
+                metrics.spent("parse", parsing.elapsed());
+                answering.await
+            };
+            turn.end(outcome.await).await
+        };
+        self.run(room.name, work, pass, Patience { effect: route.effect, until, fair }).await
     }
 
     /// What may change something runs to its end even if the client has gone; what only reads stops with it.
@@ -92,7 +114,7 @@ impl Gate {
     async fn run(
         &self,
         service: &'static str,
-        answering: Answering,
+        answering: impl Future<Output = Result<Reply, Problem>> + Send + 'static,
         pass: Pass,
         patience: Patience,
     ) -> Result<Reply, Problem> {

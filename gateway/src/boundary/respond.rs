@@ -19,6 +19,7 @@ pub type HttpResponse = Response<Either<Full<Bytes>, AnsweredBody>>;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// The header that names the ledger entry of what was done.
 pub const ENTRY: HeaderName = HeaderName::from_static("chancery-entry");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -74,6 +75,9 @@ fn success(reply: Reply) -> Response<Full<Bytes>> {
     }
     if let Some(location) = &reply.location {
         put(response.headers_mut(), header::LOCATION, location);
+    }
+    if reply.replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     if let Some(entry) = reply.entry {
         response.headers_mut().insert(ENTRY, HeaderValue::from(entry));

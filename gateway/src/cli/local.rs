@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::{Common, Failure, code};
+use crate::again::IDEMPOTENCY_KEY;
 use crate::boundary::authenticate::WORKSPACE_HEADER;
 use crate::config::Config;
+use crate::dice::Dice;
 
 /// One question to the daemon.
 pub(super) struct Ask {
@@ -84,10 +86,14 @@ impl Ask {
     }
 
     fn request(self, common: &Common) -> http::Result<Request<Full<Bytes>>> {
-        let mut request = Request::builder().method(self.method).uri(self.path).header(header::HOST, "local");
+        let mut request = Request::builder().method(self.method.clone()).uri(self.path).header(header::HOST, "local");
         request = request.header(header::USER_AGENT, concat!("chancery/", env!("CARGO_PKG_VERSION")));
         // Making a key, or an export, may take longer than a signature.
         request = request.header("chancery-deadline-ms", "60000");
+        if self.method != Method::GET {
+            let key: [u8; 16] = Dice::system().throw();
+            request = request.header(IDEMPOTENCY_KEY, hex::encode(key));
+        }
         if let Some(workspace) = &common.workspace {
             request = request.header(WORKSPACE_HEADER, workspace);
         }

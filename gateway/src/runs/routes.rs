@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Runs, wire};
 use crate::api::exchange::Json;
 use crate::api::guard::may;
-use crate::api::{Exchange, InWorkspace, Member, OperatorOnly, OperatorPermit, Problem, Reply, Route};
+use crate::api::{Exchange, InWorkspace, KeyRule, Member, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 
 /// The room's routes.
 pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
@@ -25,7 +25,7 @@ pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
             .says("Which workflows can be started by name, and with what").gives::<wire::OfferList>(200).to(to(), offers),
         Route::get("/v1/workflows-everywhere").guard::<OperatorOnly>().asks::<wire::RunsQuery>()
             .says("Runs of all workspaces and of the appliance").gives::<wire::RunList>(200).to(to(), everywhere),
-        Route::post("/v1/workflows/{workflow}").guard::<InWorkspace<may::WorkflowsManage>>().takes::<Json<Value>>()
+        Route::post("/v1/workflows/{workflow}").guard::<InWorkspace<may::WorkflowsManage>>().keyed(KeyRule::Required).takes::<Json<Value>>()
             .says("Start a workflow by its name; `Prefer: wait=N` waits for its end").gives::<wire::RunAnswer>(202).to(to(), start),
         Route::post("/v1/workflows/{workflow}/cancel").guard::<InWorkspace<may::WorkflowsManage>>().takes::<Json<wire::Because>>()
             .says("Call a run off: what it did is undone").gives::<wire::RunAnswer>(202).to(to(), cancel),

@@ -12,7 +12,7 @@ use audit::{
 use sagas::{SagaKey, Scope, StartRequest};
 use serde::Serialize;
 
-use crate::api::{Actor, Origin};
+use crate::api::{Actor, Once, Origin};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
@@ -74,19 +74,24 @@ impl Ground {
     /// What the check said, or why the workflow was not started.
     pub async fn launch<E>(
         &self,
-        wish: StartRequest,
+        wish: Wish,
         mut check: impl FnMut(&mut Tx<'_>) -> Result<(), E> + Send + 'static,
     ) -> Result<SagaKey, E>
     where
         E: From<LedgerRefused> + From<RunRefused> + Send + 'static,
     {
         let engine = self.runner.engine()?;
-        let start = engine.prepare(wish).await.map_err(RunRefused::Start)?;
+        let Wish { request, once } = wish;
+        let start = engine.prepare(request).await.map_err(RunRefused::Start)?;
         let key = start.key().clone();
         // If we stop after this, the next start of the engine finds the row and goes on.
         self.write::<_, E>(move |tx| {
             check(tx)?;
-            start.commit(tx).map_err(|refused| RunRefused::Start(refused).into())
+            let started = start.commit(tx).map_err(RunRefused::Start)?;
+            if let Some(once) = &once {
+                once.attach(tx, start.key()).map_err(RunRefused::Claim)?;
+            }
+            Ok(started)
         })
         .await?;
         engine.nudge(&key);
@@ -215,6 +220,13 @@ pub struct Telling {
     request: String,
     ip: Option<String>,
     user_agent: String,
+    once: Option<Arc<Once>>,
+}
+
+/// A wish to start a workflow, with the claim of the request that brought it.
+pub struct Wish {
+    request: StartRequest,
+    once: Option<Arc<Once>>,
 }
 
 impl Telling {
@@ -226,6 +238,7 @@ impl Telling {
             request: origin.request.to_string(),
             ip: origin.ip.map(|ip| ip.to_string()),
             user_agent: origin.user_agent.clone(),
+            once: origin.once.clone(),
         }
     }
 
@@ -237,6 +250,7 @@ impl Telling {
             request: String::new(),
             ip: None,
             user_agent: String::new(),
+            once: None,
         }
     }
 
@@ -244,13 +258,13 @@ impl Telling {
     ///
     /// # Errors
     /// The input does not serialise, which is a fault of ours.
-    pub fn wish(&self, workflow: &'static str, input: &impl Serialize) -> Result<StartRequest, RunRefused> {
+    pub fn wish(&self, workflow: &'static str, input: &impl Serialize) -> Result<Wish, RunRefused> {
         let scope = match &self.workspace {
             Some(workspace) => Scope::Workspace(workspace.on_ledger().clone()),
             None => Scope::Appliance,
         };
         let request = StartRequest::new(workflow, scope, input).map_err(RunRefused::Start)?;
-        Ok(request.origin(self.origin()))
+        Ok(Wish { request: request.origin(self.origin()), once: self.once.clone() })
     }
 
     /// Who asked and from where, as workflows keep it.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{House, Unbuilt};
+use crate::again::Again;
 use crate::api::Route;
 use crate::appliance::Tokens;
 use crate::boundary::drain::Register;
@@ -58,6 +59,7 @@ pub(super) struct Doors<'a> {
     pub(super) register: &'a Register,
     pub(super) metrics: &'a Metrics,
     pub(super) compartments: &'a Compartments,
+    pub(super) again: &'a Again,
 }
 
 /// Why other upstreams cannot be served. Those that are served stay.
@@ -136,6 +138,7 @@ impl Doors<'_> {
     fn gate(&self, router: &Arc<Router>, traces: &Traces) -> Arc<Gate> {
         Arc::new(Gate::new(GateParts {
             router: Arc::clone(router),
+            again: self.again.clone(),
             directory: Arc::new(self.roster.clone()),
             register: self.register.clone(),
             dice: self.ground.dice.clone(),

@@ -5,16 +5,13 @@
 use std::sync::Arc;
 
 use audit::{MachineRandom, Standing};
-use sagas::{Engine, EngineParts, SagaLimits};
+use sagas::{Engine, EngineParts, SagaLimits, Seal};
 
 use super::Unbuilt;
-use crate::custody::Custody;
 use crate::metrics::Metrics;
 use crate::services::ground::Ground;
 use crate::services::keys::Keys;
-use crate::services::workspaces::Workspaces;
 use crate::workflows;
-use crate::workflows::seal::StateSeal;
 use crate::workflows::watch::Watch;
 
 /// Starts the engine. A frozen ledger lets no workflow run.
@@ -23,9 +20,8 @@ use crate::workflows::watch::Watch;
 /// The workflows do not fit together, or the open ones could not be taken up.
 pub(super) async fn run(
     ground: &Ground,
-    custody: &Custody,
+    seal: Arc<dyn Seal>,
     metrics: &Metrics,
-    workspaces: &Arc<Workspaces>,
     keys: &Arc<Keys>,
 ) -> Result<(), Unbuilt> {
     if ground.ledger.health().standing != Standing::Open {
@@ -34,7 +30,7 @@ pub(super) async fn run(
     let engine = Engine::start(EngineParts {
         ledger: ground.ledger.clone(),
         catalog: workflows::catalog(&workflows::Services { keys })?,
-        seal: Arc::new(StateSeal::new(Arc::clone(workspaces), custody.clone())),
+        seal,
         clock: Arc::clone(&ground.clock),
         random: Arc::new(MachineRandom),
         limits: SagaLimits::default(),

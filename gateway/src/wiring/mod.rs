@@ -14,12 +14,15 @@ use audit::{
     Sealing,
 };
 use hsm::{Token, TokenConfig};
+use sagas::Seal;
+use sagas::idempotency::Idempotency;
 
 pub use self::doors::UpstreamsRefused;
 use self::doors::{Doors, Services};
 pub use self::unbuilt::Unbuilt;
 use self::unbuilt::UnbuiltRead;
 use crate::admission::Admission;
+use crate::again::Again;
 use crate::appliance::init::{self, InitRefused};
 use crate::appliance::master;
 use crate::appliance::succession::{self, RecordedLine};
@@ -48,6 +51,7 @@ use crate::services::signing::Signing;
 use crate::services::succession::Succession;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
+use crate::workflows::seal::StateSeal;
 
 /// The house, built.
 pub struct House {
@@ -283,7 +287,12 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     devices.load().await?;
     let offers = services::keys::offers::offers(&keys);
     let runs = Runs::new(ground.clone(), offers);
-    engine::run(&ground, &custody, &metrics, &workspaces, &keys).await?;
+    let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
+    let again = Again::new(
+        ground.ledger.clone(),
+        Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)),
+    );
+    engine::run(&ground, seal, &metrics, &keys).await?;
     let services = Services {
         runs: &runs,
         workspaces: &workspaces,
@@ -302,6 +311,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         register: &register,
         metrics: &metrics,
         compartments: &compartments,
+        again: &again,
     };
     let (router, [api, local]) = parts.open(&services)?;
     let seal = facts.log.note_key(&config.ledger.origin, &tokens.keys)?.1;

@@ -219,6 +219,10 @@ impl Asker {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
+        let keyed = self.headers.iter().any(|(name, _)| *name == "idempotency-key");
+        if method != "GET" && !keyed {
+            request = request.header("idempotency-key", fresh("key"));
+        }
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }

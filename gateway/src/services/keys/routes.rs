@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::{Change, Changed, Keys, wire};
 use crate::api::exchange::Json;
 use crate::api::guard::may;
-use crate::api::{Exchange, InWorkspace, Member, Problem, Reply, Route};
+use crate::api::{Exchange, InWorkspace, KeyRule, Member, Problem, Reply, Route};
 
 /// The service's routes.
 pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
     let to = || Arc::clone(service);
-    let manage = |pattern| Route::post(pattern).guard::<InWorkspace<may::KeysManage>>();
+    let manage = |pattern| Route::post(pattern).guard::<InWorkspace<may::KeysManage>>().keyed(KeyRule::Required);
     vec![
         manage("/v1/keys")
             .takes::<Json<wire::CreateKey>>()

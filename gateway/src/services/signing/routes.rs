@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Signing, wire};
 use crate::api::exchange::Json;
 use crate::api::guard::may;
-use crate::api::{Exchange, InWorkspace, Member, Problem, Reply, Route};
+use crate::api::{Exchange, InWorkspace, KeyRule, Member, Problem, Reply, Route};
 
 /// The service's routes.
 pub fn routes(service: &Arc<Signing>) -> Vec<Route> {
@@ -15,12 +15,14 @@ pub fn routes(service: &Arc<Signing>) -> Vec<Route> {
     vec![
         Route::post("/v1/keys/{key}/sign")
             .guard::<InWorkspace<may::Sign>>()
+            .keyed(KeyRule::Resumes)
             .takes::<Json<wire::Sign>>()
             .says("Sign a message or a digest")
             .gives::<wire::Signature>(200)
             .to(to(), sign),
         Route::post("/v1/sign-batch")
             .guard::<InWorkspace<may::Sign>>()
+            .keyed(KeyRule::Resumes)
             .takes::<Json<wire::SignBatch>>()
             .says("Sign up to 500 messages or digests")
             .gives::<wire::SignatureList>(200)

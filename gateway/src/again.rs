@@ -1,0 +1,306 @@
+//! Requests that are sent twice: the first is carried out, and every later one gets its very answer.
+//! Who enters: changing requests with an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), once guard and body are known.
+//! What leaves: a turn to carry the request out, or the answer that was given before, byte for byte.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use audit::{Ledger, WriteRefused};
+use bytes::Bytes;
+use http::HeaderMap;
+use sagas::idempotency::{
+    Answer, Claim, ClaimRefused, Fingerprint, Idempotency, Key, Replay, RequestParts, Standing, Whose,
+};
+use sagas::{SagaKey, Scope};
+
+use crate::api::{Caller, Code, KeyRule, Method, Once, Problem, Reply, Route};
+use crate::ids::RequestId;
+use crate::limits::{ANSWERS_KEPT, ANSWERS_KEPT_LONG, SAME_REQUEST_WAIT_MAX};
+
+/// The header.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The member that an answer shows once, and that is left out of what is kept for long.
+const SHOWN_ONCE: &str = "secret";
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+const SHORTLY: Duration = Duration::from_secs(1);
+
+/// Where answers are kept; cheap to clone.
+#[derive(Clone)]
+pub struct Again {
+    ledger: Ledger,
+    idempotency: Idempotency,
+}
+
+/// A request, as far as it matters whether another one is the same.
+pub struct Asked<'a> {
+    /// Who asks.
+    pub caller: Option<&'a Caller>,
+    /// What is asked.
+    pub route: &'a Route,
+    /// The path's parameters.
+    pub params: &'a [String],
+    /// The query, still encoded.
+    pub query: &'a str,
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// The body as it arrived.
+    pub body: &'a Bytes,
+    /// Our name for the request.
+    pub request: &'a RequestId,
+}
+
+/// Whether a request has to be carried out.
+pub enum Begun {
+    /// Yes.
+    Go(Turn),
+    /// No: this is its answer.
+    Answered(Reply),
+}
+
+/// The turn of one request. Its end is kept for those that come after it.
+pub struct Turn {
+    taken: Option<(Again, Arc<Once>, RequestId)>,
+}
+
+impl Again {
+    /// Over the ledger's file and the seal of what is kept.
+    pub fn new(ledger: Ledger, idempotency: Idempotency) -> Self {
+        Self { ledger, idempotency }
+    }
+
+    /// Begins a request: at once where it has no key, else by taking the key's claim.
+    ///
+    /// # Errors
+    /// The key is missing or malformed, belongs to another request, or its first request is still under way.
+    pub async fn begin(&self, asked: Asked<'_>) -> Result<Begun, Problem> {
+        let Some(key) = key_of(&asked)? else { return Ok(Begun::Go(Turn { taken: None })) };
+        let kept = if asked.route.key_rule == KeyRule::Optional { ANSWERS_KEPT } else { ANSWERS_KEPT_LONG };
+        let claim = self.idempotency.claim(whose(asked.caller), key, fingerprint(&asked), kept).await;
+        let claim = claim.map_err(|why| {
+            tracing::warn!(%why, "what is kept of requests cannot be opened");
+            Problem::new(Code::Overloaded, "nothing was done, send it again").after(SHORTLY)
+        })?;
+        let patience = Instant::now() + SAME_REQUEST_WAIT_MAX;
+        loop {
+            match self.take(&claim).await? {
+                Standing::Fresh(held) => return Ok(self.go(claim, held, &asked)),
+                Standing::Resume(held, _) if asked.route.key_rule != KeyRule::Optional => {
+                    return Ok(self.go(claim, held, &asked));
+                }
+                Standing::Resume(..) => return Err(unresolved()),
+                Standing::Finished(replay) => {
+                    self.count(claim).await;
+                    return replayed(replay).map(Begun::Answered);
+                }
+                Standing::Attached(workflow) => return going_on(&workflow).map(Begun::Answered),
+                Standing::OtherRequest => return Err(reused()),
+                Standing::InFlight { .. } if Instant::now() >= patience => return Err(in_progress()),
+                Standing::InFlight { .. } => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    async fn take(&self, claim: &Claim) -> Result<Standing, Problem> {
+        let claim = claim.clone();
+        let why = "the claim of a request on its key; its effect tells its own entry";
+        self.ledger.write_unaudited(why, move |tx| claim.take(tx)).await.map_err(not_taken)
+    }
+
+    fn go(&self, claim: Claim, held: sagas::idempotency::Held, asked: &Asked<'_>) -> Begun {
+        let once = Arc::new(Once::new(claim, held));
+        Begun::Go(Turn { taken: Some((self.clone(), once, asked.request.clone())) })
+    }
+
+    async fn count(&self, claim: Claim) {
+        let why = "how often an answer was given again";
+        let counted = self.ledger.write_unaudited(why, move |tx| claim.count_replay(tx)).await;
+        if let Err(why) = counted {
+            tracing::debug!(%why, "a replay was not counted");
+        }
+    }
+}
+
+impl Turn {
+    /// The claim, for commands that end it in a transaction of their own.
+    pub fn once(&self) -> Option<Arc<Once>> {
+        self.taken.as_ref().map(|(_, once, _)| Arc::clone(once))
+    }
+
+    /// Keeps the outcome for those that send the request again, and gives it back. If we stop before it is kept, the
+    /// next request with the key finds the workflow, goes on, or is told that only the ledger knows.
+    pub async fn end(self, outcome: Result<Reply, Problem>) -> Result<Reply, Problem> {
+        let Some((again, once, request)) = self.taken else { return outcome };
+        let ending = match &outcome {
+            Ok(reply) => Some(kept_of(reply)),
+            Err(problem) => ending_of(problem, &request),
+        };
+        let Some(ending) = ending else { return outcome };
+        let write = again.ledger.write_unaudited("the answer to a request that may be sent again", move |tx| {
+            let (claim, held) = once.parts();
+            match &ending {
+                Ending::Keep(answer, None) => claim.finish(tx, held, answer),
+                Ending::Keep(answer, Some(secret)) => claim.finish_with_secret(tx, held, answer, secret),
+                Ending::LetGo => claim.let_go(tx, held),
+            }
+        });
+        match write.await {
+            Ok(()) => {}
+            // The workflow that the request started is its answer already.
+            Err(WriteRefused::Rejected(ClaimRefused::Superseded)) => {}
+            Err(why) => tracing::warn!(%why, "an answer was not kept; the same request finds out by itself"),
+        }
+        outcome
+    }
+}
+
+/// What becomes of the claim.
+enum Ending {
+    Keep(Answer, Option<sagas::Plain>),
+    LetGo,
+}
+
+fn kept_of(reply: &Reply) -> Ending {
+    let headers = [
+        ("content-type", Some(reply.media_type.to_owned())),
+        ("chancery-entry", reply.entry.map(|entry| entry.to_string())),
+    ];
+    let headers = headers.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    let (status, location) = (reply.status, reply.location.clone());
+    let answer = |body| Answer { status, headers, body, location };
+    match without_secret(&reply.body) {
+        Some(body) => Ending::Keep(answer(body), Some(sagas::Plain::new(reply.body.to_vec()))),
+        None => Ending::Keep(answer(reply.body.to_vec()), None),
+    }
+}
+
+/// The same body without what it shows once; `None` where it shows nothing once.
+fn without_secret(body: &Bytes) -> Option<Vec<u8>> {
+    let mut value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    value.as_object_mut()?.remove(SHOWN_ONCE)?;
+    value.as_object_mut()?.insert("secret_available".to_owned(), false.into());
+    serde_json::to_vec(&value).ok()
+}
+
+/// A refusal by a rule is an answer. One before any rule was asked, or by a part that was away, lets the key go. After
+/// one that leaves the outcome open nothing is known, so the claim stays, and runs out.
+fn ending_of(problem: &Problem, request: &RequestId) -> Option<Ending> {
+    match (problem.code, problem.code.status()) {
+        (Code::OutcomeUnknown | Code::DeadlinePassed | Code::Internal, _) => None,
+        (_, 409) => {
+            let body = serde_json::to_vec(&problem.clone().document(request.as_str())).unwrap_or_default();
+            let headers = vec![("content-type".to_owned(), "application/problem+json".to_owned())];
+            Some(Ending::Keep(Answer { status: 409, headers, body, location: None }, None))
+        }
+        _ => Some(Ending::LetGo),
+    }
+}
+
+fn key_of(asked: &Asked<'_>) -> Result<Option<Key>, Problem> {
+    if asked.route.method == Method::Get {
+        return Ok(None);
+    }
+    let mut values = asked.headers.get_all(IDEMPOTENCY_KEY).iter();
+    let malformed = |why: &str| Problem::new(Code::BadRequest, format!("Idempotency-Key: {why}"));
+    match (values.next(), values.next()) {
+        (None, _) if asked.route.key_rule == KeyRule::Required => Err(Problem::new(
+            Code::IdempotencyKeyMissing,
+            "send an Idempotency-Key, such as a UUID, and the same one when you send this request again",
+        )),
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(malformed("one line, not several")),
+        (Some(value), None) => {
+            Key::parse(value.as_bytes()).map(Some).map_err(|why| malformed(&why.to_string()))
+        }
+    }
+}
+
+fn whose(caller: Option<&Caller>) -> Whose {
+    let (workspace, principal) = match caller {
+        Some(Caller::Program(program)) => {
+            (Some(&program.client.workspace), program.api_key.as_str().to_owned())
+        }
+        Some(Caller::Client(client)) => (Some(&client.workspace), client.id.to_string()),
+        Some(Caller::Operator(operator)) => {
+            (operator.acting_in.as_ref(), format!("operator:{}", operator.uid))
+        }
+        None => (None, String::new()),
+    };
+    let scope = workspace.map_or(Scope::Appliance, |it| Scope::Workspace(it.on_ledger().clone()));
+    Whose { scope, principal }
+}
+
+fn fingerprint(asked: &Asked<'_>) -> Fingerprint {
+    let params: Vec<_> = asked.params.iter().map(|param| ("", param.as_str())).collect();
+    let query: Vec<_> =
+        asked.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+    let content_type = asked.headers.get(http::header::CONTENT_TYPE).map(|value| value.as_bytes());
+    Fingerprint::of(&RequestParts {
+        method: asked.route.method.text(),
+        route: asked.route.pattern,
+        params: &params,
+        query: &query,
+        content_type: content_type.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default(),
+        api_version: "v1",
+        body: asked.body,
+    })
+}
+
+fn replayed(replay: Replay) -> Result<Reply, Problem> {
+    let Replay { answer, whole, .. } = replay;
+    if !whole {
+        let location = answer.location.ok_or_else(unresolved)?;
+        return Ok(Reply::empty().at(location).replayed());
+    }
+    let header = |name: &str| answer.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
+    let media_type = match header("content-type") {
+        Some("application/json") => "application/json",
+        Some("application/problem+json") => "application/problem+json",
+        Some(text) if text.starts_with("text/plain") => "text/plain; charset=utf-8",
+        _ => "",
+    };
+    let entry = header("chancery-entry").and_then(|text| text.parse().ok());
+    let reply = Reply {
+        status: answer.status,
+        media_type,
+        body: answer.body.into(),
+        location: answer.location,
+        entry,
+        replayed: true,
+    };
+    Ok(reply)
+}
+
+/// The workflow that the first request started is what the second one gets.
+fn going_on(workflow: &SagaKey) -> Result<Reply, Problem> {
+    let body = serde_json::json!({ "workflow": workflow.id.to_string() });
+    Ok(Reply::json(202, &body)?.at(format!("/v1/workflows/{}", workflow.id)).replayed())
+}
+
+fn reused() -> Problem {
+    Problem::new(Code::IdempotencyKeyReused, "this key belongs to another request; choose a fresh one")
+}
+
+fn in_progress() -> Problem {
+    Problem::new(Code::RequestInProgress, "the first request with this key is under way; ask again").after(SHORTLY)
+}
+
+fn unresolved() -> Problem {
+    Problem::new(
+        Code::OutcomeUnknown,
+        "the first request with this key ended without an answer; the ledger shows whether it took effect",
+    )
+}
+
+fn not_taken(refused: WriteRefused<ClaimRefused>) -> Problem {
+    match refused {
+        WriteRefused::Rejected(ClaimRefused::Superseded) => in_progress(),
+        WriteRefused::Rejected(why) => Problem::internal(&why),
+        WriteRefused::Overloaded => {
+            Problem::new(Code::Overloaded, "nothing was done, send it again").after(SHORTLY)
+        }
+        WriteRefused::Closed => {
+            Problem::new(Code::Stopping, "try another appliance, or again in a moment").after(SHORTLY)
+        }
+        _ => Problem::new(Code::LedgerFrozen, "the ledger takes no writes; nothing was done").after(SHORTLY),
+    }
+}

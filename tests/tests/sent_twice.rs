@@ -1,0 +1,171 @@
+//! Requests that are sent twice: one effect, one answer, byte for byte, whatever was lost on the way.
+//! Who enters: members of temporary appliances, with keys of their own choosing.
+//! What leaves: answers compared, entries counted, and a ledger that verifies.
+
+use std::time::Duration;
+
+use promises::people::sign_p256;
+use promises::wire::Ask;
+use promises::{Answer, Appliance, evidence, get, post};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+fn keyed(ask: Ask, key: &str) -> Ask {
+    ask.header("idempotency-key", key)
+}
+
+fn make(name: &str) -> Ask {
+    post("/v1/keys", json!({ "name": name, "kind": "p256" }))
+}
+
+fn same(first: &Answer, again: &Answer) {
+    assert_eq!((first.status, &first.body), (again.status, &again.body));
+    assert_eq!(first.header("location"), again.header("location"));
+    assert_eq!(first.header("chancery-entry"), again.header("chancery-entry"));
+    assert_eq!(again.header("idempotency-replayed"), Some("true"), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_key_is_made_once_however_often_it_is_asked_for_and_the_answer_is_the_same_to_the_byte() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let first = acme.ask(keyed(make("release"), "k-1")).await.expect(201);
+    let again = acme.ask(keyed(make("release"), "\"k-1\"")).await;
+    same(&first, &again);
+    house.terminate().await;
+    house.serve().await;
+    same(&first, &acme.ask(keyed(make("release"), "k-1")).await);
+    let keys = acme.ask(get("/v1/keys")).await.expect(200).json();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+    evidence::verifies(&mut house).await;
+}
+
+#[tokio::test]
+async fn a_signature_sent_for_twice_is_one_use_and_one_signature() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let key = acme.create_key("release", "p256").await;
+    let ask = || keyed(sign_p256(&key, b"once"), "s-1");
+    let first = acme.ask(ask()).await.expect(200);
+    // ECDSA is different every time: equal bytes are the same signature.
+    same(&first, &acme.ask(ask()).await);
+    let uses = acme.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json()["uses"].clone();
+    assert_eq!(uses, 1);
+    evidence::verifies(&mut house).await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_request_is_refused_and_shows_nothing_of_it() {
+    let house = Appliance::start().await;
+    let (acme, globex) = (house.member("acme").await, house.member("globex").await);
+    let first = acme.ask(keyed(make("release"), "k-1")).await.expect(201);
+    let other_body = acme.ask(keyed(make("other"), "k-1")).await;
+    assert!(!other_body.text().contains(first.json()["id"].as_str().unwrap()));
+    other_body.refused(422, "idempotency_key_reused");
+    let other_route = keyed(post("/v1/keys/release/disable", Value::Null), "k-1");
+    acme.ask(other_route).await.refused(422, "idempotency_key_reused");
+    globex.ask(keyed(make("release"), "k-1")).await.expect(201);
+    let (_, secret) = house.operator().acting_in(&acme.workspace).issue("second", &promises::SCOPES).await;
+    acme.with_secret(&secret).ask(keyed(make("release"), "k-1")).await.refused(409, "name_taken");
+}
+
+#[tokio::test]
+async fn a_missing_or_malformed_key_is_refused_before_anything_is_done() {
+    let house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let long = "x".repeat(256);
+    for bad in ["", "a b", "\"unclosed", long.as_str(), "a,b"] {
+        acme.ask(keyed(make("never"), bad)).await.refused(400, "bad_request");
+    }
+    let twice = keyed(keyed(make("never"), "one"), "two");
+    acme.ask(twice).await.refused(400, "bad_request");
+    let connection = acme.connect(promises::Protocol::H1).await;
+    connection.send_bare(make("never")).await.unwrap().refused(400, "idempotency_key_missing");
+    let keys = acme.ask(get("/v1/keys")).await.expect(200).json();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_revoked_caller_gets_no_answer_again() {
+    let house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    acme.ask(keyed(make("release"), "k-1")).await.expect(201);
+    let operator = house.operator().acting_in(&acme.workspace);
+    operator.ask(promises::delete(format!("/v1/api-keys/{}", acme.api_key))).await.expect(204);
+    acme.ask(keyed(make("release"), "k-1")).await.refused(401, "api_key_unknown");
+}
+
+#[tokio::test]
+async fn a_secret_shown_once_is_shown_again_only_to_the_same_request_and_stands_on_no_ledger() {
+    let house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let ask = || keyed(post("/v1/api-keys", json!({ "name": "ci", "scopes": ["sign"] })), "a-1");
+    let first = acme.ask(ask()).await.expect(201);
+    same(&first, &acme.ask(ask()).await);
+    let secret = first.json()["secret"].as_str().unwrap().to_owned();
+    let file = std::fs::read(house.ledger()).unwrap();
+    let needle = secret.as_bytes();
+    assert!(!file.windows(needle.len()).any(|window| window == needle), "the secret stands in the file");
+}
+
+#[tokio::test]
+async fn a_hundred_equal_requests_at_once_make_one_key() {
+    let house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let asking: Vec<_> = (0..100)
+        .map(|_| {
+            let acme = acme.clone();
+            tokio::spawn(async move { acme.ask(keyed(make("release"), "k-1")).await })
+        })
+        .collect();
+    let mut answered = 0;
+    for asking in asking {
+        let answer = asking.await.unwrap();
+        match answer.status {
+            201 => answered += 1,
+            202 => assert!(answer.header("location").unwrap().starts_with("/v1/workflows/"), "{answer:?}"),
+            _ => drop(answer.refused(409, "request_in_progress")),
+        }
+    }
+    assert!(answered >= 1);
+    let keys = acme.ask(get("/v1/keys")).await.expect(200).json();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_daemon_killed_at_any_moment_makes_one_key_for_one_request() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    for (round, delay_ms) in [0, 2, 5, 10, 20, 40].into_iter().enumerate() {
+        let name = format!("key-{round}");
+        let ask = || keyed(make(&name), &name);
+        let (member, first, daemon) = (acme.clone(), ask(), house.daemon().pid());
+        let asking = tokio::spawn(async move { member.try_ask(first).await });
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        promises::daemon::kill(daemon, Signal::KILL);
+        let _ = asking.await;
+        house.ended().await;
+        house.serve().await;
+        house.ready().await;
+        // A claim whose request died is free again when its lease is over; until then the answer is "ask again".
+        let made = promises::eventually("the key", Duration::from_secs(45), || async {
+            let answer = acme.ask(ask()).await;
+            match answer.status {
+                201 | 202 => Some(answer),
+                _ => {
+                    answer.refused(409, "request_in_progress");
+                    None
+                }
+            }
+        });
+        made.await;
+        let ready = || async {
+            let shown = acme.ask(get(format!("/v1/keys/{name}"))).await;
+            (shown.status == 200 && shown.json()["state"] == "enabled").then_some(())
+        };
+        promises::eventually("the key's activation", Duration::from_secs(20), ready).await;
+    }
+    let keys = acme.ask(get("/v1/keys")).await.expect(200).json();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 6);
+    evidence::verifies(&mut house).await;
+}
