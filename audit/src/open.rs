@@ -50,8 +50,9 @@ pub(crate) fn open(options: LedgerOptions) -> Result<Ledger, OpenRefused> {
     let core = Arc::new(core);
     let wal_pages = watch_wal(&mut session).map_err(database)?;
     let appender = Appender::new(options.origin, options.clock, options.random, tip);
-    
-    let writer = Writer { session, appender, core: core.clone(), pace: Pace::default(), wal_pages, _lock: lock };
+
+    let writer =
+        Writer { session, appender, core: core.clone(), pace: Pace::default(), wal_pages, _lock: lock };
     let shared = Arc::new(Shared::new(core, Doors { writes, reads }));
     start(&shared, writer, write_queue, sessions, read_queue)
         .map_err(|source| OpenRefused::File { path: options.path, source })?;

@@ -100,6 +100,14 @@ impl Again {
         }
     }
 
+    /// Forgets answers that nobody may ask for any more.
+    ///
+    /// # Errors
+    /// The ledger did not take it; the next round tries again.
+    pub async fn sweep(&self) -> Result<usize, WriteRefused<audit::SqlFault>> {
+        self.idempotency.sweep(&self.ledger).await
+    }
+
     async fn take(&self, claim: &Claim) -> Result<Standing, Problem> {
         let claim = claim.clone();
         let why = "the claim of a request on its key; its effect tells its own entry";
@@ -135,14 +143,15 @@ impl Turn {
             Err(problem) => ending_of(problem, &request),
         };
         let Some(ending) = ending else { return outcome };
-        let write = again.ledger.write_unaudited("the answer to a request that may be sent again", move |tx| {
-            let (claim, held) = once.parts();
-            match &ending {
-                Ending::Keep(answer, None) => claim.finish(tx, held, answer),
-                Ending::Keep(answer, Some(secret)) => claim.finish_with_secret(tx, held, answer, secret),
-                Ending::LetGo => claim.let_go(tx, held),
-            }
-        });
+        let write =
+            again.ledger.write_unaudited("the answer to a request that may be sent again", move |tx| {
+                let (claim, held) = once.parts();
+                match &ending {
+                    Ending::Keep(answer, None) => claim.finish(tx, held, answer),
+                    Ending::Keep(answer, Some(secret)) => claim.finish_with_secret(tx, held, answer, secret),
+                    Ending::LetGo => claim.let_go(tx, held),
+                }
+            });
         match write.await {
             Ok(()) => {}
             // The workflow that the request started is its answer already.
@@ -251,7 +260,8 @@ fn replayed(replay: Replay) -> Result<Reply, Problem> {
         let location = answer.location.ok_or_else(unresolved)?;
         return Ok(Reply::empty().at(location).replayed());
     }
-    let header = |name: &str| answer.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
+    let header =
+        |name: &str| answer.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
     let media_type = match header("content-type") {
         Some("application/json") => "application/json",
         Some("application/problem+json") => "application/problem+json",
@@ -281,7 +291,8 @@ fn reused() -> Problem {
 }
 
 fn in_progress() -> Problem {
-    Problem::new(Code::RequestInProgress, "the first request with this key is under way; ask again").after(SHORTLY)
+    Problem::new(Code::RequestInProgress, "the first request with this key is under way; ask again")
+        .after(SHORTLY)
 }
 
 fn unresolved() -> Problem {

@@ -1,4 +1,4 @@
-//! Work that nobody asks for: noting when API keys were last used.
+//! Work that nobody asks for: noting when API keys were last used, forgetting answers whose time is over.
 //! Who enters: the clock.
 //! What leaves: what the services do about it, each in its own words on the ledger.
 
@@ -7,18 +7,22 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::again::Again;
 use crate::services::workspaces::Workspaces;
 
 const EVERY: Duration = Duration::from_secs(30);
 
 /// Keeps house until the house stops.
-pub async fn run(workspaces: Arc<Workspaces>, stopping: CancellationToken) {
+pub async fn run(workspaces: Arc<Workspaces>, again: Again, stopping: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             () = stopping.cancelled() => return note(&workspaces).await,
         }
         note(&workspaces).await;
+        if let Err(why) = again.sweep().await {
+            tracing::debug!(%why, "answers whose time is over stay for another round");
+        }
     }
 }
 

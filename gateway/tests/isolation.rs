@@ -89,6 +89,7 @@ async fn rooms(in_flight_max: usize) -> Rooms {
     router.serve(vec![sick, well], &[]).unwrap();
     let gate = Arc::new(Gate::new(GateParts {
         router,
+        again: standing.house.again.clone(),
         directory: Arc::new(Roster::new(standing.house.ground.clock.clone())),
         register: Register::default(),
         dice: Dice::system(),

@@ -2,10 +2,10 @@
 //! Who enters: members and operators, with questions.
 //! What leaves: answers taken apart; or the error with which a connection ended, for a refusal may have no words.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -139,7 +139,10 @@ async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
     let meddle = |state: &str| {
         let database = Connection::open(house.ledger()).unwrap();
         database.busy_timeout(Duration::from_secs(5)).unwrap();
-        assert_eq!(database.execute("UPDATE keys SET state = ?1 WHERE name = 'meddled'", [state]).unwrap(), 1);
+        assert_eq!(
+            database.execute("UPDATE keys SET state = ?1 WHERE name = 'meddled'", [state]).unwrap(),
+            1
+        );
     };
     meddle("disabled");
     promises::daemon::kill(worker, Signal::CONT);
@@ -149,12 +152,18 @@ async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
     for word in ["keys.activate", "stuck", "retry"] {
         assert!(picture.contains(word), "{picture}");
     }
-    let lead = |verb: &str| post(format!("/v1/workflows/{run}/lead/{verb}"), json!({ "reason": "the row is put right" }));
+    let lead = |verb: &str| {
+        post(format!("/v1/workflows/{run}/lead/{verb}"), json!({ "reason": "the row is put right" }))
+    };
     operator.ask(lead("skip-undo")).await.refused(409, "wrong_state");
     meddle("creating");
     operator.ask(lead("retry")).await.expect(200);
     in_state(&operator, &run, "succeeded").await;
     acme.ask(sign_p256("meddled", b"at last")).await.expect(200);
     let told = house.operator().entries(&format!("object=workflow/{run}")).await;
-    assert!(told.iter().any(|entry| entry["action"] == "workflow.operator.retry" && entry["actor"] == "operator:0"), "{told:?}");
+    assert!(
+        told.iter()
+            .any(|entry| entry["action"] == "workflow.operator.retry" && entry["actor"] == "operator:0"),
+        "{told:?}"
+    );
 }

@@ -105,7 +105,14 @@ impl Reply {
     /// Only if a wire type cannot be written as JSON, which is a fault of ours.
     pub fn json<T: Serialize>(status: u16, value: &T) -> Result<Self, Problem> {
         let body = serde_json::to_vec(value).map_err(|why| Problem::internal(&why))?;
-        Ok(Self { status, media_type: "application/json", body: body.into(), location: None, entry: None, replayed: false })
+        Ok(Self {
+            status,
+            media_type: "application/json",
+            body: body.into(),
+            location: None,
+            entry: None,
+            replayed: false,
+        })
     }
 
     /// A text answer.

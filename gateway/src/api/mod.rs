@@ -15,10 +15,10 @@ pub mod route;
 pub use caller::{Actor, Caller, Client, Operator, Origin, Program, Scope, Scopes};
 pub use directory::{ApiKeyStanding, CertificateHash, ClientStanding, Directory, HangUp};
 pub use exchange::{Exchange, Reply};
-pub use offer::Offer;
-pub use once::Once;
 pub use guard::{
     Connected, Entrant, Guard, GuardKind, InWorkspace, Member, Open, OperatorOnly, OperatorPermit, ToUpstream,
 };
+pub use offer::Offer;
+pub use once::Once;
 pub use problem::{Code, Problem};
 pub use route::{Effect, KeyRule, Method, Route};

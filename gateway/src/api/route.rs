@@ -163,7 +163,13 @@ impl Unguarded {
     pub fn guard<G: Guard>(self) -> Guarded<G> {
         let about = About { summary: "", status: 200, body: nothing, query: nothing, answer: nothing };
         let key_rule = KeyRule::Optional;
-        Guarded { method: self.method, pattern: self.pattern, key_rule, about, kinds: std::marker::PhantomData }
+        Guarded {
+            method: self.method,
+            pattern: self.pattern,
+            key_rule,
+            about,
+            kinds: std::marker::PhantomData,
+        }
     }
 }
 

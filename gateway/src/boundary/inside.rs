@@ -95,7 +95,8 @@ impl Gate {
             Begun::Go(turn) => turn,
         };
         origin.once = turn.once();
-        let (metrics, exchange) = (self.metrics().clone(), Exchange { origin, params, query, wants_text, wait });
+        let (metrics, exchange) =
+            (self.metrics().clone(), Exchange { origin, params, query, wants_text, wait });
         // Parsing is a part of the handler: should it panic, that too is the service's fault and nobody else's.
         let work = async move {
             let outcome = async {

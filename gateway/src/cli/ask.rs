@@ -153,7 +153,18 @@ pub(super) fn key(common: &Common, command: KeyCommand) -> Result<(), Failure> {
     show::fields(
         common.json,
         &answer,
-        &["id", "name", "kind", "schemes", "state", "latest_version", "uses", "destroy_after", "workflow", "created"],
+        &[
+            "id",
+            "name",
+            "kind",
+            "schemes",
+            "state",
+            "latest_version",
+            "uses",
+            "destroy_after",
+            "workflow",
+            "created",
+        ],
     );
     if !common.json {
         show::table(false, &answer, "versions", &["version", "fingerprint", "created"]);

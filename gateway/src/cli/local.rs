@@ -86,7 +86,8 @@ impl Ask {
     }
 
     fn request(self, common: &Common) -> http::Result<Request<Full<Bytes>>> {
-        let mut request = Request::builder().method(self.method.clone()).uri(self.path).header(header::HOST, "local");
+        let mut request =
+            Request::builder().method(self.method.clone()).uri(self.path).header(header::HOST, "local");
         request = request.header(header::USER_AGENT, concat!("chancery/", env!("CARGO_PKG_VERSION")));
         // Making a key, or an export, may take longer than a signature.
         request = request.header("chancery-deadline-ms", "60000");

@@ -20,9 +20,9 @@ use crate::api::{Code, Problem};
 use crate::appliance::succession::LineRefused;
 use crate::ca::CaRefused;
 use crate::crypto::VerifyRefused;
+use crate::limits::AUTHORITIES_TRUSTED_MAX;
 use crate::runner::RunRefused;
 use crate::runs::RunsRefused;
-use crate::limits::AUTHORITIES_TRUSTED_MAX;
 use crate::signer::SignFailed;
 
 const SHORTLY: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use audit::{MachineRandom, Standing};
-use sagas::{Engine, EngineParts, SagaLimits, Seal};
+use sagas::{Catalog, Engine, EngineParts, SagaLimits, Seal};
 
 use super::Unbuilt;
 use crate::metrics::Metrics;
@@ -23,13 +23,14 @@ pub(super) async fn run(
     seal: Arc<dyn Seal>,
     metrics: &Metrics,
     keys: &Arc<Keys>,
-) -> Result<(), Unbuilt> {
+) -> Result<Catalog, Unbuilt> {
+    let catalog = workflows::catalog(&workflows::Services { keys })?;
     if ground.ledger.health().standing != Standing::Open {
-        return Ok(());
+        return Ok(catalog);
     }
     let engine = Engine::start(EngineParts {
         ledger: ground.ledger.clone(),
-        catalog: workflows::catalog(&workflows::Services { keys })?,
+        catalog: catalog.clone(),
         seal,
         clock: Arc::clone(&ground.clock),
         random: Arc::new(MachineRandom),
@@ -37,5 +38,5 @@ pub(super) async fn run(
         observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(keys))),
     });
     ground.runner.install(engine.await.map_err(Unbuilt::Engine)?);
-    Ok(())
+    Ok(catalog)
 }

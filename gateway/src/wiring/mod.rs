@@ -14,8 +14,8 @@ use audit::{
     Sealing,
 };
 use hsm::{Token, TokenConfig};
-use sagas::Seal;
 use sagas::idempotency::Idempotency;
+use sagas::{Catalog, Seal};
 
 pub use self::doors::UpstreamsRefused;
 use self::doors::{Doors, Services};
@@ -79,6 +79,10 @@ pub struct House {
     pub local: Arc<Gate>,
     /// The CAs' succession, to settle what a crash left.
     pub succession: Arc<Succession>,
+    /// What can be run.
+    pub workflows: Catalog,
+    /// Requests that are sent twice.
+    pub again: Again,
     /// Keys, for housekeeping.
     pub keys: Arc<Keys>,
     /// Workspaces, for housekeeping.
@@ -288,11 +292,9 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let offers = services::keys::offers::offers(&keys);
     let runs = Runs::new(ground.clone(), offers);
     let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
-    let again = Again::new(
-        ground.ledger.clone(),
-        Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)),
-    );
-    engine::run(&ground, seal, &metrics, &keys).await?;
+    let again =
+        Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));
+    let workflows = engine::run(&ground, seal, &metrics, &keys).await?;
     let services = Services {
         runs: &runs,
         workspaces: &workspaces,
@@ -335,6 +337,8 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         probes,
         api,
         local,
+        workflows,
+        again,
         succession,
         keys,
         workspaces,

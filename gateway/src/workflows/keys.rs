@@ -28,7 +28,8 @@ pub(super) fn key_lock(key: &crate::ids::SigningKeyId) -> Lock {
 
 /// 20 `key.generate`.
 pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
-    let (make, find, unmake, attest, attested) = (keys.clone(), keys.clone(), keys.clone(), keys.clone(), keys.clone());
+    let (make, find, unmake, attest, attested) =
+        (keys.clone(), keys.clone(), keys.clone(), keys.clone(), keys.clone());
     Workflow::define("key.generate")
         .version(1)
         .input::<NewKeyPlan>()
@@ -63,8 +64,12 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "keys.hsm_attest",
             |step| {
                 step.within(TOKEN_CALL_WAIT_MAX)
-                    .act(move |cx, plan, version: MadeVersion, _| attest.clone().attest(cx, plan.first(), version))
-                    .probe(move |cx, plan, version| super::asked_again(attested.clone().attest(cx, plan.first(), version)))
+                    .act(move |cx, plan, version: MadeVersion, _| {
+                        attest.clone().attest(cx, plan.first(), version)
+                    })
+                    .probe(move |cx, plan, version| {
+                        super::asked_again(attested.clone().attest(cx, plan.first(), version))
+                    })
             },
             Undo::none("a statement about a key changes nothing"),
         )
@@ -98,7 +103,10 @@ pub fn rotate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     .probe(move |cx, _, making| {
                         let keys = find.clone();
                         async move {
-                            super::found(keys.was_made(&making, cx.effect).await, |version| Next { making, version })
+                            super::found(keys.was_made(&making, cx.effect).await, |version| Next {
+                                making,
+                                version,
+                            })
                         }
                     })
                     .settle(|tx, cx, _, making, next| making::made(tx, cx, making, &next.version))

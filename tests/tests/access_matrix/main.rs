@@ -243,7 +243,12 @@ async fn every_caller_gets_through_every_guard_that_lets_it_and_no_other() {
 }
 
 /// One call of each changing route that succeeds, in an order in which it can.
-fn succeeding_calls(key: &str, acme: &Member, first_ca: &str, waiting: [Value; 2]) -> Vec<(&'static str, Ask)> {
+fn succeeding_calls(
+    key: &str,
+    acme: &Member,
+    first_ca: &str,
+    waiting: [Value; 2],
+) -> Vec<(&'static str, Ask)> {
     let run = |at: usize| waiting[at]["id"].as_str().unwrap().to_owned();
     let ballot = &waiting[1]["approval"];
     let vote = json!({ "verdict": "approve", "digest": ballot["digest"], "policy_version": ballot["policy_version"] });
@@ -271,7 +276,10 @@ fn succeeding_calls(key: &str, acme: &Member, first_ca: &str, waiting: [Value; 2
             "POST /v1/workflows/{workflow}/cancel",
             post(format!("/v1/workflows/{}/cancel", run(0)), json!({ "reason": "kept after all" })),
         ),
-        ("POST /v1/workflows/{workflow}/approvals", post(format!("/v1/workflows/{}/approvals", run(1)), vote)),
+        (
+            "POST /v1/workflows/{workflow}/approvals",
+            post(format!("/v1/workflows/{}/approvals", run(1)), vote),
+        ),
         ("POST /v1/keys/{key}/disable", key_to("disable")),
         ("POST /v1/keys/{key}/enable", key_to("enable")),
         (

@@ -169,11 +169,7 @@ impl Keys {
     ///
     /// # Errors
     /// The token's, sorted by what may be done next.
-    pub async fn make(
-        &self,
-        making: &Making,
-        order: Recorded<KeyId>,
-    ) -> Result<MadeVersion, RemoteFault> {
+    pub async fn make(&self, making: &Making, order: Recorded<KeyId>) -> Result<MadeVersion, RemoteFault> {
         self.make_named(making, order.into_value()).await
     }
 
@@ -238,14 +234,11 @@ impl Keys {
         making: Making,
         version: MadeVersion,
     ) -> Result<Attested, RemoteFault> {
-        let blob = self.open_sealed(&making.workspace, &version.token_key, version.made.sealed_blob.as_deref());
+        let blob =
+            self.open_sealed(&making.workspace, &version.token_key, version.made.sealed_blob.as_deref());
         let blob = blob.await.map_err(|why| RemoteFault::later(why.to_string()))?;
-        let key = KeyRef {
-            id: version.token_key,
-            kind: making.kind,
-            fingerprint: version.made.fingerprint,
-            blob,
-        };
+        let key =
+            KeyRef { id: version.token_key, kind: making.kind, fingerprint: version.made.fingerprint, blob };
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
         match self.token.attest(&key, *cx.effect.bytes(), deadline).await {
             Ok(statement) => Ok(Attested { version, statement }),

@@ -36,7 +36,7 @@ use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::crypto::Unusable;
 use crate::custody::{CustodyRefused, Place};
-use crate::ids::{Name, SigningKeyId, WorkspaceId};
+use crate::ids::{Name, RequestId, SigningKeyId, WorkspaceId};
 use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
@@ -113,7 +113,8 @@ impl KeyWithVersions {
     /// Whether the key may ever leave the token, as its newest version says.
     pub fn custody(&self) -> Custody {
         let newest = self.versions.iter().rev().find_map(|version| version.made.as_ref());
-        let provenance = newest.and_then(|made| serde_json::from_str::<hsm::Provenance>(&made.provenance).ok());
+        let provenance =
+            newest.and_then(|made| serde_json::from_str::<hsm::Provenance>(&made.provenance).ok());
         provenance.map(|it| it.custody).unwrap_or_default()
     }
 }
@@ -215,7 +216,7 @@ impl Keys {
             ended = self.ground.outcome::<SigningKeyId, KeysRefused>(&workflow, origin.deadline) => drop(ended?),
             () = self.until(by.workspace(), &key, origin.deadline, |row| row.workflow.is_some()) => {}
         }
-        self.seen(workflow, by.workspace(), &key).await
+        self.seen(workflow, by.workspace(), &key, origin).await
     }
 
     /// Calls the destruction of a key off: it stands again as it stood before.
@@ -236,7 +237,7 @@ impl Keys {
         let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
         self.ground.cancel::<KeysRefused>(&workflow, telling.origin(), "the key is to be kept").await?;
         self.until(by.workspace(), &row.id, origin.deadline, |row| row.workflow.is_none()).await;
-        self.seen(workflow, by.workspace(), &row.id).await
+        self.seen(workflow, by.workspace(), &row.id, origin).await
     }
 
     /// Starts a workflow about a key and waits for its end, as long as the request has time.
@@ -251,7 +252,7 @@ impl Keys {
         let workflow = self.launch(by, origin, workflow, plan).await?;
         match self.ground.outcome::<SigningKeyId, KeysRefused>(&workflow, origin.deadline).await? {
             Ran::Going => Ok(Changed { seq: None, workflow, key: None }),
-            Ran::Done(_) => self.seen(workflow, by.workspace(), &key).await,
+            Ran::Done(_) => self.seen(workflow, by.workspace(), &key, origin).await,
         }
     }
 
@@ -261,9 +262,10 @@ impl Keys {
         workflow: SagaKey,
         workspace: &WorkspaceId,
         key: &SigningKeyId,
+        origin: &Origin,
     ) -> Result<Changed, KeysRefused> {
         let found = self.find(workspace, key.as_str()).await?;
-        let seq = self.newest_entry(workspace, key).await?;
+        let seq = self.newest_entry(workspace, key, &origin.request).await?;
         Ok(Changed { seq, workflow, key: Some(found) })
     }
 
@@ -297,21 +299,28 @@ impl Keys {
         }
     }
 
-    /// The newest entry about the key.
+    /// The newest entry of this request: about the key, or else about the workflow that it touched.
     async fn newest_entry(
         &self,
         workspace: &WorkspaceId,
         key: &SigningKeyId,
+        request: &RequestId,
     ) -> Result<Option<u64>, KeysRefused> {
-        let filter = EntryFilter {
+        let of_request = EntryFilter {
             scope: EntryScope::Workspace(workspace.on_ledger().clone()),
-            object: Some(key.to_string()),
+            request_id: Some(request.to_string()),
             order: EntryOrder::NewestFirst,
             limit: 1,
             ..EntryFilter::default()
         };
-        let newest = self.ground.read::<_, KeysRefused>(move |view| Ok(view.entries(&filter)?)).await?;
-        Ok(newest.first().map(|entry| entry.seq))
+        let about_key = EntryFilter { object: Some(key.to_string()), ..of_request.clone() };
+        self.ground
+            .read::<_, KeysRefused>(move |view| {
+                let found = view.entries(&about_key)?;
+                let found = if found.is_empty() { view.entries(&of_request)? } else { found };
+                Ok(found.first().map(|entry| entry.seq))
+            })
+            .await
     }
 
     /// Forgets what the signing path remembers of a workspace's keys, because one of them changed.
@@ -418,7 +427,8 @@ impl Keys {
         }
         let data_key = self.workspaces.data_key(workspace).await?;
         // A version's row is named by what never changes and is never used twice.
-        let sealed = Place::of("key_versions", &token_key.to_string(), "token blob").seal(&data_key, workspace, blob);
+        let sealed =
+            Place::of("key_versions", &token_key.to_string(), "token blob").seal(&data_key, workspace, blob);
         sealed.map(Some).map_err(KeysRefused::Sealing)
     }
 
@@ -431,7 +441,8 @@ impl Keys {
     ) -> Result<Vec<u8>, KeysRefused> {
         let Some(sealed) = sealed else { return Ok(Vec::new()) };
         let data_key = self.workspaces.data_key(workspace).await?;
-        let opened = Place::of("key_versions", &token_key.to_string(), "token blob").open(&data_key, workspace, sealed);
+        let opened = Place::of("key_versions", &token_key.to_string(), "token blob")
+            .open(&data_key, workspace, sealed);
         opened.map_err(KeysRefused::Sealing)
     }
 

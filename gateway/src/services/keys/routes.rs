@@ -12,7 +12,8 @@ use crate::api::{Exchange, InWorkspace, KeyRule, Member, Problem, Reply, Route};
 /// The service's routes.
 pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
     let to = || Arc::clone(service);
-    let manage = |pattern| Route::post(pattern).guard::<InWorkspace<may::KeysManage>>().keyed(KeyRule::Required);
+    let manage =
+        |pattern| Route::post(pattern).guard::<InWorkspace<may::KeysManage>>().keyed(KeyRule::Required);
     vec![
         manage("/v1/keys")
             .takes::<Json<wire::CreateKey>>()

@@ -152,7 +152,8 @@ pub fn hear<A>(
     let workflow = cx.saga.id.to_string();
     let entry = |outcome: &str| {
         let facts = json!({ "vote": signal.name, "outcome": outcome });
-        let entry = cx.entry_with("approval.vote", format!("workflow/{workflow}"), |detail| detail.after(facts));
+        let entry =
+            cx.entry_with("approval.vote", format!("workflow/{workflow}"), |detail| detail.after(facts));
         vec![entry.actor(signal.actor.clone())]
     };
     let Some(pending) = pending(tx, &quorum.workspace, &workflow)? else {
@@ -204,7 +205,11 @@ fn cast(tx: &Tx<'_>, workspace: &WorkspaceId, workflow: &str, signal: &Signal) -
 ///
 /// # Errors
 /// The ledger cannot be read.
-pub fn pending(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Result<Option<Pending>, SqlFault> {
+pub fn pending(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    workflow: &str,
+) -> Result<Option<Pending>, SqlFault> {
     view.within(workspace.on_ledger()).one(&REQUEST, params![workflow], |row| {
         Ok(Pending {
             step: row.text(0)?,
@@ -222,11 +227,7 @@ pub fn pending(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Resu
 /// The ledger cannot be read.
 pub fn votes(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Result<Vec<Vote>, SqlFault> {
     view.within(workspace.on_ledger()).all(&VOTES, params![workflow], |row| {
-        Ok(Vote {
-            approver: row.text(0)?,
-            verdict: row.text(1)?,
-            at: Moment::from_micros(row.integer(2)?),
-        })
+        Ok(Vote { approver: row.text(0)?, verdict: row.text(1)?, at: Moment::from_micros(row.integer(2)?) })
     })
 }
 
