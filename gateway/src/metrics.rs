@@ -136,7 +136,11 @@ impl Metrics {
     /// A workflow needs a person, or no longer does.
     pub fn workflow_stuck(&self, workflow: &str, stuck: bool) {
         let gauge = self.stuck.get_or_create(&NameLabel { workflow: workflow.to_owned() });
-        if stuck { gauge.inc() } else { gauge.dec() };
+        if stuck {
+            gauge.inc()
+        } else {
+            gauge.dec()
+        };
     }
 
     /// Sets a figure of a part.

@@ -82,7 +82,15 @@ pub mod may {
         };
     }
     authorities!(
-        Sign, Verify, KeysRead, KeysManage, AccessRead, AccessManage, AuditRead, WorkflowsRead, WorkflowsManage,
+        Sign,
+        Verify,
+        KeysRead,
+        KeysManage,
+        AccessRead,
+        AccessManage,
+        AuditRead,
+        WorkflowsRead,
+        WorkflowsManage,
         Approve
     );
 }

@@ -199,9 +199,9 @@ impl Runs {
 
     async fn pending(&self, workspace: &WorkspaceId, id: SagaId) -> Result<Pending, RunsRefused> {
         let workspace = workspace.clone();
-        let pending = self.ground.read::<_, RunsRefused>(move |view| {
-            Ok(approvals::pending(view, &workspace, &id.to_string())?)
-        });
+        let pending = self
+            .ground
+            .read::<_, RunsRefused>(move |view| Ok(approvals::pending(view, &workspace, &id.to_string())?));
         pending.await?.ok_or(RunsRefused::NoVote)
     }
 

@@ -17,26 +17,61 @@ use crate::api::{Exchange, InWorkspace, Member, OperatorOnly, OperatorPermit, Pr
 pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
     let to = || Arc::clone(runs);
     vec![
-        Route::get("/v1/workflows").guard::<InWorkspace<may::WorkflowsRead>>().asks::<wire::RunsQuery>()
-            .says("The workspace's workflow runs, newest first").gives::<wire::RunList>(200).to(to(), list),
-        Route::get("/v1/workflows/{workflow}").guard::<InWorkspace<may::WorkflowsRead>>()
-            .says("One run: its steps, attempts, what it waits for, why it is stuck; as text, a picture").gives::<wire::RunAnswer>(200).to(to(), show),
-        Route::get("/v1/workflow-offers").guard::<InWorkspace<may::WorkflowsRead>>()
-            .says("Which workflows can be started by name, and with what").gives::<wire::OfferList>(200).to(to(), offers),
-        Route::get("/v1/workflows-everywhere").guard::<OperatorOnly>().asks::<wire::RunsQuery>()
-            .says("Runs of all workspaces and of the appliance").gives::<wire::RunList>(200).to(to(), everywhere),
-        Route::post("/v1/workflows/{workflow}").guard::<InWorkspace<may::WorkflowsManage>>().takes::<Json<Value>>()
-            .says("Start a workflow by its name; `Prefer: wait=N` waits for its end").gives::<wire::RunAnswer>(202).to(to(), start),
-        Route::post("/v1/workflows/{workflow}/cancel").guard::<InWorkspace<may::WorkflowsManage>>().takes::<Json<wire::Because>>()
-            .says("Call a run off: what it did is undone").gives::<wire::RunAnswer>(202).to(to(), cancel),
-        Route::post("/v1/workflows/{workflow}/approvals").guard::<InWorkspace<may::Approve>>().takes::<Json<wire::CastVote>>()
-            .says("Approve or refuse what a run waits for").gives::<wire::RunAnswer>(200).to(to(), vote),
-        Route::post("/v1/workflows/{workflow}/lead/{verb}").guard::<OperatorOnly>().takes::<Json<wire::Because>>()
-            .says("Lead a stuck run on: retry, supply-result, skip-undo, resume-forward, unwind, abandon").gives::<wire::RunAnswer>(200).to(to(), lead),
+        Route::get("/v1/workflows")
+            .guard::<InWorkspace<may::WorkflowsRead>>()
+            .asks::<wire::RunsQuery>()
+            .says("The workspace's workflow runs, newest first")
+            .gives::<wire::RunList>(200)
+            .to(to(), list),
+        Route::get("/v1/workflows/{workflow}")
+            .guard::<InWorkspace<may::WorkflowsRead>>()
+            .says("One run: its steps, attempts, what it waits for, why it is stuck; as text, a picture")
+            .gives::<wire::RunAnswer>(200)
+            .to(to(), show),
+        Route::get("/v1/workflow-offers")
+            .guard::<InWorkspace<may::WorkflowsRead>>()
+            .says("Which workflows can be started by name, and with what")
+            .gives::<wire::OfferList>(200)
+            .to(to(), offers),
+        Route::get("/v1/workflows-everywhere")
+            .guard::<OperatorOnly>()
+            .asks::<wire::RunsQuery>()
+            .says("Runs of all workspaces and of the appliance")
+            .gives::<wire::RunList>(200)
+            .to(to(), everywhere),
+        Route::post("/v1/workflows/{workflow}")
+            .guard::<InWorkspace<may::WorkflowsManage>>()
+            .takes::<Json<Value>>()
+            .says("Start a workflow by its name; `Prefer: wait=N` waits for its end")
+            .gives::<wire::RunAnswer>(202)
+            .to(to(), start),
+        Route::post("/v1/workflows/{workflow}/cancel")
+            .guard::<InWorkspace<may::WorkflowsManage>>()
+            .takes::<Json<wire::Because>>()
+            .says("Call a run off: what it did is undone")
+            .gives::<wire::RunAnswer>(202)
+            .to(to(), cancel),
+        Route::post("/v1/workflows/{workflow}/approvals")
+            .guard::<InWorkspace<may::Approve>>()
+            .takes::<Json<wire::CastVote>>()
+            .says("Approve or refuse what a run waits for")
+            .gives::<wire::RunAnswer>(200)
+            .to(to(), vote),
+        Route::post("/v1/workflows/{workflow}/lead/{verb}")
+            .guard::<OperatorOnly>()
+            .takes::<Json<wire::Because>>()
+            .says("Lead a stuck run on: retry, supply-result, skip-undo, resume-forward, unwind, abandon")
+            .gives::<wire::RunAnswer>(200)
+            .to(to(), lead),
     ]
 }
 
-async fn list(runs: Arc<Runs>, by: Member<may::WorkflowsRead>, (): (), ex: Exchange) -> Result<Reply, Problem> {
+async fn list(
+    runs: Arc<Runs>,
+    by: Member<may::WorkflowsRead>,
+    (): (),
+    ex: Exchange,
+) -> Result<Reply, Problem> {
     let scope = Scope::Workspace(by.workspace().on_ledger().clone());
     page(&runs, ex.query()?, Some(scope)).await
 }
@@ -55,7 +90,12 @@ async fn page(runs: &Runs, query: wire::RunsQuery, scope: Option<Scope>) -> Resu
     Reply::json(200, &wire::RunList { workflows, next })
 }
 
-async fn show(runs: Arc<Runs>, by: Member<may::WorkflowsRead>, (): (), ex: Exchange) -> Result<Reply, Problem> {
+async fn show(
+    runs: Arc<Runs>,
+    by: Member<may::WorkflowsRead>,
+    (): (),
+    ex: Exchange,
+) -> Result<Reply, Problem> {
     let shown = runs.show(Some(by.workspace()), ex.param(0)?).await?;
     if ex.wants_text {
         return Ok(Reply::text("text/plain; charset=utf-8", sagas::picture(&shown.detail)));
@@ -63,7 +103,12 @@ async fn show(runs: Arc<Runs>, by: Member<may::WorkflowsRead>, (): (), ex: Excha
     Reply::json(200, &wire::RunAnswer::try_from(shown)?)
 }
 
-async fn offers(runs: Arc<Runs>, _: Member<may::WorkflowsRead>, (): (), _: Exchange) -> Result<Reply, Problem> {
+async fn offers(
+    runs: Arc<Runs>,
+    _: Member<may::WorkflowsRead>,
+    (): (),
+    _: Exchange,
+) -> Result<Reply, Problem> {
     Reply::json(200, &wire::OfferList { offers: runs.offers().iter().map(Into::into).collect() })
 }
 

@@ -133,13 +133,20 @@ impl RunsQuery {
     /// A state or id that cannot be.
     pub fn filter(self, scope: Option<Scope>) -> Result<Filter, Problem> {
         let bad = |what: &str| Problem::new(Code::BadRequest, what.to_owned());
-        let state = self.state.map(|word| State::from_word(&word).ok_or_else(|| bad("there is no such state")));
+        let state =
+            self.state.map(|word| State::from_word(&word).ok_or_else(|| bad("there is no such state")));
         let after = self.after.map(|id| id.parse::<SagaId>().map_err(|why| bad(&why.to_string())));
         let rows_max = match self.limit.unwrap_or(PAGE_ITEMS_DEFAULT) {
             limit @ 1..=PAGE_ITEMS_MAX => limit,
             _ => return Err(bad(&format!("limit is 1 to {PAGE_ITEMS_MAX}"))),
         };
-        Ok(Filter { scope, workflow: self.workflow, state: state.transpose()?, after: after.transpose()?, rows_max })
+        Ok(Filter {
+            scope,
+            workflow: self.workflow,
+            state: state.transpose()?,
+            after: after.transpose()?,
+            rows_max,
+        })
     }
 }
 
@@ -168,7 +175,9 @@ impl Because {
             ("retry", _) => Verb::Retry,
             ("supply-result", Some(result)) => Verb::SupplyResult(result.clone()),
             ("supply-result", None) => {
-                return Err(Problem::new(Code::Invalid, "say with `result` what the step left behind").at("/result"));
+                return Err(
+                    Problem::new(Code::Invalid, "say with `result` what the step left behind").at("/result")
+                );
             }
             ("skip-undo", _) => Verb::SkipUndo,
             ("resume-forward", _) => Verb::ResumeForward,

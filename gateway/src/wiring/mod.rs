@@ -43,9 +43,9 @@ use crate::services::signing::Signing;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
 use crate::status::{self, Status};
+use crate::workflows;
 use crate::workflows::seal::StateSeal;
 use crate::workflows::watch::Watch;
-use crate::workflows;
 
 /// The house, built.
 pub struct House {
@@ -267,9 +267,17 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         Arc::new(Status::new(health.clone(), metrics.clone(), tokens.clone(), ground.ledger.clone()));
     workspaces.load().await?;
     devices.load().await?;
-    let offers = services::keys::offers::offers(&keys);
+    let mut offers = services::keys::offers::offers(&keys);
+    offers.extend(services::signing::offers::offers(&signing));
     let runs = Runs::new(ground.clone(), offers);
-    run_workflows(&ground, &custody, &metrics, &workspaces, &keys).await?;
+    run_workflows(
+        &ground,
+        &custody,
+        &metrics,
+        &workspaces,
+        &workflows::Services { keys: &keys, signing: &signing },
+    )
+    .await?;
     let rooms = Rooms {
         runs: &runs,
         workspaces: &workspaces,
@@ -313,19 +321,19 @@ async fn run_workflows(
     custody: &Custody,
     metrics: &Metrics,
     workspaces: &Arc<Workspaces>,
-    keys: &Arc<Keys>,
+    services: &workflows::Services<'_>,
 ) -> Result<(), Unbuilt> {
     if ground.ledger.health().standing != Standing::Open {
         return Ok(());
     }
     let engine = Engine::start(EngineParts {
         ledger: ground.ledger.clone(),
-        catalog: workflows::catalog(&workflows::Services { keys })?,
+        catalog: workflows::catalog(services)?,
         seal: Arc::new(StateSeal::new(Arc::clone(workspaces), custody.clone())),
         clock: Arc::clone(&ground.clock),
         random: Arc::new(MachineRandom),
         limits: SagaLimits::default(),
-        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(keys))),
+        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(services.keys))),
     });
     ground.runner.install(engine.await.map_err(Unbuilt::Engine)?);
     Ok(())

@@ -15,6 +15,7 @@ use crate::services::keys::destruction::{self, Announced, DestructionPlan};
 use crate::services::keys::making::{self, Attested, MadeVersion, Making, NewKeyPlan};
 use crate::services::keys::rotation::{self, Next, RotationPlan};
 use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
+use crate::services::signing::policies;
 
 /// A key's name is taken by one workflow at a time.
 pub(super) fn name_lock(name: &crate::ids::Name) -> Lock {
@@ -28,7 +29,8 @@ pub(super) fn key_lock(key: &crate::ids::SigningKeyId) -> Lock {
 
 /// 20 `key.generate`.
 pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
-    let (make, find, unmake, attest, attested) = (keys.clone(), keys.clone(), keys.clone(), keys.clone(), keys.clone());
+    let (make, find, unmake, attest, attested) =
+        (keys.clone(), keys.clone(), keys.clone(), keys.clone(), keys.clone());
     Workflow::define("key.generate")
         .version(1)
         .input::<NewKeyPlan>()
@@ -63,10 +65,24 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "keys.hsm_attest",
             |step| {
                 step.within(TOKEN_CALL_WAIT_MAX)
-                    .act(move |cx, plan, version: MadeVersion, _| attest.clone().attest(cx, plan.first(), version))
-                    .probe(move |cx, plan, version| super::asked_again(attested.clone().attest(cx, plan.first(), version)))
+                    .act(move |cx, plan, version: MadeVersion, _| {
+                        attest.clone().attest(cx, plan.first(), version)
+                    })
+                    .probe(move |cx, plan, version| {
+                        super::asked_again(attested.clone().attest(cx, plan.first(), version))
+                    })
             },
             Undo::none("a statement about a key changes nothing"),
+        )
+        .local(
+            "signing.attach_policy",
+            |tx, cx, plan, attested: &Attested| {
+                let place = (&plan.workspace, &plan.key);
+                policies::attach(tx, cx, place, plan.policy.as_ref(), attested.clone())
+            },
+            Undo::local(|tx, cx, plan: &NewKeyPlan, _: &Attested| {
+                policies::detach(tx, cx, &plan.workspace, &plan.key)
+            }),
         )
         .pivot_local("keys.activate", |tx, cx, plan, attested: &Attested| {
             making::activate(tx, cx, plan, "key.create", attested)
@@ -98,7 +114,10 @@ pub fn rotate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     .probe(move |cx, _, making| {
                         let keys = find.clone();
                         async move {
-                            super::found(keys.was_made(&making, cx.effect).await, |version| Next { making, version })
+                            super::found(keys.was_made(&making, cx.effect).await, |version| Next {
+                                making,
+                                version,
+                            })
                         }
                     })
                     .settle(|tx, cx, _, making, next| making::made(tx, cx, making, &next.version))

@@ -55,7 +55,10 @@ pub fn announce(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result
     let next = row.state.after(KeyEvent::ScheduleDestruction);
     let next = next.map_err(|why| Refused::business("key_unusable", why.to_string()))?;
     if !store::set_workflow(tx, &plan.workspace, &row.id, Some(&cx.saga.id.to_string()))? {
-        return Err(Refused::business("wrong_state", "another workflow is changing this key; wait for its end"));
+        return Err(Refused::business(
+            "wrong_state",
+            "another workflow is changing this key; wait for its end",
+        ));
     }
     store::set_state(tx, &plan.workspace, &row.id, row.state, next, Some(now(cx).plus(plan.notice())))?;
     store::remember_state(tx, &plan.workspace, &row.id, Some(row.state))?;
@@ -77,7 +80,9 @@ pub fn keep(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Tol
     };
     let row = store::key(tx, &plan.workspace, plan.key.as_str())?;
     let was = store::remembered_state(tx, &plan.workspace, &plan.key)?;
-    let (Some(row), Some(was)) = (row, was) else { return Ok(Told::new((), entry("untouched", "untouched"))) };
+    let (Some(row), Some(was)) = (row, was) else {
+        return Ok(Told::new((), entry("untouched", "untouched")));
+    };
     if row.state == KeyState::DestructionPending {
         store::set_state(tx, &plan.workspace, &plan.key, row.state, was, None)?;
     }
@@ -117,13 +122,20 @@ pub fn order(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<To
 ///
 /// # Errors
 /// The ledger did not do it.
-pub fn bury(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Told<SigningKeyId>, Refused<Never>> {
+pub fn bury(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &DestructionPlan,
+) -> Result<Told<SigningKeyId>, Refused<Never>> {
     let gone = KeyState::Destroying.after(KeyEvent::Gone).map_err(|why| Refused::Bug(why.to_string()))?;
     store::set_state(tx, &plan.workspace, &plan.key, KeyState::Destroying, gone, None)?;
     store::drop_blobs(tx, &plan.workspace, &plan.key)?;
     store::remember_state(tx, &plan.workspace, &plan.key, None)?;
     store::set_workflow(tx, &plan.workspace, &plan.key, None)?;
-    let (before, after) = (json!({ "state": KeyState::Destroying.text() }), json!({ "state": gone.text(), "reason": plan.reason }));
+    let (before, after) = (
+        json!({ "state": KeyState::Destroying.text() }),
+        json!({ "state": gone.text(), "reason": plan.reason }),
+    );
     let entry = cx.entry_with("key.destroy", plan.key.as_str(), |detail| detail.before(before).after(after));
     Ok(Told::new(plan.key.clone(), entry))
 }
@@ -167,6 +179,8 @@ impl Keys {
         let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(|why| why.to_string())?;
         let kind = found.row.kind;
         let made = found.versions.into_iter().filter_map(|version| Some((version.token_key, version.made?)));
-        Ok(made.map(|(id, made)| KeyRef { id, kind, fingerprint: made.fingerprint, blob: Vec::new() }).collect())
+        Ok(made
+            .map(|(id, made)| KeyRef { id, kind, fingerprint: made.fingerprint, blob: Vec::new() })
+            .collect())
     }
 }

@@ -3,7 +3,7 @@
 //! What leaves: one of the four classes, in words that may be kept and shown.
 
 use hsm::{Refusal, TokenError};
-use sagas::{RemoteFault, Reason};
+use sagas::{Reason, RemoteFault};
 
 /// Sorts a token's failure.
 pub fn token(error: TokenError) -> RemoteFault {

@@ -17,6 +17,7 @@ use super::{Keys, faults};
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
 use crate::moment::Moment;
+use crate::services::policy::Policy;
 
 /// What a key is to become: the input of `key.generate`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct NewKeyPlan {
     pub kind: KeyKind,
     /// Whether it may ever leave the token, wrapped.
     pub custody: Custody,
+    /// The policy that it comes with.
+    #[serde(default)]
+    pub policy: Option<Policy>,
 }
 
 /// A version that the token made, as the steps after its making know it.
@@ -71,7 +75,7 @@ pub struct Making {
 impl NewKeyPlan {
     /// The first version of the planned key.
     pub fn first(&self) -> Making {
-        let Self { workspace, key, name, kind, custody } = self.clone();
+        let Self { workspace, key, name, kind, custody, .. } = self.clone();
         Making { workspace, key, name, kind, custody, version: 1 }
     }
 }
@@ -169,11 +173,7 @@ impl Keys {
     ///
     /// # Errors
     /// The token's, sorted by what may be done next.
-    pub async fn make(
-        &self,
-        making: &Making,
-        order: Recorded<KeyId>,
-    ) -> Result<MadeVersion, RemoteFault> {
+    pub async fn make(&self, making: &Making, order: Recorded<KeyId>) -> Result<MadeVersion, RemoteFault> {
         self.make_named(making, order.into_value()).await
     }
 
@@ -238,14 +238,11 @@ impl Keys {
         making: Making,
         version: MadeVersion,
     ) -> Result<Attested, RemoteFault> {
-        let blob = self.open_sealed(&making.workspace, &version.token_key, version.made.sealed_blob.as_deref());
+        let blob =
+            self.open_sealed(&making.workspace, &version.token_key, version.made.sealed_blob.as_deref());
         let blob = blob.await.map_err(|why| RemoteFault::later(why.to_string()))?;
-        let key = KeyRef {
-            id: version.token_key,
-            kind: making.kind,
-            fingerprint: version.made.fingerprint,
-            blob,
-        };
+        let key =
+            KeyRef { id: version.token_key, kind: making.kind, fingerprint: version.made.fingerprint, blob };
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
         match self.token.attest(&key, *cx.effect.bytes(), deadline).await {
             Ok(statement) => Ok(Attested { version, statement }),

@@ -17,8 +17,8 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
-use hsm::{Custody, KeyId, KeyKind, Token, TokenError};
+use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx, View};
+use hsm::{Custody, KeyId, KeyKind, KeyRef, Token, TokenError};
 use sagas::{SagaId, SagaKey, Scope};
 use serde::Serialize;
 use serde_json::json;
@@ -34,12 +34,14 @@ use super::ground::{Ground, LedgerRefused, Telling};
 use super::workspaces::{self, Workspaces, WorkspacesRefused};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
-use crate::crypto::Unusable;
+use crate::crypto::{PinnedKey, Unusable};
 use crate::custody::{CustodyRefused, Place};
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
+use crate::services::policy::Policy;
+use crate::signer::SigningKey;
 
 /// Why a command on keys was refused.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +115,8 @@ impl KeyWithVersions {
     /// Whether the key may ever leave the token, as its newest version says.
     pub fn custody(&self) -> Custody {
         let newest = self.versions.iter().rev().find_map(|version| version.made.as_ref());
-        let provenance = newest.and_then(|made| serde_json::from_str::<hsm::Provenance>(&made.provenance).ok());
+        let provenance =
+            newest.and_then(|made| serde_json::from_str::<hsm::Provenance>(&made.provenance).ok());
         provenance.map(|it| it.custody).unwrap_or_default()
     }
 }
@@ -155,9 +158,10 @@ impl Keys {
         name: Name,
         kind: KeyKind,
         custody: Custody,
+        policy: Option<Policy>,
     ) -> Result<Changed, KeysRefused> {
         let key = SigningKeyId::new(&self.ground.dice);
-        let plan = NewKeyPlan { workspace: by.workspace().clone(), key, name, kind, custody };
+        let plan = NewKeyPlan { workspace: by.workspace().clone(), key, name, kind, custody, policy };
         self.run(by, origin, "key.generate", &plan, plan.key.clone()).await
     }
 
@@ -418,7 +422,8 @@ impl Keys {
         }
         let data_key = self.workspaces.data_key(workspace).await?;
         // A version's row is named by what never changes and is never used twice.
-        let sealed = Place::of("key_versions", &token_key.to_string(), "token blob").seal(&data_key, workspace, blob);
+        let sealed =
+            Place::of("key_versions", &token_key.to_string(), "token blob").seal(&data_key, workspace, blob);
         sealed.map(Some).map_err(KeysRefused::Sealing)
     }
 
@@ -431,7 +436,8 @@ impl Keys {
     ) -> Result<Vec<u8>, KeysRefused> {
         let Some(sealed) = sealed else { return Ok(Vec::new()) };
         let data_key = self.workspaces.data_key(workspace).await?;
-        let opened = Place::of("key_versions", &token_key.to_string(), "token blob").open(&data_key, workspace, sealed);
+        let opened = Place::of("key_versions", &token_key.to_string(), "token blob")
+            .open(&data_key, workspace, sealed);
         opened.map_err(KeysRefused::Sealing)
     }
 
@@ -445,6 +451,27 @@ impl Keys {
             })
             .await
     }
+}
+
+/// The version of a key that is to sign, as this very transaction has it. What a TPM loads it from stays sealed.
+///
+/// # Errors
+/// There is none, or its record cannot be used.
+pub fn signing_key(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    version: i64,
+) -> Result<SigningKey, KeysRefused> {
+    let row = store::key(view, workspace, key.as_str())?.ok_or(KeysRefused::NoSuchKey)?;
+    let versions = store::versions(view, workspace, &row.id)?.into_iter();
+    let found = versions.filter(|it| it.version == version && version <= row.latest).next_back();
+    let (id, made) = found.and_then(|it| Some((it.token_key, it.made?))).ok_or(KeysRefused::NoSuchVersion)?;
+    let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
+    Ok(SigningKey {
+        key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() },
+        pinned,
+    })
 }
 
 /// Counts uses of a key in the transaction that authorises them, and refuses if it is not enabled.

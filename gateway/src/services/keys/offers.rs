@@ -43,18 +43,33 @@ pub fn offers(keys: &Arc<Keys>) -> Vec<Offer> {
     let (making, rotating, destroying) = (keys.clone(), keys.clone(), keys.clone());
     let manage = Scope::KeysManage;
     vec![
-        Offer::new("key.generate", manage, "Make a key in the token", move |workspace, form: wire::CreateKey| {
-            let keys = making.clone();
-            async move { keys.plan_new(workspace, &form) }
-        }),
-        Offer::new("key.rotate", manage, "Make, announce and use a key's next version", move |workspace, form: RotateForm| {
-            let keys = rotating.clone();
-            async move { keys.plan_rotation(workspace, form).await }
-        }),
-        Offer::new("key.destroy", manage, "Destroy a key after approvals and notice", move |workspace, form: DestroyForm| {
-            let keys = destroying.clone();
-            async move { keys.plan_destruction(workspace, form).await }
-        }),
+        Offer::new(
+            "key.generate",
+            manage,
+            "Make a key in the token",
+            move |workspace, form: wire::CreateKey| {
+                let keys = making.clone();
+                async move { keys.plan_new(workspace, &form) }
+            },
+        ),
+        Offer::new(
+            "key.rotate",
+            manage,
+            "Make, announce and use a key's next version",
+            move |workspace, form: RotateForm| {
+                let keys = rotating.clone();
+                async move { keys.plan_rotation(workspace, form).await }
+            },
+        ),
+        Offer::new(
+            "key.destroy",
+            manage,
+            "Destroy a key after approvals and notice",
+            move |workspace, form: DestroyForm| {
+                let keys = destroying.clone();
+                async move { keys.plan_destruction(workspace, form).await }
+            },
+        ),
     ]
 }
 
@@ -62,7 +77,7 @@ impl Keys {
     fn plan_new(&self, workspace: WorkspaceId, form: &wire::CreateKey) -> Result<NewKeyPlan, Problem> {
         let (name, kind) = form.parts()?;
         let key = SigningKeyId::new(&self.ground.dice);
-        Ok(NewKeyPlan { workspace, key, name, kind, custody: form.custody() })
+        Ok(NewKeyPlan { workspace, key, name, kind, custody: form.custody(), policy: form.policy()? })
     }
 
     async fn plan_rotation(&self, workspace: WorkspaceId, form: RotateForm) -> Result<RotationPlan, Problem> {

@@ -7,7 +7,7 @@ use sagas::{Never, Refused, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::making::{Making, MadeVersion};
+use super::making::{MadeVersion, Making};
 use super::state::KeyEvent;
 use super::store;
 use crate::ids::{SigningKeyId, WorkspaceId};
@@ -51,7 +51,10 @@ pub fn begin(tx: &Tx<'_>, cx: &StepContext, plan: &RotationPlan) -> Result<Told<
         return Err(Refused::business("wrong_state", words));
     }
     if !store::set_workflow(tx, &plan.workspace, &row.id, Some(&cx.saga.id.to_string()))? {
-        return Err(Refused::business("wrong_state", "another workflow is changing this key; wait for its end"));
+        return Err(Refused::business(
+            "wrong_state",
+            "another workflow is changing this key; wait for its end",
+        ));
     }
     let making = Making {
         workspace: plan.workspace.clone(),
@@ -110,8 +113,7 @@ pub fn promote(tx: &Tx<'_>, cx: &StepContext, next: &Next) -> Result<Told<Making
     let before = json!({ "latest_version": row.latest });
     let made = &next.version.made;
     let after = json!({ "latest_version": making.version, "fingerprint": made.fingerprint.to_string() });
-    let entry =
-        cx.entry_with("key.rotate", making.key.as_str(), |detail| detail.before(before).after(after));
+    let entry = cx.entry_with("key.rotate", making.key.as_str(), |detail| detail.before(before).after(after));
     Ok(Told::new(making.clone(), entry))
 }
 

@@ -4,39 +4,30 @@
 
 use std::time::Duration;
 
-use audit::{Entry, Schema, SqlFault, Statement, Table, Tx, View, params};
+use audit::{Entry, SqlFault, Statement, Tx, View, params};
 use sagas::{Reason, Refused, Ruling, Signal, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::store::SERVICE;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
 
-const SERVICE: &str = "signing";
-
-/// What the signing service keeps of approvals.
-pub static SCHEMA: Schema = Schema {
-    service: SERVICE,
-    tables: &[Table { name: "approval_requests", tenant: true }, Table { name: "approvals", tenant: true }],
-    migrations: &[include_str!("schema/0001.sql")],
-    statements: &[&OPEN, &REQUEST, &VOTE, &VOTES],
-};
-
-static OPEN: Statement = Statement::tenant(
+pub(super) static OPEN: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO approval_requests (workspace, workflow, step, digest, policy_version, needs, initiator, opened_us, expires_us)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
 );
-static REQUEST: Statement = Statement::tenant(
+pub(super) static REQUEST: Statement = Statement::tenant(
     SERVICE,
     "SELECT step, digest, policy_version, needs, initiator, expires_us FROM approval_requests WHERE workspace = ?1 AND workflow = ?2",
 );
-static VOTE: Statement = Statement::tenant(
+pub(super) static VOTE: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO approvals (workspace, workflow, approver, verdict, at_us) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
 );
-static VOTES: Statement = Statement::tenant(
+pub(super) static VOTES: Statement = Statement::tenant(
     SERVICE,
     "SELECT approver, verdict, at_us FROM approvals WHERE workspace = ?1 AND workflow = ?2 ORDER BY at_us, approver",
 );
@@ -152,7 +143,8 @@ pub fn hear<A>(
     let workflow = cx.saga.id.to_string();
     let entry = |outcome: &str| {
         let facts = json!({ "vote": signal.name, "outcome": outcome });
-        let entry = cx.entry_with("approval.vote", format!("workflow/{workflow}"), |detail| detail.after(facts));
+        let entry =
+            cx.entry_with("approval.vote", format!("workflow/{workflow}"), |detail| detail.after(facts));
         vec![entry.actor(signal.actor.clone())]
     };
     let Some(pending) = pending(tx, &quorum.workspace, &workflow)? else {
@@ -204,7 +196,11 @@ fn cast(tx: &Tx<'_>, workspace: &WorkspaceId, workflow: &str, signal: &Signal) -
 ///
 /// # Errors
 /// The ledger cannot be read.
-pub fn pending(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Result<Option<Pending>, SqlFault> {
+pub fn pending(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    workflow: &str,
+) -> Result<Option<Pending>, SqlFault> {
     view.within(workspace.on_ledger()).one(&REQUEST, params![workflow], |row| {
         Ok(Pending {
             step: row.text(0)?,
@@ -222,11 +218,7 @@ pub fn pending(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Resu
 /// The ledger cannot be read.
 pub fn votes(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Result<Vec<Vote>, SqlFault> {
     view.within(workspace.on_ledger()).all(&VOTES, params![workflow], |row| {
-        Ok(Vote {
-            approver: row.text(0)?,
-            verdict: row.text(1)?,
-            at: Moment::from_micros(row.integer(2)?),
-        })
+        Ok(Vote { approver: row.text(0)?, verdict: row.text(1)?, at: Moment::from_micros(row.integer(2)?) })
     })
 }
 
