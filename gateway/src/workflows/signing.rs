@@ -80,7 +80,7 @@ pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
         .local(
             "signing.validate_items",
             |tx, cx, plan, ()| bundle::validate(tx, cx, plan),
-            Undo::local(|tx, cx, plan: &BatchPlan, ()| policies::release(tx, cx, &plan.workspace, &plan.key)),
+            Undo::local(|tx, cx, plan, ()| bundle::release(tx, cx, plan)),
         )
         .wait(
             "signing.await_approvals",
@@ -100,9 +100,7 @@ pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
         .local(
             "signing.claim_items",
             |tx, cx, plan, asked: &Asked| bundle::claim(tx, cx, plan, asked),
-            Undo::local(|tx, cx, plan: &BatchPlan, _: &Asked| {
-                requests::unclaim(tx, cx, &plan.workspace, &plan.key)
-            }),
+            Undo::none("what is claimed is given back with what was reserved"),
         )
         .pivot_fan_out("keys.hsm_sign_items", |step| {
             step.items(TOKEN_CALL_WAIT_MAX, |plan, _: &Asked| plan.numbers())

@@ -124,6 +124,15 @@ pub fn validate(tx: &Tx<'_>, cx: &StepContext, plan: &BatchPlan) -> Result<Told<
     policies::reserve(tx, cx, &Wish { workspace, key, scheme: *scheme, intent, uses }, what)
 }
 
+/// Gives back what the batch had reserved, and what it had claimed.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn release(tx: &Tx<'_>, cx: &StepContext, plan: &BatchPlan) -> Result<Told<()>, Refused<Never>> {
+    let unclaimed = requests::unclaim(tx, cx, &plan.workspace, &plan.key)?;
+    Ok(policies::release(tx, cx, &plan.workspace, &plan.key)?.absorb(unclaimed))
+}
+
 /// Claims every item, or none.
 ///
 /// # Errors
