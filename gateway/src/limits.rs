@@ -117,3 +117,25 @@ pub const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub const ANSWERS_KEPT_LONG: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The second of two equal requests waits so long for the first before it is told to come back.
 pub const SAME_REQUEST_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A quorum larger than this is a crowd that nobody can gather.
+pub const POLICY_APPROVALS_MAX: u32 = 20;
+/// A month is the longest window that people count in.
+pub const POLICY_WINDOW_MAX: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Under a minute nobody can look at what they agree to.
+pub const POLICY_EXPIRES_MIN: Duration = Duration::from_secs(60);
+/// What nobody agreed to within a week is asked for again.
+pub const POLICY_EXPIRES_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A change that waits longer than a month is no change.
+pub const POLICY_TIMELOCK_MAX: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Intents that one policy names.
+pub const POLICY_INTENTS_MAX: usize = 64;
+/// An intent is a word or two.
+pub const POLICY_INTENT_BYTES_MAX: usize = 64;
+/// A change of policy waits this long for its approvals.
+pub const POLICY_CHANGE_WAIT_MAX: Duration = Duration::from_secs(48 * 3600);
+/// The nonce of a request: a hash, an id, an invoice's number.
+pub const NONCE_BYTES_MAX: usize = 128;
+/// Messages of one request, in base64; they are kept, sealed, until it is over. Larger ones are hashed by the client.
+pub const REQUEST_MESSAGE_BYTES_MAX: usize = 96 << 10;
+/// Signatures of one batch request, in base64, so that its report can be kept and shown as one.
+pub const REPORT_BYTES_MAX: usize = 160 << 10;

@@ -75,10 +75,29 @@ impl Signer {
     /// # Errors
     /// The token's failure, or a signature that did not verify.
     pub async fn sign(&self, order: Recorded<SignOrder>) -> Result<Signature, SignFailed> {
+        let key = order.value().key.key.clone();
+        self.sign_by(key, order).await
+    }
+
+    /// Signs a recorded order whose key was named before anybody had opened what a TPM loads it from. The blob is only
+    /// the means: which key it is, the order says, and the signature must verify against that key's public half.
+    ///
+    /// # Errors
+    /// As for [`sign`](Self::sign).
+    pub async fn sign_loading(
+        &self,
+        order: Recorded<SignOrder>,
+        blob: Vec<u8>,
+    ) -> Result<Signature, SignFailed> {
+        let key = KeyRef { blob, ..order.value().key.key.clone() };
+        self.sign_by(key, order).await
+    }
+
+    async fn sign_by(&self, held: KeyRef, order: Recorded<SignOrder>) -> Result<Signature, SignFailed> {
         let seq = order.seq();
         let SignOrder { key, scheme, input, deadline, .. } = order.into_value();
         let deadline = deadline.min(Instant::now() + TOKEN_CALL_WAIT_MAX);
-        let signing = self.token.sign(&key.key, scheme, input.clone(), deadline);
+        let signing = self.token.sign(&held, scheme, input.clone(), deadline);
         let raw = spanned("token.sign", signing).await.map_err(SignFailed::Token)?;
         // A fault in the token, or another key behind the same handle, must not get out as a signature.
         let begun = Instant::now();

@@ -73,6 +73,10 @@ codes! {
     ResourceLocked = "resource_locked", 409, "Another workflow is at work on this";
     /// A workflow ended without success, and what it had done was undone.
     WorkflowFailed = "workflow_failed", 409, "The workflow ended without success";
+    /// A policy says no.
+    PolicyRefused = "policy_refused", 403, "The signing policy says no";
+    /// The same was signed before.
+    NonceUsed = "nonce_used", 409, "The same was signed under this nonce before";
     /// The vote is about another request or policy than the one that waits.
     StaleApproval = "stale_approval", 409, "The vote is about something else";
     /// Nobody approves what they asked for.

@@ -7,6 +7,7 @@ mod columns;
 pub mod devices;
 pub mod ground;
 pub mod keys;
+pub mod policy;
 pub mod problems;
 pub mod roster;
 pub mod signing;
@@ -19,7 +20,7 @@ pub fn schemas() -> Vec<&'static ::audit::Schema> {
         &workspaces::store::SCHEMA,
         &devices::store::SCHEMA,
         &keys::store::SCHEMA,
-        &signing::approvals::SCHEMA,
+        &signing::store::SCHEMA,
         &sagas::SCHEMA,
     ]
 }

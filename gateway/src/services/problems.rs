@@ -369,6 +369,8 @@ impl From<SigningRefused> for Problem {
             SigningRefused::Shed(shed) => shed.into(),
             SigningRefused::Key(refused) => refused.into(),
             SigningRefused::Input(refused) => refused.into(),
+            SigningRefused::Policy(refused) => Self::new(Code::PolicyRefused, refused.to_string()),
+            SigningRefused::Run(refused) => refused.into(),
             SigningRefused::ApiKey(refused) => refused.into(),
             SigningRefused::Client(refused) => refused.into(),
             SigningRefused::Failed(failed) => failed.into(),

@@ -10,7 +10,6 @@ use sagas::{Catalog, Engine, EngineParts, SagaLimits, Seal};
 use super::Unbuilt;
 use crate::metrics::Metrics;
 use crate::services::ground::Ground;
-use crate::services::keys::Keys;
 use crate::workflows;
 use crate::workflows::watch::Watch;
 
@@ -22,9 +21,9 @@ pub(super) async fn run(
     ground: &Ground,
     seal: Arc<dyn Seal>,
     metrics: &Metrics,
-    keys: &Arc<Keys>,
+    services: &workflows::Services<'_>,
 ) -> Result<Catalog, Unbuilt> {
-    let catalog = workflows::catalog(&workflows::Services { keys })?;
+    let catalog = workflows::catalog(services)?;
     if ground.ledger.health().standing != Standing::Open {
         return Ok(catalog);
     }
@@ -35,7 +34,7 @@ pub(super) async fn run(
         clock: Arc::clone(&ground.clock),
         random: Arc::new(MachineRandom),
         limits: SagaLimits::default(),
-        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(keys))),
+        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(services.keys))),
     });
     ground.runner.install(engine.await.map_err(Unbuilt::Engine)?);
     Ok(catalog)

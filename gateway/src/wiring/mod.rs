@@ -51,7 +51,7 @@ use crate::services::signing::Signing;
 use crate::services::succession::Succession;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
-use crate::workflows::seal::StateSeal;
+use crate::workflows::{self, seal::StateSeal};
 
 /// The house, built.
 pub struct House {
@@ -289,12 +289,13 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let audit = Arc::new(Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports()));
     workspaces.load().await?;
     devices.load().await?;
-    let offers = services::keys::offers::offers(&keys);
+    let mut offers = services::keys::offers::offers(&keys);
+    offers.extend(services::signing::offers::offers(&signing));
     let runs = Runs::new(ground.clone(), offers);
     let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
     let again =
         Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));
-    let workflows = engine::run(&ground, seal, &metrics, &keys).await?;
+    let workflows = engine::run(&ground, seal, &metrics, &workflows::Services { keys: &keys, signing: &signing }).await?;
     let services = Services {
         runs: &runs,
         workspaces: &workspaces,

@@ -15,6 +15,7 @@ use crate::services::keys::destruction::{self, Announced, DestructionPlan};
 use crate::services::keys::making::{self, Attested, MadeVersion, Making, NewKeyPlan};
 use crate::services::keys::rotation::{self, Next, RotationPlan};
 use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
+use crate::services::signing::policies;
 
 /// A key's name is taken by one workflow at a time.
 pub(super) fn name_lock(name: &crate::ids::Name) -> Lock {
@@ -72,6 +73,16 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     })
             },
             Undo::none("a statement about a key changes nothing"),
+        )
+        .local(
+            "signing.attach_policy",
+            |tx, cx, plan, attested: &Attested| {
+                let place = (&plan.workspace, &plan.key);
+                policies::attach(tx, cx, place, plan.policy.as_ref(), attested.clone())
+            },
+            Undo::local(|tx, cx, plan: &NewKeyPlan, _: &Attested| {
+                policies::detach(tx, cx, &plan.workspace, &plan.key)
+            }),
         )
         .pivot_local("keys.activate", |tx, cx, plan, attested: &Attested| {
             making::activate(tx, cx, plan, "key.create", attested)

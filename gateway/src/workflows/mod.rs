@@ -4,6 +4,7 @@
 
 pub mod keys;
 pub mod seal;
+pub mod signing;
 pub mod watch;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use sagas::{Catalog, CatalogRefused, Definition, DefinitionRefused, Probe, RemoteFault};
 
 use crate::services::keys::Keys;
+use crate::services::signing::Signing;
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -31,6 +33,8 @@ pub enum Undefined {
 pub struct Services<'a> {
     /// Keys.
     pub keys: &'a Arc<Keys>,
+    /// Signing.
+    pub signing: &'a Arc<Signing>,
 }
 
 /// Every workflow of this build.
@@ -38,8 +42,15 @@ pub struct Services<'a> {
 /// # Errors
 /// One of them is not well defined.
 pub fn catalog(services: &Services<'_>) -> Result<Catalog, Undefined> {
-    let Services { keys } = services;
-    let definitions: Vec<Definition> = vec![keys::generate(keys)?, keys::rotate(keys)?, keys::destroy(keys)?];
+    let Services { keys, signing } = services;
+    let definitions: Vec<Definition> = vec![
+        keys::generate(keys)?,
+        keys::rotate(keys)?,
+        keys::destroy(keys)?,
+        signing::request(signing)?,
+        signing::batch(signing)?,
+        signing::policy_change(signing)?,
+    ];
     Ok(Catalog::new(definitions)?)
 }
 

@@ -44,6 +44,10 @@ pub trait World: Send + Sync + 'static {
     fn others(&self) -> Vec<Definition> {
         Vec::new()
     }
+    /// The definition anew, where its steps hold services of the ledger that was closed.
+    fn rebuilt(&self) -> Option<Definition> {
+        None
+    }
     /// Lets time pass.
     fn advance(&self, by: Duration);
     /// Closes the ledger and opens it anew, as a new process would.

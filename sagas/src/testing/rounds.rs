@@ -47,7 +47,8 @@ impl<W: World> Prover<'_, W> {
 
     pub(super) async fn engine(&self, fuse: &Arc<Fuse>) -> Result<Engine, String> {
         let mut definitions = self.world.others();
-        definitions.push(wrap(self.definition.clone(), &self.plan));
+        let definition = self.world.rebuilt().unwrap_or_else(|| self.definition.clone());
+        definitions.push(wrap(definition, &self.plan));
         let limits = SagaLimits {
             poll: Duration::from_millis(20),
             undo_budget: Duration::from_secs(30),

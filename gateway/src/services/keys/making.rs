@@ -17,6 +17,7 @@ use super::{Keys, faults};
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
 use crate::moment::Moment;
+use crate::services::policy::Policy;
 
 /// What a key is to become: the input of `key.generate`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct NewKeyPlan {
     pub kind: KeyKind,
     /// Whether it may ever leave the token, wrapped.
     pub custody: Custody,
+    /// The policy that it comes with.
+    #[serde(default)]
+    pub policy: Option<Policy>,
 }
 
 /// A version that the token made, as the steps after its making know it.
@@ -71,7 +75,7 @@ pub struct Making {
 impl NewKeyPlan {
     /// The first version of the planned key.
     pub fn first(&self) -> Making {
-        let Self { workspace, key, name, kind, custody } = self.clone();
+        let Self { workspace, key, name, kind, custody, .. } = self.clone();
         Making { workspace, key, name, kind, custody, version: 1 }
     }
 }

@@ -17,8 +17,8 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
-use hsm::{Custody, KeyId, KeyKind, Token, TokenError};
+use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx, View};
+use hsm::{Custody, KeyId, KeyKind, KeyRef, Token, TokenError};
 use sagas::{SagaId, SagaKey, Scope};
 use serde::Serialize;
 use serde_json::json;
@@ -34,12 +34,14 @@ use super::ground::{Ground, LedgerRefused, Telling};
 use super::workspaces::{self, Workspaces, WorkspacesRefused};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
-use crate::crypto::Unusable;
+use crate::crypto::{PinnedKey, Unusable};
 use crate::custody::{CustodyRefused, Place};
 use crate::ids::{Name, RequestId, SigningKeyId, WorkspaceId};
 use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
+use crate::services::policy::Policy;
+use crate::signer::SigningKey;
 
 /// Why a command on keys was refused.
 #[derive(Debug, thiserror::Error)]
@@ -156,9 +158,10 @@ impl Keys {
         name: Name,
         kind: KeyKind,
         custody: Custody,
+        policy: Option<Policy>,
     ) -> Result<Changed, KeysRefused> {
         let key = SigningKeyId::new(&self.ground.dice);
-        let plan = NewKeyPlan { workspace: by.workspace().clone(), key, name, kind, custody };
+        let plan = NewKeyPlan { workspace: by.workspace().clone(), key, name, kind, custody, policy };
         self.run(by, origin, "key.generate", &plan, plan.key.clone()).await
     }
 
@@ -456,6 +459,27 @@ impl Keys {
             })
             .await
     }
+}
+
+/// The version of a key that is to sign, as this very transaction has it. What a TPM loads it from stays sealed.
+///
+/// # Errors
+/// There is none, or its record cannot be used.
+pub fn signing_key(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    version: i64,
+) -> Result<SigningKey, KeysRefused> {
+    let row = store::key(view, workspace, key.as_str())?.ok_or(KeysRefused::NoSuchKey)?;
+    let versions = store::versions(view, workspace, &row.id)?.into_iter();
+    let found = versions.filter(|it| it.version == version && version <= row.latest).next_back();
+    let (id, made) = found.and_then(|it| Some((it.token_key, it.made?))).ok_or(KeysRefused::NoSuchVersion)?;
+    let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
+    Ok(SigningKey {
+        key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() },
+        pinned,
+    })
 }
 
 /// Counts uses of a key in the transaction that authorises them, and refuses if it is not enabled.

@@ -77,7 +77,7 @@ impl Keys {
     fn plan_new(&self, workspace: WorkspaceId, form: &wire::CreateKey) -> Result<NewKeyPlan, Problem> {
         let (name, kind) = form.parts()?;
         let key = SigningKeyId::new(&self.ground.dice);
-        Ok(NewKeyPlan { workspace, key, name, kind, custody: form.custody() })
+        Ok(NewKeyPlan { workspace, key, name, kind, custody: form.custody(), policy: form.policy()? })
     }
 
     async fn plan_rotation(&self, workspace: WorkspaceId, form: RotateForm) -> Result<RotationPlan, Problem> {

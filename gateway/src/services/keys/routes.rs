@@ -65,7 +65,7 @@ async fn create(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let (name, kind) = body.parts()?;
-    let made = service.create(&by, &ex.origin, name, kind, body.custody()).await?;
+    let made = service.create(&by, &ex.origin, name, kind, body.custody(), body.policy()?).await?;
     let location = made.key.as_ref().map(|key| format!("/v1/keys/{}", key.row.id));
     let reply = changed(201, made)?;
     Ok(match location {

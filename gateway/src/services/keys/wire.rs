@@ -15,6 +15,7 @@ use crate::crypto::{self, Jwk};
 use crate::ids::Name;
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use crate::moment::Moment;
+use crate::services::policy::Policy;
 
 /// Asks for a key.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -28,6 +29,9 @@ pub struct CreateKey {
     /// changeable; absent means never.
     #[serde(default)]
     pub recoverable: bool,
+    /// What it may sign, and who has to agree; besides the workspace's own policy.
+    #[serde(default)]
+    pub policy: Option<Policy>,
 }
 
 /// How to rotate.
@@ -143,6 +147,14 @@ impl CreateKey {
     /// Whether it may ever leave the token.
     pub fn custody(&self) -> Custody {
         if self.recoverable { Custody::Recoverable } else { Custody::NonExtractable }
+    }
+
+    /// The policy that it comes with.
+    ///
+    /// # Errors
+    /// It is out of bounds.
+    pub fn policy(&self) -> Result<Option<Policy>, Problem> {
+        self.policy.clone().map(Policy::checked).transpose()
     }
 
     /// The command's parts.

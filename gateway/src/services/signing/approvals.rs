@@ -4,39 +4,30 @@
 
 use std::time::Duration;
 
-use audit::{Entry, Schema, SqlFault, Statement, Table, Tx, View, params};
+use audit::{Entry, SqlFault, Statement, Tx, View, params};
 use sagas::{Reason, Refused, Ruling, Signal, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::store::SERVICE;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
 
-const SERVICE: &str = "signing";
-
-/// What the signing service keeps of approvals.
-pub static SCHEMA: Schema = Schema {
-    service: SERVICE,
-    tables: &[Table { name: "approval_requests", tenant: true }, Table { name: "approvals", tenant: true }],
-    migrations: &[include_str!("schema/0001.sql")],
-    statements: &[&OPEN, &REQUEST, &VOTE, &VOTES],
-};
-
-static OPEN: Statement = Statement::tenant(
+pub(super) static OPEN: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO approval_requests (workspace, workflow, step, digest, policy_version, needs, initiator, opened_us, expires_us)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
 );
-static REQUEST: Statement = Statement::tenant(
+pub(super) static REQUEST: Statement = Statement::tenant(
     SERVICE,
     "SELECT step, digest, policy_version, needs, initiator, expires_us FROM approval_requests WHERE workspace = ?1 AND workflow = ?2",
 );
-static VOTE: Statement = Statement::tenant(
+pub(super) static VOTE: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO approvals (workspace, workflow, approver, verdict, at_us) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
 );
-static VOTES: Statement = Statement::tenant(
+pub(super) static VOTES: Statement = Statement::tenant(
     SERVICE,
     "SELECT approver, verdict, at_us FROM approvals WHERE workspace = ?1 AND workflow = ?2 ORDER BY at_us, approver",
 );

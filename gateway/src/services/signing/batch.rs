@@ -8,7 +8,7 @@ use audit::{Each, Recorded, Told};
 use tokio::task::JoinSet;
 
 use super::order::{Prepared, SignCommand, Target, Unrecorded};
-use super::{Signed, Signing, SigningRefused, confirm};
+use super::{Signed, Signing, SigningRefused, confirm, policies};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::services::ground::Telling;
@@ -89,6 +89,13 @@ impl Signing {
                 confirm(tx, &workspace, &standing, now)?;
                 let mut told = Vec::with_capacity(orders.len());
                 for order in &orders {
+                    policies::admit_direct::<SigningRefused>(
+                        tx,
+                        &workspace,
+                        &order.target.key,
+                        order.scheme(),
+                        now,
+                    )?;
                     let use_number = keys::count_uses(tx, &workspace, &order.target.key, 1)?;
                     told.push(order.told(&telling, use_number));
                 }

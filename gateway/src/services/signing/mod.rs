@@ -4,17 +4,28 @@
 
 pub mod approvals;
 mod batch;
+pub mod bundle;
+pub mod changes;
+pub mod offers;
 pub mod order;
+pub mod policies;
+pub mod requests;
 pub mod routes;
+pub mod store;
 pub mod wire;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use audit::{Outcome, Recorded, Told, Tx};
 use hsm::TokenError;
+use sagas::SagaKey;
 use serde_json::json;
 
 use self::order::{SignCommand, Target, Unrecorded, VerifyCommand};
+use self::policies::{Effective, PolicyRefused};
+use self::requests::{Made, RequestPlan};
+use self::store::PolicyRow;
 use super::devices::{self, DevicesRefused};
 use super::ground::{Ground, LedgerRefused, Telling};
 use super::keys::{self, Keys, KeysRefused};
@@ -26,6 +37,7 @@ use crate::crypto::VerifyRefused;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
 use crate::refused_by_ledger;
+use crate::runner::{Ran, RunRefused};
 use crate::signer::{SignFailed, SignOrder, Signer};
 
 /// Why nothing was signed or verified.
@@ -40,6 +52,12 @@ pub enum SigningRefused {
     /// The input does not fit the key or the scheme.
     #[error(transparent)]
     Input(#[from] VerifyRefused),
+    /// A rule of the workspace.
+    #[error(transparent)]
+    Policy(#[from] PolicyRefused),
+    /// The workflow that carries the request.
+    #[error(transparent)]
+    Run(#[from] RunRefused),
     /// The API key was revoked since the guard saw it.
     #[error(transparent)]
     ApiKey(#[from] WorkspacesRefused),
@@ -104,6 +122,51 @@ impl Signing {
         signed
     }
 
+    /// Asks for a signature that others may have to agree to, and waits for it as long as its caller would.
+    ///
+    /// # Errors
+    /// It was not asked for, or it came to its end without a signature.
+    pub async fn request(
+        &self,
+        by: &Permit<may::Sign>,
+        origin: &Origin,
+        plan: &RequestPlan,
+        patience: Duration,
+    ) -> Result<(SagaKey, Ran<Made>), SigningRefused> {
+        let wish = Telling::of(by.actor(), Some(by.workspace()), origin).wish("signing.request", plan)?;
+        let (workspace, standing, now) = (by.workspace().clone(), by.standing().clone(), self.ground.now());
+        let check = move |tx: &mut Tx<'_>| confirm(tx, &workspace, &standing, now);
+        let run = self.ground.launch::<SigningRefused>(wish, check).await?;
+        let made = self.ground.outcome::<Made, SigningRefused>(&run, Instant::now() + patience).await?;
+        Ok((run, made))
+    }
+
+    /// Every policy that the workspace has or had.
+    ///
+    /// # Errors
+    /// The ledger gave nothing.
+    pub async fn policies(&self, by: &Permit<may::KeysRead>) -> Result<Vec<PolicyRow>, SigningRefused> {
+        let workspace = by.workspace().clone();
+        self.ground.read::<_, SigningRefused>(move |view| Ok(store::policies(view, &workspace)?)).await
+    }
+
+    /// What holds for the workspace, or for the key of this id or name.
+    ///
+    /// # Errors
+    /// There is no such key, or the ledger gave nothing.
+    pub async fn effective(
+        &self,
+        by: &Permit<may::KeysRead>,
+        scope: &str,
+    ) -> Result<(String, Effective), SigningRefused> {
+        let (workspace, scope) = (by.workspace().clone(), self.scope(by.workspace(), scope).await?);
+        let effective = self.ground.read::<_, SigningRefused>(move |view| {
+            let effective = policies::effective(view, &workspace, &scope)?;
+            Ok((scope, effective))
+        });
+        effective.await
+    }
+
     /// Verifies a signature against a recorded public key; old versions verify for ever.
     ///
     /// # Errors
@@ -132,6 +195,13 @@ impl Signing {
         self.ground
             .write::<_, SigningRefused>(move |tx| {
                 confirm(tx, &workspace, &standing, now)?;
+                policies::admit_direct::<SigningRefused>(
+                    tx,
+                    &workspace,
+                    &order.target.key,
+                    order.scheme(),
+                    now,
+                )?;
                 let use_number = keys::count_uses(tx, &workspace, &order.target.key, 1)?;
                 let (order, entry) = order.told(&telling, use_number);
                 Ok(Told::new(order, entry))

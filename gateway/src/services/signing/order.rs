@@ -123,6 +123,11 @@ impl Prepared {
 }
 
 impl Unrecorded {
+    /// The scheme.
+    pub(super) fn scheme(&self) -> Scheme {
+        self.order.scheme
+    }
+
     /// The order with its entry, for the transaction that counted this use of the key.
     pub(super) fn told(&self, telling: &Telling, use_number: i64) -> (SignOrder, Entry) {
         let order = SignOrder { use_number, ..self.order.clone() };

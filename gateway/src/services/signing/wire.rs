@@ -9,10 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::order::{SignCommand, Target, VerifyCommand};
+use super::policies::Effective;
+use super::store::PolicyRow;
 use super::{Signed, SigningRefused};
 use crate::api::{Code, Problem};
 use crate::crypto::{Encoding, ecdsa_to_der};
 use crate::limits::{BATCH_ITEMS_MAX, CONTEXT_BYTES_MAX, MESSAGE_BYTES_MAX};
+use crate::services::policy::{Limit, Policy};
 
 /// Asks for a signature: either `message` or `digest`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -141,6 +144,58 @@ pub struct Verdict {
     pub version: i64,
 }
 
+/// A policy.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PolicyAnswer {
+    /// `workspace`, or a key's id.
+    pub scope: String,
+    /// Its number, counted through the workspace; 0 while it is staged.
+    pub version: i64,
+    /// `staged`, `active` or `retired`.
+    pub state: String,
+    /// What it says.
+    pub policy: Policy,
+    /// Who wanted it.
+    pub staged_by: String,
+}
+
+/// The policies that a workspace has or had.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PolicyList {
+    /// In the order in which they came into force.
+    pub policies: Vec<PolicyAnswer>,
+}
+
+/// What holds for a key or a workspace.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EffectiveAnswer {
+    /// `workspace`, or the key's id.
+    pub scope: String,
+    /// The newest of the policies that hold; 0 where nobody has said anything.
+    pub version: i64,
+    /// What they allow together.
+    pub policy: Policy,
+    /// The limits that hold; each is counted on its own.
+    pub limits: Vec<LimitAnswer>,
+}
+
+/// A limit that holds.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct LimitAnswer {
+    /// Whose policy sets it.
+    pub scope: String,
+    /// The limit.
+    pub limit: Limit,
+}
+
+impl EffectiveAnswer {
+    /// What holds for a scope.
+    pub fn new(scope: String, effective: Effective) -> Self {
+        let limits = effective.limits.into_iter().map(|(scope, limit)| LimitAnswer { scope, limit });
+        Self { scope, version: effective.version, policy: effective.policy, limits: limits.collect() }
+    }
+}
+
 impl Sign {
     /// The command, and the encoding of its answer.
     ///
@@ -227,10 +282,23 @@ impl Verdict {
     }
 }
 
-fn encoded(raw: &[u8], kind: KeyKind, encoding: Encoding) -> Vec<u8> {
+pub(super) fn encoded(raw: &[u8], kind: KeyKind, encoding: Encoding) -> Vec<u8> {
     match (kind, encoding) {
         (KeyKind::P256 | KeyKind::P384 | KeyKind::Secp256k1, Encoding::Der) => ecdsa_to_der(raw),
         _ => raw.to_vec(),
+    }
+}
+
+impl PolicyAnswer {
+    /// A policy as it is kept.
+    pub fn new(row: PolicyRow) -> Self {
+        Self {
+            scope: row.scope,
+            version: row.version,
+            state: row.state,
+            policy: row.policy,
+            staged_by: row.staged_by,
+        }
     }
 }
 
@@ -272,7 +340,7 @@ fn base64(text: &str, pointer: &str) -> Result<Vec<u8>, Problem> {
         .map_err(|_| Problem::new(Code::Invalid, "not base64 (RFC 4648 section 4, with padding)").at(pointer))
 }
 
-fn under(problem: Problem, at: usize) -> Problem {
+pub(super) fn under(problem: Problem, at: usize) -> Problem {
     let pointer = format!("/items/{at}{}", problem.pointer.as_deref().unwrap_or_default());
     problem.at(pointer)
 }

@@ -1,0 +1,405 @@
+//! Signatures that are asked for: judged, agreed to by others, claimed once and for ever, signed, told.
+//! Who enters: the steps of `signing.request`, inside their transactions and calls.
+//! What leaves: one verified signature for one key, nonce and content, or a world as it was before.
+
+use std::time::{Duration, Instant};
+
+use audit::{Entry, Recorded, Told, Tx};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hsm::{Hash, Scheme, SignInput, TokenError};
+use sagas::{Never, Reason, Refused, RemoteFault, Ruling, Signal, StepContext};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::approvals::{self, Quorum};
+use super::policies::{self, Asked, Wish};
+use super::{Signing, store, wire};
+use crate::crypto::Encoding;
+use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::limits::TOKEN_CALL_WAIT_MAX;
+use crate::services::ground::LedgerRefused;
+use crate::services::keys::{self, KeysRefused, faults};
+use crate::signer::{SignFailed, SignOrder};
+
+/// What is to be signed, as plans keep it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// A digest, as hex.
+    Digest(String),
+    /// A message for a scheme without a hash of its own, as base64.
+    Message(String),
+}
+
+/// The input of `signing.request`. Whoever agrees, agrees to exactly this.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RequestPlan {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The key.
+    pub key: SigningKeyId,
+    /// Its version.
+    pub version: i64,
+    /// The scheme.
+    pub scheme: Scheme,
+    /// What is to be signed.
+    pub content: Content,
+    /// The shape of an ECDSA signature.
+    pub encoding: Encoding,
+    /// What for.
+    pub intent: String,
+    /// What makes it one and the same request, however often it is sent.
+    pub nonce: String,
+    /// Free text for the entry.
+    pub context: Option<String>,
+}
+
+/// A signature, as the run keeps and shows it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RequestedSignature")]
+pub struct Made {
+    /// The signature, base64.
+    pub signature: String,
+    /// The key's id.
+    pub key: String,
+    /// The version that signed.
+    pub version: i64,
+    /// The entry that authorised it.
+    pub entry: u64,
+    /// The key's use counter in that entry.
+    #[serde(rename = "use")]
+    pub use_number: i64,
+}
+
+/// Everything about one signature that its entry tells.
+pub(super) struct Item<'a> {
+    pub(super) workspace: &'a WorkspaceId,
+    pub(super) key: &'a SigningKeyId,
+    pub(super) version: i64,
+    pub(super) scheme: Scheme,
+    pub(super) content: &'a Content,
+    pub(super) context: Option<&'a str>,
+}
+
+impl Content {
+    /// What is prepared for the scheme, in the form of plans.
+    pub fn of(input: &SignInput) -> Self {
+        match input {
+            SignInput::Digest(digest) => Self::Digest(hex::encode(digest)),
+            SignInput::Message(message) => Self::Message(STANDARD.encode(message)),
+        }
+    }
+
+    /// For the token.
+    ///
+    /// # Errors
+    /// It was kept in another form, which is a fault of ours.
+    pub fn input(&self) -> Result<SignInput, String> {
+        let broken = |what: &dyn std::fmt::Display| format!("the content of a plan does not read: {what}");
+        match self {
+            Self::Digest(text) => hex::decode(text).map(SignInput::Digest).map_err(|why| broken(&why)),
+            Self::Message(text) => STANDARD.decode(text).map(SignInput::Message).map_err(|why| broken(&why)),
+        }
+    }
+
+    /// The bytes that are signed: the digest, or the message itself.
+    ///
+    /// # Errors
+    /// As for [`input`](Self::input).
+    pub fn bytes(&self) -> Result<Vec<u8>, String> {
+        Ok(match self.input()? {
+            SignInput::Digest(bytes) | SignInput::Message(bytes) => bytes,
+        })
+    }
+
+    /// A digest that names it, as hex: its own, or SHA-256 of the message.
+    pub fn digest(&self) -> String {
+        match self {
+            Self::Digest(text) => text.clone(),
+            Self::Message(_) => hex::encode(Hash::Sha256.digest(&self.bytes().unwrap_or_default())),
+        }
+    }
+}
+
+impl RequestPlan {
+    fn wish(&self) -> Wish<'_> {
+        let Self { workspace, key, scheme, intent, .. } = self;
+        Wish { workspace, key, scheme: *scheme, intent, uses: 1 }
+    }
+
+    fn item(&self) -> Item<'_> {
+        let Self { workspace, key, version, scheme, content, context, .. } = self;
+        Item { workspace, key, version: *version, scheme: *scheme, content, context: context.as_deref() }
+    }
+}
+
+/// Judges the request, and reserves its use of the limits.
+///
+/// # Errors
+/// Which rule says no.
+pub fn evaluate(tx: &Tx<'_>, cx: &StepContext, plan: &RequestPlan) -> Result<Told<Asked>, Refused> {
+    let what = json!({ "digest": plan.content.digest(), "nonce": plan.nonce, "version": plan.version, "context": plan.context });
+    policies::reserve(tx, cx, &plan.wish(), what)
+}
+
+/// How long others have to agree; no time at all where the policy says in so many words that nobody has to.
+pub fn patience(asked: &Asked) -> Duration {
+    match asked.approvals {
+        0 => Duration::ZERO,
+        _ => Duration::from_secs(asked.expires_seconds),
+    }
+}
+
+fn quorum(workspace: &WorkspaceId, asked: &Asked) -> Quorum {
+    Quorum {
+        workspace: workspace.clone(),
+        needs: asked.approvals,
+        policy_version: asked.policy_version,
+        within: patience(asked),
+    }
+}
+
+/// Opens the vote, where there is one.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn open(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    workspace: &WorkspaceId,
+    asked: &Asked,
+    plan: &impl Serialize,
+) -> Result<Vec<Entry>, Refused> {
+    if asked.approvals == 0 {
+        let after = json!({ "needs": 0, "policy_version": asked.policy_version });
+        let object = format!("workflow/{}", cx.saga.id);
+        return Ok(vec![cx.entry_with("approval.not_asked", object, |detail| detail.after(after))]);
+    }
+    approvals::open(tx, cx, &quorum(workspace, asked), plan)
+}
+
+/// Hears a vote on what is asked for in a scope. One under a policy that no longer holds counts for nothing, and ends it.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn hear<A>(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    (workspace, scope): (&WorkspaceId, &str),
+    (asked, after): (&Asked, A),
+    signal: &Signal,
+) -> Result<Ruling<A>, Refused> {
+    match policies::confirm(tx, workspace, scope, asked) {
+        Err(Refused::Business(reason)) => {
+            let facts = json!({ "vote": signal.name, "outcome": "not counted: the policy has changed" });
+            let object = format!("workflow/{}", cx.saga.id);
+            let entry = cx.entry_with("approval.vote", object, |detail| detail.after(facts));
+            Ok(Ruling::Refused(reason, vec![entry.actor(signal.actor.clone())]))
+        }
+        Err(other) => Err(other),
+        Ok(()) => approvals::hear(tx, cx, &quorum(workspace, asked), signal, after),
+    }
+}
+
+/// The time to agree is over: nobody had to, or too few did.
+pub fn at_deadline<A>(asked: &Asked, after: A) -> Ruling<A> {
+    match asked.approvals {
+        0 => Ruling::Passed(after, Vec::new()),
+        needs => {
+            let words = format!("{needs} approvals were needed and did not come in time; ask again");
+            Ruling::Refused(Reason::new("deadline", words), Vec::new())
+        }
+    }
+}
+
+/// Claims key, nonce and content, for ever once it is signed: the same can never be signed twice under one nonce.
+///
+/// # Errors
+/// It was claimed before, or the policy has changed.
+pub fn claim(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &RequestPlan,
+    asked: &Asked,
+) -> Result<Told<Asked>, Refused> {
+    policies::confirm(tx, &plan.workspace, plan.key.as_str(), asked)?;
+    claim_one(tx, cx, &plan.workspace, (plan.key.as_str(), &plan.nonce, &plan.content.digest()))?;
+    let after = json!({ "nonce": plan.nonce, "digest": plan.content.digest() });
+    let entry = cx.entry_with("signing.claim", plan.key.as_str(), |detail| detail.after(after));
+    Ok(Told::new(asked.clone(), entry))
+}
+
+pub(super) fn claim_one(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    workspace: &WorkspaceId,
+    what: (&str, &str, &str),
+) -> Result<(), Refused> {
+    match store::claim(tx, workspace, what, &cx.saga.id.to_string())? {
+        None => Ok(()),
+        Some(owner) => {
+            let words =
+                format!("this was signed already under the same nonce, by workflow {owner}; look there");
+            Err(Refused::business("nonce_used", words))
+        }
+    }
+}
+
+/// Gives the claim back. Nothing was signed under it.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn unclaim(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+) -> Result<Told<()>, Refused<Never>> {
+    store::unclaim(tx, workspace, &cx.saga.id.to_string())?;
+    Ok(Told::new((), cx.entry("signing.unclaim", key.as_str())))
+}
+
+/// Authorises the signature: the policy still holds, the key is enabled, and this use of it is counted. If we stop
+/// after this, the ledger says that a signature was allowed, and none left the house; the next attempt counts anew.
+///
+/// # Errors
+/// The policy has changed, or the key does not sign.
+pub fn order(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &RequestPlan,
+    asked: &Asked,
+) -> Result<Told<SignOrder>, Refused> {
+    policies::confirm(tx, &plan.workspace, plan.key.as_str(), asked)?;
+    let (order, entry) = order_item(tx, cx, &plan.item())?;
+    Ok(Told::new(order, entry))
+}
+
+pub(super) fn order_item(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    item: &Item<'_>,
+) -> Result<(SignOrder, Entry), Refused> {
+    let key = keys::signing_key(tx, item.workspace, item.key, item.version).map_err(rule)?;
+    let input = item.content.input().map_err(Refused::Bug)?;
+    let use_number = keys::count_uses(tx, item.workspace, item.key, 1).map_err(rule)?;
+    let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
+    let order = SignOrder { key: key.into(), scheme: item.scheme, input, deadline, use_number };
+    let after = json!({
+        "scheme": item.scheme.name(), "version": item.version, "digest": item.content.digest(),
+        "use": use_number, "context": item.context,
+    });
+    let entry = cx.entry_with("key.sign", item.key.as_str(), |detail| detail.after(after));
+    Ok((order, entry))
+}
+
+/// What a key's refusal means to a step.
+fn rule(refused: KeysRefused) -> Refused {
+    match refused {
+        KeysRefused::Ledger(LedgerRefused::Fault(Some(fault))) => Refused::Sql(fault),
+        KeysRefused::NoSuchKey | KeysRefused::NoSuchVersion => {
+            Refused::business("not_found", refused.to_string())
+        }
+        KeysRefused::WrongState(_) => Refused::business("key_unusable", refused.to_string()),
+        other => Refused::Bug(other.to_string()),
+    }
+}
+
+impl Signing {
+    /// Takes a recorded order through the one door.
+    ///
+    /// # Errors
+    /// Sorted by what may be done next. A failure gets its own entry.
+    pub async fn sign_request(
+        &self,
+        cx: &StepContext,
+        plan: &RequestPlan,
+        order: Recorded<SignOrder>,
+    ) -> Result<Made, RemoteFault> {
+        self.sign_item(cx, &plan.item(), plan.encoding, order).await
+    }
+
+    pub(super) async fn sign_item(
+        &self,
+        cx: &StepContext,
+        item: &Item<'_>,
+        encoding: Encoding,
+        order: Recorded<SignOrder>,
+    ) -> Result<Made, RemoteFault> {
+        let (seq, use_number, deadline) = (order.seq(), order.value().use_number, order.value().deadline);
+        let kind = order.value().key.key.kind;
+        let card = self.keys.card(item.workspace, item.key.as_str()).await;
+        let card = card.map_err(|why| RemoteFault::later(why.to_string()))?;
+        // What a TPM loads the key from; which key it is, the order says.
+        let blob =
+            card.versions.get(&item.version).map(|version| version.key.blob.clone()).unwrap_or_default();
+        let slot = self.admission.admit(item.workspace, false, deadline).await;
+        let slot = slot.map_err(|shed| RemoteFault::later(shed.to_string()))?;
+        let signed = self.signer.sign_loading(order, blob).await;
+        drop(slot);
+        match signed {
+            Ok(signature) => Ok(Made {
+                signature: STANDARD.encode(wire::encoded(&signature.raw, kind, encoding)),
+                key: item.key.to_string(),
+                version: item.version,
+                entry: signature.seq,
+                use_number,
+            }),
+            Err(failed) => {
+                self.tell_attempt(cx, item.key, seq, super::word_for(&failed)).await;
+                Err(sorted(failed))
+            }
+        }
+    }
+
+    /// An order came to nothing, and is told so; the run says whether another follows.
+    async fn tell_attempt(&self, cx: &StepContext, key: &SigningKeyId, seq: u64, what: &'static str) {
+        let (cx, key) = (cx.clone(), key.to_string());
+        let told = self.ground.write::<_, super::SigningRefused>(move |_| {
+            let after = json!({ "authorised_in": seq, "outcome": what });
+            let entry = cx.entry_with("key.sign_failed", key.clone(), |detail| detail.after(after));
+            Ok(Told::new((), entry.outcome(audit::Outcome::Failed)))
+        });
+        // The order stands on the ledger without its sequel; the attempt's own row says the rest.
+        if let Err(error) = told.await {
+            tracing::error!(%error, seq, "a failed signature could not be told");
+        }
+    }
+}
+
+/// What a failure at the one door means to a step.
+fn sorted(failed: SignFailed) -> RemoteFault {
+    match failed {
+        SignFailed::Token(TokenError::OutcomeUnknown) => {
+            RemoteFault::unknown("the token was lost during the signature")
+        }
+        SignFailed::Token(error) => faults::token(error),
+        // It never left, so nothing happened; a token that signs wrongly is not asked again.
+        SignFailed::Withheld(_) => RemoteFault::business("token_unavailable", failed.to_string()),
+    }
+}
+
+/// The signature is there: the reserved use is a use, and the request is over.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn record(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &RequestPlan,
+    made: &Made,
+) -> Result<Told<Made>, Refused<Never>> {
+    policies::settle(tx, cx, &plan.workspace, Some(0))?;
+    let after = json!({ "authorised_in": made.entry, "use": made.use_number, "nonce": plan.nonce });
+    let entry = cx.entry_with("signing.record", plan.key.as_str(), |detail| detail.after(after));
+    Ok(Told::new(made.clone(), entry))
+}
+
+/// Tells of the result. The entry and the run's own result are how it is heard of: nothing is sent anywhere yet.
+pub fn announce(cx: &StepContext, plan: &RequestPlan, made: &Made) -> Told<Made> {
+    let after =
+        json!({ "digest": plan.content.digest(), "intent": plan.intent, "authorised_in": made.entry });
+    Told::new(made.clone(), cx.entry_with("signing.result", plan.key.as_str(), |detail| detail.after(after)))
+}

@@ -1,0 +1,175 @@
+//! Workflows about signing: a request, a batch, a change of policy.
+//! Who enters: the catalog, with the service whose commands the steps are.
+//! What leaves: definitions, each a list of steps that can be read aloud.
+
+use std::sync::Arc;
+
+use sagas::{Definition, DefinitionRefused, Lock, Probe, Ruling, Undo, Workflow};
+
+use super::{DAY, asked_again};
+use crate::limits::{POLICY_CHANGE_WAIT_MAX, POLICY_EXPIRES_MAX, POLICY_TIMELOCK_MAX, TOKEN_CALL_WAIT_MAX};
+use crate::services::signing::Signing;
+use crate::services::signing::approvals::{APPROVE, REFUSE};
+use crate::services::signing::bundle::{self, BatchPlan, Report};
+use crate::services::signing::changes::{self, ChangePlan, InForce, Staged};
+use crate::services::signing::policies::{self, Asked};
+use crate::services::signing::requests::{self, Made, RequestPlan};
+
+/// 27 `signing.request`.
+pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
+    let sign = signing.clone();
+    Workflow::define("signing.request")
+        .version(1)
+        .input::<RequestPlan>()
+        .locks(|plan| vec![Lock::exclusive(format!("nonce/{}/{}", plan.key, plan.nonce))])
+        .deadline(POLICY_EXPIRES_MAX + DAY)
+        .local(
+            "signing.evaluate_policy",
+            |tx, cx, plan, ()| requests::evaluate(tx, cx, plan),
+            Undo::local(|tx, cx, plan: &RequestPlan, ()| {
+                policies::release(tx, cx, &plan.workspace, &plan.key)
+            }),
+        )
+        .wait(
+            "signing.await_approvals",
+            |step| {
+                step.until(
+                    |_, asked: &Asked| requests::patience(asked),
+                    |_, _, _, asked| Ok(requests::at_deadline(asked, asked.clone())),
+                )
+                .open(|tx, cx, plan, asked| requests::open(tx, cx, &plan.workspace, asked, plan))
+                .on(&[APPROVE, REFUSE], |tx, cx, plan, asked, signal| {
+                    let place = (&plan.workspace, plan.key.as_str());
+                    requests::hear(tx, cx, place, (asked, asked.clone()), signal)
+                })
+            },
+            Undo::none("waiting changes nothing"),
+        )
+        .local(
+            "signing.claim",
+            |tx, cx, plan, asked: &Asked| requests::claim(tx, cx, plan, asked),
+            Undo::local(|tx, cx, plan: &RequestPlan, _: &Asked| {
+                requests::unclaim(tx, cx, &plan.workspace, &plan.key)
+            }),
+        )
+        .pivot_remote("keys.hsm_sign", |step| {
+            step.within(TOKEN_CALL_WAIT_MAX)
+                .order(|tx, cx, plan, asked: &Asked| requests::order(tx, cx, plan, asked))
+                .act(move |cx, plan, _, order| {
+                    let signing = sign.clone();
+                    async move { signing.sign_request(&cx, &plan, order).await }
+                })
+                // A signature cannot be found again: the token keeps none. One that never left the house has no
+                // effect outside it, so "not applied" is true of everything that counts; the next attempt counts
+                // another use, and the key's counter shows both.
+                .probe(|_, _, _| async { Probe::NotApplied })
+        })
+        .local("signing.record_signature", |tx, cx, plan, made: &Made| requests::record(tx, cx, plan, made))
+        .local("webhooks.enqueue_result", |_, cx, plan, made: &Made| Ok(requests::announce(cx, plan, made)))
+        .build()
+}
+
+/// 28 `signing.batch`.
+pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
+    let sign = signing.clone();
+    Workflow::define("signing.batch")
+        .version(1)
+        .input::<BatchPlan>()
+        .locks(|plan| vec![Lock::exclusive(format!("nonce/{}/{}", plan.key, plan.nonce))])
+        .deadline(POLICY_EXPIRES_MAX + DAY)
+        .local(
+            "signing.validate_items",
+            |tx, cx, plan, ()| bundle::validate(tx, cx, plan),
+            Undo::local(|tx, cx, plan, ()| bundle::release(tx, cx, plan)),
+        )
+        .wait(
+            "signing.await_approvals",
+            |step| {
+                step.until(
+                    |_, asked: &Asked| requests::patience(asked),
+                    |_, _, _, asked| Ok(requests::at_deadline(asked, asked.clone())),
+                )
+                .open(|tx, cx, plan, asked| requests::open(tx, cx, &plan.workspace, asked, plan))
+                .on(&[APPROVE, REFUSE], |tx, cx, plan, asked, signal| {
+                    let place = (&plan.workspace, plan.key.as_str());
+                    requests::hear(tx, cx, place, (asked, asked.clone()), signal)
+                })
+            },
+            Undo::none("waiting changes nothing"),
+        )
+        .local(
+            "signing.claim_items",
+            |tx, cx, plan, asked: &Asked| bundle::claim(tx, cx, plan, asked),
+            Undo::none("what is claimed is given back with what was reserved"),
+        )
+        .pivot_fan_out("keys.hsm_sign_items", |step| {
+            step.items(TOKEN_CALL_WAIT_MAX, |plan, _: &Asked| plan.numbers())
+                .order(|tx, cx, plan, asked, at| bundle::order(tx, cx, plan, asked, *at))
+                .act(move |cx, plan, _, at, order| {
+                    let signing = sign.clone();
+                    async move { signing.sign_one(&cx, &plan, at, order).await }
+                })
+                // As for one signature: what never left the house did not happen outside it.
+                .probe(|_, _, _, _| async { Probe::NotApplied })
+                .gather(|_, cx, plan, _, items| Ok(bundle::gather(cx, plan, items)))
+        })
+        .local("signing.finalize_report", |tx, cx, plan, report: &Report| {
+            bundle::finalize(tx, cx, plan, report)
+        })
+        .build()
+}
+
+/// 29 `signing.policy_change`.
+pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
+    let (call_off, again) = (signing.clone(), signing.clone());
+    Workflow::define("signing.policy_change")
+        .version(1)
+        .input::<ChangePlan>()
+        .locks(|plan| vec![Lock::exclusive(format!("policy/{}", plan.scope))])
+        .deadline(POLICY_CHANGE_WAIT_MAX + POLICY_TIMELOCK_MAX + DAY)
+        .local(
+            "signing.stage_policy",
+            |tx, cx, plan, ()| changes::stage(tx, cx, plan),
+            Undo::local(|tx, cx, plan, ()| changes::discard(tx, cx, plan)),
+        )
+        .wait(
+            "signing.await_approvals",
+            |step| {
+                step.until(
+                    |_, staged: &Staged| requests::patience(&staged.asked),
+                    |_, _, _, staged| Ok(requests::at_deadline(&staged.asked, staged.clone())),
+                )
+                .open(|tx, cx, plan, staged| requests::open(tx, cx, &plan.workspace, &staged.asked, plan))
+                .on(&[APPROVE, REFUSE], |tx, cx, plan, staged, signal| {
+                    let place = (&plan.workspace, plan.scope.as_str());
+                    requests::hear(tx, cx, place, (&staged.asked, staged.clone()), signal)
+                })
+            },
+            Undo::none("waiting changes nothing"),
+        )
+        .wait(
+            "signing.await_timelock",
+            |step| {
+                step.until(
+                    |_, staged: &Staged| staged.timelock(),
+                    |_, _, _, staged| Ok(Ruling::Passed(staged.clone(), Vec::new())),
+                )
+                // A refusal by anyone who may approve is a veto, also by one who agreed before.
+                .on(&[REFUSE], |tx, cx, plan, staged, signal| {
+                    let place = (&plan.workspace, plan.scope.as_str());
+                    requests::hear(tx, cx, place, (&staged.asked, staged.clone()), signal)
+                })
+            },
+            Undo::none("waiting changes nothing"),
+        )
+        .pivot_local("signing.activate_policy", |tx, cx, plan, staged: &Staged| {
+            changes::activate(tx, cx, plan, staged)
+        })
+        .remote("signing.cancel_nonconforming_pending", |step| {
+            step.within(TOKEN_CALL_WAIT_MAX)
+                .act(move |cx, plan, now: InForce, _| call_off.clone().call_off(cx, plan, now))
+                .probe(move |cx, plan, now| asked_again(again.clone().call_off(cx, plan, now)))
+                .settle(|_, cx, plan, _, now| Ok(changes::told(cx, plan, now)))
+        })
+        .build()
+}

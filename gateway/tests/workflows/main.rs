@@ -1,0 +1,9 @@
+//! Workflows are taken through everything that can go wrong, and used as members use them.
+//! Who enters: definitions over real services, a real ledger and a token in memory; requests through the real gate.
+//! What leaves: proofs and promises, one file for each domain.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod sign_world;
+mod signing;

@@ -1,0 +1,281 @@
+//! Signing by request: proven step by step, and promised over the API: who agrees, to what exactly, under which policy.
+//! Who enters: definitions over a world that dies and comes back; members of a workspace with keys of their own.
+//! What leaves: proofs; answers, entries and signatures, compared.
+
+use std::time::Duration;
+
+use base64::Engine;
+use sagas::testing::{Proof, expected_cells, prove};
+use serde_json::{Value, json};
+
+use crate::common::house::{Answer, Program, Standing, house};
+use crate::sign_world::{Proven, SignWorld};
+
+async fn proven(what: Proven) -> (SignWorld, Proof) {
+    let world = SignWorld::new(what).await;
+    let definition = world.definition();
+    match prove(&world, &definition).await {
+        Ok(proof) => {
+            assert_eq!(proof.coverage.count(), expected_cells(&definition).len());
+            (world, proof)
+        }
+        Err(why) => panic!("{why}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_holds_in_every_cell() {
+    let (world, proof) = proven(Proven::Request).await;
+    assert!(world.signatures() > 0 && proof.commits >= 4, "{proof:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_holds_in_every_cell() {
+    let (world, proof) = proven(Proven::Batch).await;
+    assert!(world.signatures() > 0 && proof.commits >= 9, "{proof:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_policy_holds_in_every_cell() {
+    proven(Proven::Change).await;
+}
+
+/// A workspace with a key, its first policy set by the operator, and as many members as asked for.
+async fn ring(policy: Value, members: usize) -> (Standing, Vec<Program>) {
+    let standing = house().await;
+    let scopes =
+        ["sign", "verify", "keys:manage", "keys:read", "workflows:read", "workflows:manage", "approve"];
+    let mut programs = Vec::new();
+    for _ in 0..members {
+        programs.push(standing.program("acme", &scopes).await);
+    }
+    let made = programs[0].asker.post("/v1/keys", json!({ "name": "release", "kind": "p256" })).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    if policy != Value::Null {
+        let operator = standing.operator().with("chancery-workspace", "acme").with("prefer", "wait=20");
+        let change = json!({ "scope": "workspace", "policy": policy });
+        let changed = operator.post("/v1/workflows/signing.policy_change", change).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+    }
+    (standing, programs)
+}
+
+fn digest(byte: u8) -> String {
+    base64::engine::general_purpose::STANDARD.encode([byte; 32])
+}
+
+/// Asks for a signature of the digest of this byte.
+async fn ask(by: &Program, byte: u8, nonce: &str, wait: &str) -> Answer {
+    let wanted =
+        json!({ "scheme": "ecdsa-sha256", "digest": digest(byte), "nonce": nonce, "intent": "release" });
+    by.asker.with("prefer", wait).post("/v1/keys/release/signatures", wanted).await
+}
+
+async fn sign(by: &Program) -> Answer {
+    by.asker.post("/v1/keys/release/sign", json!({ "scheme": "ecdsa-sha256", "digest": digest(1) })).await
+}
+
+/// The run, once it stands in this state.
+async fn run_in(by: &Program, at: &str, state: &str) -> Value {
+    let found = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let run = by.asker.get(at).await.json();
+            if run["state"] == state && (state != "waiting" || run["approval"] != Value::Null) {
+                return run;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    match found.await {
+        Ok(run) => run,
+        Err(_) => panic!("it is not {state}: {}", by.asker.get(at).await.json()),
+    }
+}
+
+async fn vote(by: &Program, at: &str, verdict: &str, run: &Value) -> Answer {
+    let (digest, version) = (&run["approval"]["digest"], &run["approval"]["policy_version"]);
+    let ballot = json!({ "verdict": verdict, "digest": digest, "policy_version": version });
+    by.asker.post(&format!("{at}/approvals"), ballot).await
+}
+
+#[tokio::test]
+async fn without_a_policy_one_signs_directly_and_a_request_passes_at_once() {
+    let (_standing, programs) = ring(Value::Null, 1).await;
+    assert_eq!(sign(&programs[0]).await.status, 200);
+    let signed = ask(&programs[0], 2, "one", "wait=20").await;
+    assert_eq!(signed.status, 201, "{signed:?}");
+    let check =
+        json!({ "scheme": "ecdsa-sha256", "digest": digest(2), "signature": signed.json()["signature"] });
+    let verdict = programs[0].asker.post("/v1/keys/release/verify", check).await.json();
+    assert_eq!((&verdict["valid"], &signed.json()["use"]), (&json!(true), &json!(2)));
+}
+
+#[tokio::test]
+async fn a_request_is_signed_once_others_agree_and_not_by_the_one_who_asked() {
+    let (_standing, programs) = ring(json!({ "direct": false, "approvals": 2 }), 3).await;
+    assert_eq!(sign(&programs[0]).await.code(), "policy_refused");
+    let asked = ask(&programs[0], 1, "one", "wait=0").await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    let at = asked.header("location").to_owned();
+    let run = run_in(&programs[0], &at, "waiting").await;
+    assert_eq!(vote(&programs[0], &at, "approve", &run).await.code(), "own_request");
+    let mut stale = run.clone();
+    stale["approval"]["policy_version"] = json!(0);
+    assert_eq!(vote(&programs[1], &at, "approve", &stale).await.code(), "stale_approval", "another policy");
+    stale = run.clone();
+    stale["approval"]["digest"] = json!("00");
+    assert_eq!(vote(&programs[1], &at, "approve", &stale).await.code(), "stale_approval", "another request");
+    assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+    assert_eq!(uses(&programs[0]).await, 0, "one of two is no quorum");
+    assert_eq!(vote(&programs[2], &at, "approve", &run).await.status, 200);
+    let run = run_in(&programs[0], &at, "succeeded").await;
+    assert_eq!(uses(&programs[0]).await, 1);
+    let check =
+        json!({ "scheme": "ecdsa-sha256", "digest": digest(1), "signature": run["result"]["signature"] });
+    assert_eq!(programs[0].asker.post("/v1/keys/release/verify", check).await.json()["valid"], true);
+}
+
+/// How often the key was used.
+async fn uses(by: &Program) -> u64 {
+    by.asker.get("/v1/keys/release").await.json()["uses"].as_u64().expect("a count")
+}
+
+#[tokio::test]
+async fn a_refusal_or_a_cancellation_ends_a_request_and_gives_its_use_back() {
+    let policy = json!({ "direct": true, "approvals": 1, "limit": { "uses": 1, "per_seconds": 2_592_000 } });
+    let (_standing, programs) = ring(policy, 2).await;
+    for (nonce, called_off) in [("one", false), ("two", true)] {
+        let at = ask(&programs[0], 1, nonce, "wait=0").await.header("location").to_owned();
+        let run = run_in(&programs[0], &at, "waiting").await;
+        assert_eq!(sign(&programs[1]).await.code(), "policy_refused", "the one use is reserved");
+        let ended = match called_off {
+            true => programs[0].asker.post(&format!("{at}/cancel"), json!({ "reason": "no longer" })).await,
+            false => vote(&programs[1], &at, "refuse", &run).await,
+        };
+        assert!(ended.status < 300, "{ended:?}");
+        run_in(&programs[0], &at, "compensated").await;
+    }
+    assert_eq!(sign(&programs[1]).await.status, 200, "the use is free again");
+    assert_eq!(sign(&programs[1]).await.code(), "policy_refused", "and now it is used up");
+}
+
+#[tokio::test]
+async fn the_same_content_is_signed_once_under_a_nonce_for_ever() {
+    let (_standing, programs) = ring(Value::Null, 1).await;
+    assert_eq!(ask(&programs[0], 1, "one", "wait=20").await.status, 201);
+    let again = ask(&programs[0], 1, "one", "wait=20").await;
+    assert_eq!((again.status, again.code().as_str()), (409, "nonce_used"), "{again:?}");
+    assert_eq!(
+        ask(&programs[0], 2, "one", "wait=20").await.status,
+        201,
+        "another content is another signature"
+    );
+}
+
+#[tokio::test]
+async fn two_requests_under_one_nonce_do_not_wait_side_by_side() {
+    let (_standing, programs) = ring(json!({ "direct": true, "approvals": 1 }), 1).await;
+    let first = ask(&programs[0], 1, "one", "wait=0").await;
+    let second = ask(&programs[0], 2, "one", "wait=0").await;
+    assert_eq!((second.status, second.code().as_str()), (409, "resource_locked"), "{second:?}");
+    let holder = first.header("location").rsplit('/').next().unwrap().to_owned();
+    assert!(second.json()["detail"].as_str().unwrap().contains(&holder), "{second:?} does not name {holder}");
+}
+
+#[tokio::test]
+async fn a_policy_without_quorum_lets_nothing_pass_and_no_member_changes_it() {
+    let (_standing, programs) = ring(json!({ "direct": false }), 2).await;
+    assert_eq!(ask(&programs[0], 1, "one", "wait=20").await.code(), "policy_refused");
+    let open = json!({ "scope": "workspace", "policy": { "direct": true, "approvals": 0 } });
+    let change =
+        programs[0].asker.with("prefer", "wait=20").post("/v1/workflows/signing.policy_change", open).await;
+    assert_eq!(change.json()["state"], "compensated", "{change:?}");
+    assert_eq!(sign(&programs[1]).await.code(), "policy_refused");
+}
+
+#[tokio::test]
+async fn a_policy_names_schemes_and_intents() {
+    let policy = json!({ "direct": true, "approvals": 0, "schemes": ["ed25519"], "intents": ["firmware"] });
+    let (_standing, programs) = ring(policy, 1).await;
+    assert_eq!(sign(&programs[0]).await.code(), "policy_refused");
+    assert_eq!(ask(&programs[0], 1, "one", "wait=20").await.code(), "policy_refused");
+}
+
+#[tokio::test]
+async fn a_change_takes_the_quorum_of_the_present_policy_and_calls_off_what_waits_under_it() {
+    let (_standing, programs) = ring(json!({ "direct": false, "approvals": 1 }), 2).await;
+    let waiting = ask(&programs[0], 1, "one", "wait=0").await.header("location").to_owned();
+    let seen = run_in(&programs[0], &waiting, "waiting").await;
+    let wider = json!({ "scope": "workspace", "policy": { "direct": true, "approvals": 0 } });
+    let change = programs[0].asker.post("/v1/workflows/signing.policy_change", wider).await;
+    let at = change.header("location").to_owned();
+    let run = run_in(&programs[0], &at, "waiting").await;
+    assert_eq!(sign(&programs[0]).await.code(), "policy_refused", "not yet in force");
+    assert_eq!(vote(&programs[0], &at, "approve", &run).await.code(), "own_request");
+    assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+    let changed = run_in(&programs[0], &at, "succeeded").await;
+    run_in(&programs[0], &waiting, "compensated").await;
+    assert_eq!(changed["result"]["called_off"][0], json!(waiting.rsplit('/').next().unwrap()));
+    let late = vote(&programs[1], &waiting, "approve", &seen).await;
+    assert_eq!((late.status, late.code().as_str()), (409, "wrong_state"), "{late:?}");
+    assert_eq!(sign(&programs[0]).await.status, 200, "in force");
+    let kept = programs[0].asker.get("/v1/policies").await.json();
+    let states: Vec<_> = kept["policies"].as_array().unwrap().iter().map(|it| it["state"].clone()).collect();
+    assert_eq!(states, [json!("retired"), json!("active")]);
+}
+
+#[tokio::test]
+async fn a_change_can_be_vetoed_while_its_time_lock_runs() {
+    let policy = json!({ "direct": false, "approvals": 1, "timelock_seconds": 3600 });
+    let (_standing, programs) = ring(policy, 3).await;
+    let wider = json!({ "scope": "workspace", "policy": { "direct": true, "approvals": 0 } });
+    let change = programs[0].asker.post("/v1/workflows/signing.policy_change", wider).await;
+    let at = change.header("location").to_owned();
+    let run = run_in(&programs[0], &at, "waiting").await;
+    assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+    assert_eq!(vote(&programs[2], &at, "refuse", &run).await.status, 200, "a veto");
+    run_in(&programs[0], &at, "compensated").await;
+    assert_eq!(sign(&programs[0]).await.code(), "policy_refused");
+}
+
+#[tokio::test]
+async fn a_key_comes_with_its_policy_and_both_policies_hold() {
+    let (_standing, programs) = ring(json!({ "direct": true, "approvals": 0 }), 1).await;
+    let strict = json!({ "name": "root", "kind": "p256", "policy": { "direct": false, "approvals": 2 } });
+    assert_eq!(programs[0].asker.post("/v1/keys", strict).await.status, 201);
+    let order = json!({ "scheme": "ecdsa-sha256", "digest": digest(1) });
+    assert_eq!(programs[0].asker.post("/v1/keys/root/sign", order).await.code(), "policy_refused");
+    assert_eq!(
+        sign(&programs[0]).await.status,
+        200,
+        "the other key stands under the workspace's policy alone"
+    );
+    let holds = programs[0].asker.get("/v1/policies/root").await.json();
+    assert_eq!((&holds["policy"]["approvals"], &holds["policy"]["direct"]), (&json!(2), &json!(false)));
+}
+
+#[tokio::test]
+async fn a_batch_is_agreed_to_by_its_root_and_reports_each_item() {
+    let (_standing, programs) = ring(json!({ "direct": false, "approvals": 1 }), 2).await;
+    let items: Vec<_> = (1..=3).map(|byte| json!({ "digest": digest(byte) })).collect();
+    let wanted = json!({ "key": "release", "scheme": "ecdsa-sha256", "items": items, "nonce": "one" });
+    let mut wrong = wanted.clone();
+    wrong["merkle_root"] = json!("00");
+    let refused = programs[0].asker.post("/v1/workflows/signing.batch", wrong).await;
+    assert_eq!(
+        (refused.status, refused.json()["pointer"].clone()),
+        (422, json!("/merkle_root")),
+        "{refused:?}"
+    );
+    let asked = programs[0].asker.post("/v1/workflows/signing.batch", wanted).await;
+    let at = asked.header("location").to_owned();
+    let run = run_in(&programs[0], &at, "waiting").await;
+    assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+    let report = run_in(&programs[0], &at, "succeeded").await["result"].clone();
+    assert_eq!(report["signed"], 3, "{report}");
+    for (at, byte) in (1..=3).enumerate() {
+        let signature = &report["items"][at]["signed"]["signature"];
+        let check = json!({ "scheme": "ecdsa-sha256", "digest": digest(byte), "signature": signature });
+        assert_eq!(programs[0].asker.post("/v1/keys/release/verify", check).await.json()["valid"], true);
+    }
+}
