@@ -256,7 +256,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let roster = Roster::new(Arc::clone(&ground.clock));
     let signer = Signer::new(tokens.keys.clone(), metrics.clone());
     let hang_up = Arc::new(register.clone());
-    let workspaces = Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone()));
+    let workspaces = Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone(), tokens.keys.clone()));
     let devices =
         Arc::new(Devices::new(ground.clone(), roster.clone(), authority.clone(), signer.clone(), hang_up));
     let keys = Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone()));
@@ -269,7 +269,8 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     devices.load().await?;
     let offers = services::keys::offers::offers(&keys);
     let runs = Runs::new(ground.clone(), offers);
-    run_workflows(&ground, &custody, &metrics, &workspaces, &keys).await?;
+    let running = Running { keys: &keys, workspaces: &workspaces, devices: &devices, audit: &audit };
+    run_workflows(&ground, &custody, &metrics, running).await?;
     let rooms = Rooms {
         runs: &runs,
         workspaces: &workspaces,
@@ -312,23 +313,36 @@ async fn run_workflows(
     ground: &Ground,
     custody: &Custody,
     metrics: &Metrics,
-    workspaces: &Arc<Workspaces>,
-    keys: &Arc<Keys>,
+    running: Running<'_>,
 ) -> Result<(), Unbuilt> {
+    let Running { keys, workspaces, devices, audit } = running;
     if ground.ledger.health().standing != Standing::Open {
         return Ok(());
     }
     let engine = Engine::start(EngineParts {
         ledger: ground.ledger.clone(),
-        catalog: workflows::catalog(&workflows::Services { keys })?,
+        catalog: workflows::catalog(&workflows::Services { keys, workspaces, audit })?,
         seal: Arc::new(StateSeal::new(Arc::clone(workspaces), custody.clone())),
         clock: Arc::clone(&ground.clock),
         random: Arc::new(MachineRandom),
         limits: SagaLimits::default(),
-        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(keys))),
+        observer: Arc::new(Watch::new(
+            metrics.clone(),
+            Arc::clone(keys),
+            Arc::clone(workspaces),
+            Arc::clone(devices),
+        )),
     });
     ground.runner.install(engine.await.map_err(Unbuilt::Engine)?);
     Ok(())
+}
+
+/// The services whose commands the workflows' steps are.
+struct Running<'a> {
+    keys: &'a Arc<Keys>,
+    workspaces: &'a Arc<Workspaces>,
+    devices: &'a Arc<Devices>,
+    audit: &'a Arc<Audit>,
 }
 
 struct Rooms<'a> {

@@ -2,16 +2,21 @@
 //! Who enters: the wiring, with the services.
 //! What leaves: a catalog for the engine.
 
+pub mod audit;
+pub mod custody_of_keys;
 pub mod keys;
 pub mod seal;
 pub mod watch;
+pub mod workspaces;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sagas::{Catalog, CatalogRefused, Definition, DefinitionRefused, Probe, RemoteFault};
 
+use crate::services::audit::Audit;
 use crate::services::keys::Keys;
+use crate::services::workspaces::Workspaces;
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -31,6 +36,10 @@ pub enum Undefined {
 pub struct Services<'a> {
     /// Keys.
     pub keys: &'a Arc<Keys>,
+    /// Workspaces.
+    pub workspaces: &'a Arc<Workspaces>,
+    /// The ledger as its readers see it.
+    pub audit: &'a Arc<Audit>,
 }
 
 /// Every workflow of this build.
@@ -38,8 +47,16 @@ pub struct Services<'a> {
 /// # Errors
 /// One of them is not well defined.
 pub fn catalog(services: &Services<'_>) -> Result<Catalog, Undefined> {
-    let Services { keys } = services;
-    let definitions: Vec<Definition> = vec![keys::generate(keys)?, keys::rotate(keys)?, keys::destroy(keys)?];
+    let Services { keys, workspaces, audit } = services;
+    let definitions: Vec<Definition> = vec![
+        keys::generate(keys)?,
+        keys::rotate(keys)?,
+        keys::destroy(keys)?,
+        custody_of_keys::import(keys)?,
+        workspaces::create(workspaces)?,
+        workspaces::close(workspaces, audit)?,
+        audit::seal_export(audit)?,
+    ];
     Ok(Catalog::new(definitions)?)
 }
 
