@@ -75,6 +75,8 @@ pub struct House {
     pub keys: Arc<Keys>,
     /// Workspaces, for housekeeping.
     pub workspaces: Arc<Workspaces>,
+    /// The ledger as its readers see it.
+    pub audit: Arc<Audit>,
 }
 
 /// Starts the tokens that the configuration names.
@@ -305,6 +307,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         local,
         keys,
         workspaces,
+        audit,
     })
 }
 
