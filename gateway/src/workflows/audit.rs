@@ -16,8 +16,8 @@ pub(super) const BUNDLE_WAIT_MAX: Duration = MINUTE;
 
 /// 42 `audit.seal_export`.
 pub fn seal_export(audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> {
-    let (build, built, delete) = (audit.clone(), audit.clone(), audit.clone());
-    let (sign, signed, keep, kept) = (audit.clone(), audit.clone(), audit.clone(), audit.clone());
+    let (build, delete, sign) = (audit.clone(), audit.clone(), audit.clone());
+    let (keep, kept) = (audit.clone(), audit.clone());
     Workflow::define("audit.seal_export")
         .version(1)
         .input::<ExportPlan>()
@@ -33,7 +33,7 @@ pub fn seal_export(audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> 
             |step| {
                 step.within(BUNDLE_WAIT_MAX)
                     .act(move |cx, _, (), _| build.clone().build(cx.effect))
-                    .probe(move |cx, _, ()| super::asked_again(built.clone().build(cx.effect)))
+                    .probe(|_, _, ()| super::made_again())
                     .settle(|_, cx, _, (), bundle: &Bundle| Ok(bundles::built(cx, bundle)))
             },
             Undo::remote(BUNDLE_WAIT_MAX, move |cx, _, ()| delete.clone().delete(cx.effect)),
@@ -43,7 +43,7 @@ pub fn seal_export(audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> 
             |step| {
                 step.within(BUNDLE_WAIT_MAX)
                     .act(move |_, _, bundle: Bundle, _| sign.clone().sign_checkpoint(bundle))
-                    .probe(move |_, _, bundle| super::asked_again(signed.clone().sign_checkpoint(bundle)))
+                    .probe(|_, _, _| super::made_again())
             },
             Undo::none("a checkpoint more does no harm, and none is ever taken back"),
         )

@@ -77,3 +77,8 @@ async fn asked_again<T, B>(ask: impl Future<Output = Result<T, RemoteFault<B>>>)
         Err(_) => Probe::NotApplied,
     }
 }
+
+/// The probe of a call that has no effect, or one that the next call makes anew: it is simply made again.
+async fn made_again<T>() -> Probe<T> {
+    Probe::NotApplied
+}

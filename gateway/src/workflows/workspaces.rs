@@ -62,7 +62,7 @@ pub fn close(
     audit: &Arc<Audit>,
 ) -> Result<Definition, DefinitionRefused> {
     let (shut, delete) = ((workspaces.clone(), audit.clone()), audit.clone());
-    let (again, shred, look, seal) = (shut.clone(), workspaces.clone(), workspaces.clone(), audit.clone());
+    let (shred, look, seal) = (workspaces.clone(), workspaces.clone(), audit.clone());
     let quorum = |plan: &ClosingPlan| Quorum {
         workspace: plan.workspace.clone(),
         needs: plan.approvals,
@@ -88,7 +88,7 @@ pub fn close(
             |step| {
                 step.within(BUNDLE_WAIT_MAX)
                     .act(move |cx, plan, (), _| bundle(shut.clone(), cx, plan))
-                    .probe(move |cx, plan, ()| super::asked_again(bundle(again.clone(), cx, plan)))
+                    .probe(|_, _, ()| super::made_again())
                     .settle(|_, cx, _, (), bundle: &Bundle| Ok(bundles::built(cx, bundle)))
             },
             Undo::remote(BUNDLE_WAIT_MAX, move |cx, _, ()| delete.clone().delete(cx.effect)),

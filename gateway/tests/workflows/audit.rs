@@ -14,7 +14,8 @@ use serde_json::json;
 use crate::common::house::house;
 use crate::world::{Seen, Stage, Story, proven};
 
-struct Exports(std::sync::Mutex<std::collections::HashMap<u64, usize>>);
+/// How many bundles were kept and half made when a round was first looked at.
+struct Exports(std::sync::Mutex<std::collections::HashMap<u64, (usize, usize)>>);
 
 impl Story for Exports {
     fn request(&self, _: &Stage, _: u64) -> StartRequest {
@@ -26,8 +27,8 @@ impl Story for Exports {
             let exports = stage.standing.directory.path().join("exports");
             let names: Vec<_> = fs::read_dir(exports).into_iter().flatten().map(|it| it.unwrap().file_name()).collect();
             let (half, whole): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.to_string_lossy().starts_with('.'));
-            let before = *self.0.lock().unwrap().entry(round).or_insert(whole.len());
-            json!({ "kept": whole.len() - before, "half": half.len() })
+            let before = *self.0.lock().unwrap().entry(round).or_insert((whole.len(), half.len()));
+            json!({ "kept": whole.len() - before.0, "half": half.len() - before.1 })
         })
     }
 }

@@ -4,7 +4,7 @@
 
 /// Every route there is. One that is served and does not stand here, or the reverse, fails the test: whoever adds a
 /// route decides in this list, in the open, who may use it.
-pub(crate) const KNOWN: [&str; 36] = [
+pub(crate) const KNOWN: [&str; 38] = [
     "DELETE /v1/api-keys/{api_key}: scope access:manage",
     "DELETE /v1/clients/{client}: scope access:manage",
     "GET /health/live: open",
@@ -39,7 +39,9 @@ pub(crate) const KNOWN: [&str; 36] = [
     "POST /v1/keys: scope keys:manage",
     "POST /v1/sign-batch: scope sign",
     "POST /v1/workspaces/{workspace}/close: operator",
+    "POST /v1/workflows/{workflow}/blob: scope keys:manage",
     "POST /v1/workspaces/{workspace}/open: operator",
+    "POST /v1/workspaces/{workspace}/shred: operator",
     "POST /v1/workspaces: operator",
 ];
 

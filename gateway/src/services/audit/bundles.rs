@@ -73,17 +73,25 @@ impl Audit {
     /// # Errors
     /// Ledger, hardware or disk did not do their part: tried again.
     pub async fn build(self: Arc<Self>, effect: EffectId) -> Result<Bundle, RemoteFault> {
-        let later = |why: String| RemoteFault::later(why);
-        let checkpoint = self.keeper.seal().await.map_err(|why| later(why.to_string()))?;
+        // A call that was given up on goes on to its end; the next one waits for it, and then builds anew.
+        let building = tokio::spawn(async move {
+            let _alone = self.building.lock().await;
+            self.build_alone(effect).await
+        });
+        building.await.map_err(|why| RemoteFault::later(why.to_string()))?.map_err(RemoteFault::later)
+    }
+
+    async fn build_alone(&self, effect: EffectId) -> Result<Bundle, String> {
         let (name, making) = (hex::encode(effect.short()), self.making(effect));
-        let begun = || {
-            fs::create_dir_all(&self.exports)?;
-            remove(&making)
-        };
-        begun().map_err(|why| later(why.to_string()))?;
-        export(&self.ground.ledger, &self.keys, &making).await.map_err(|why| later(why.to_string()))?;
-        let digest = digest(&making).map_err(|why| later(why.to_string()))?;
-        Ok(Bundle { name, size: checkpoint.size, digest })
+        let kept = self.kept(&name);
+        if kept.exists() {
+            // What is in its place stays as it is, however late a call comes.
+            return of(name, &kept).map_err(|why| why.to_string());
+        }
+        self.keeper.seal().await.map_err(|why| why.to_string())?;
+        fs::create_dir_all(&self.exports).and_then(|()| remove(&making)).map_err(|why| why.to_string())?;
+        export(&self.ground.ledger, &self.keys, &making).await.map_err(|why| why.to_string())?;
+        of(name, &making).map_err(|why| why.to_string())
     }
 
     /// Deletes what was built or kept under an effect's name; nothing there is as good as deleted.
@@ -91,6 +99,7 @@ impl Audit {
     /// # Errors
     /// The disk did not do it: tried again.
     pub async fn delete(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
+        let _alone = self.building.lock().await;
         let name = hex::encode(effect.short());
         let gone = remove(&self.making(effect)).and_then(|()| remove(&self.kept(&name)));
         gone.map_err(|why| RemoteFault::later(why.to_string()))
@@ -112,7 +121,7 @@ impl Audit {
     pub async fn keep(self: Arc<Self>, bundle: Bundle) -> Result<Stored, RemoteFault> {
         let (making, directory) = (self.exports.join(making_name(&bundle.name)), self.kept(&bundle.name));
         let kept = || -> io::Result<()> {
-            if making.exists() {
+            if making.exists() && !directory.exists() {
                 make_last(&making)?;
                 fs::rename(&making, &directory)?;
             }
@@ -144,6 +153,14 @@ impl Audit {
     fn kept(&self, name: &str) -> PathBuf {
         self.exports.join(format!("export-{name}"))
     }
+}
+
+/// A bundle as it lies on disk. The second line of a checkpoint is the number of entries it covers.
+fn of(name: String, directory: &Path) -> io::Result<Bundle> {
+    let checkpoint = fs::read_to_string(directory.join("checkpoint"))?;
+    let size = checkpoint.lines().nth(1).and_then(|line| line.parse().ok());
+    let size = size.ok_or_else(|| io::Error::other("the checkpoint says no size"))?;
+    Ok(Bundle { name, size, digest: digest(directory)? })
 }
 
 fn making_name(name: &str) -> String {

@@ -66,12 +66,14 @@ pub struct Audit {
     keeper: Keeper,
     keys: Vec<NoteKey>,
     exports: PathBuf,
+    /// One bundle is built at a time.
+    building: tokio::sync::Mutex<()>,
 }
 
 impl Audit {
     /// The service on its ground; exports are written below the given directory.
     pub fn new(ground: Ground, keeper: Keeper, keys: Vec<NoteKey>, exports: PathBuf) -> Self {
-        Self { ground, keeper, keys, exports }
+        Self { ground, keeper, keys, exports, building: tokio::sync::Mutex::default() }
     }
 
     /// The log's name.

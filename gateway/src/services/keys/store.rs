@@ -17,7 +17,7 @@ const SERVICE: &str = "keys";
 /// The service's tables and statements.
 pub static SCHEMA: Schema = Schema {
     service: SERVICE,
-    tables: &[Table { name: "keys", tenant: true }, Table { name: "key_versions", tenant: true }],
+    tables: &[Table { name: "keys", tenant: true }, Table { name: "key_versions", tenant: true }, Table { name: "key_backups", tenant: true }],
     migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")],
     statements: &[
         &INSERT_KEY,
