@@ -56,6 +56,12 @@ pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const DESTRUCTION_NOTICE_MIN: Duration = Duration::from_secs(24 * 3600);
 /// Longest notice for the destruction of a key.
 pub const DESTRUCTION_NOTICE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Shortest grace before a workspace is shredded.
+pub const SHRED_GRACE_MIN: Duration = Duration::from_secs(24 * 3600);
+/// Longest grace before a workspace is shredded.
+pub const SHRED_GRACE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Data keys kept open at once: each is a locked page, and the usual limit on locked memory is 8 MiB.
+pub const DATA_KEYS_OPEN_MAX: usize = 1024;
 /// The longest life of a client certificate.
 pub const CERTIFICATE_DAYS_MAX: u32 = 825;
 /// Client CAs trusted at once: a rotation needs two, and each more is a root that a handshake may have to try.

@@ -197,6 +197,38 @@ impl Runs {
         Ok(())
     }
 
+    /// Brings a run what it waits for. Whether it is the right thing is for the run to say.
+    ///
+    /// # Errors
+    /// It waits for nothing of the kind.
+    pub async fn deliver(
+        &self,
+        by: &Permit<may::KeysManage>,
+        origin: &Origin,
+        id: SagaId,
+        signal: &'static str,
+        payload: &(impl serde::Serialize + Sync),
+    ) -> Result<(), RunsRefused> {
+        let workspace = by.workspace().clone();
+        let telling = Telling::of(by.actor(), Some(&workspace), origin);
+        let key = key(Some(&workspace), id);
+        // One delivery for each request: what did not read may be sent again.
+        let request = SignalRequest::new(key.clone(), signal, origin.request.to_string(), payload);
+        let request = request.map_err(RunRefused::Signal)?.origin(telling.origin());
+        let engine = self.ground.runner.engine()?;
+        let signalling = engine.prepare_signal(request).await.map_err(RunRefused::Signal)?;
+        let (standing, now) = (by.standing().clone(), self.ground.now());
+        self.ground
+            .write::<_, RunsRefused>(move |tx: &mut Tx<'_>| {
+                workspaces::confirm(tx, &workspace, &standing, now)?;
+                devices::confirm(tx, &workspace, &standing)?;
+                signalling.commit(tx).map_err(|refused| RunRefused::Signal(refused).into())
+            })
+            .await?;
+        engine.nudge(&key);
+        Ok(())
+    }
+
     async fn pending(&self, workspace: &WorkspaceId, id: SagaId) -> Result<Pending, RunsRefused> {
         let workspace = workspace.clone();
         let pending = self

@@ -14,6 +14,7 @@ use crate::api::guard::may;
 use crate::api::{
     Exchange, InWorkspace, KeyRule, Member, OperatorOnly, OperatorPermit, Problem, Reply, Route,
 };
+use crate::services::keys::incoming::BLOB;
 
 /// The room's routes.
 pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
@@ -60,6 +61,12 @@ pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
             .says("Approve or refuse what a run waits for")
             .gives::<wire::RunAnswer>(200)
             .to(to(), vote),
+        Route::post("/v1/workflows/{workflow}/blob")
+            .guard::<InWorkspace<may::KeysManage>>()
+            .takes::<Json<wire::WrappedKey>>()
+            .says("Bring the wrapped key that an import waits for")
+            .gives::<wire::RunAnswer>(202)
+            .to(to(), blob),
         Route::post("/v1/workflows/{workflow}/lead/{verb}")
             .guard::<OperatorOnly>()
             .takes::<Json<wire::Because>>()
@@ -153,6 +160,17 @@ async fn vote(
     let (ballot, yes) = body.parts()?;
     runs.vote(&by, &ex.origin, id, ballot, yes).await?;
     Reply::json(200, &wire::RunAnswer::try_from(runs.show(Some(by.workspace()), id).await?)?)
+}
+
+async fn blob(
+    runs: Arc<Runs>,
+    by: Member<may::KeysManage>,
+    Json(body): Json<wire::WrappedKey>,
+    ex: Exchange,
+) -> Result<Reply, Problem> {
+    let id: SagaId = ex.param(0)?;
+    runs.deliver(&by, &ex.origin, id, BLOB, &body.checked()?).await?;
+    Reply::json(202, &wire::RunAnswer::try_from(runs.show(Some(by.workspace()), id).await?)?)
 }
 
 async fn lead(

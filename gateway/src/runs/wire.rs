@@ -2,6 +2,8 @@
 //! Who enters: request bodies and queries, parsed once.
 //! What leaves: runs with their steps, in the words of the engine; what an approver must repeat.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use sagas::{Filter, SagaId, Scope, State, Verb};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,7 @@ use super::Shown;
 use crate::api::{Code, Offer, Problem};
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use crate::moment::Moment;
+use crate::services::keys::incoming::Blob;
 use crate::services::signing::approvals::Ballot;
 
 /// Which runs to list.
@@ -53,6 +56,14 @@ pub struct CastVote {
     pub digest: String,
     /// The version of the policy, as shown.
     pub policy_version: i64,
+}
+
+/// A key from elsewhere, wrapped as the import key's `incoming` says.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrappedKey {
+    /// The wrapped key, base64.
+    pub wrapped: String,
 }
 
 /// A run with its steps.
@@ -162,6 +173,19 @@ impl CastVote {
             _ => return Err(Problem::new(Code::Invalid, "a verdict is `approve` or `refuse`").at("/verdict")),
         };
         Ok((Ballot { digest: self.digest, policy_version: self.policy_version }, yes))
+    }
+}
+
+impl WrappedKey {
+    /// What the import hears.
+    ///
+    /// # Errors
+    /// It is not base64, or empty.
+    pub fn checked(self) -> Result<Blob, Problem> {
+        match STANDARD.decode(&self.wrapped) {
+            Ok(bytes) if !bytes.is_empty() => Ok(Blob { wrapped: self.wrapped }),
+            _ => Err(Problem::new(Code::Invalid, "the wrapped key is base64, and not empty").at("/wrapped")),
+        }
     }
 }
 

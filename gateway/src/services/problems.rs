@@ -181,6 +181,17 @@ impl From<WorkspacesRefused> for Problem {
                 Self::new(Code::ApiKeyUnknown, "the API key was revoked or has expired")
             }
             WorkspacesRefused::DataKey(fault) => Self::internal(&chain(&fault)),
+            WorkspacesRefused::NoDataKey => {
+                Self::new(Code::WrongState, "the workspace is being founded, or was shredded")
+            }
+            WorkspacesRefused::Token(error) => error.into(),
+            WorkspacesRefused::Grace => {
+                Self::new(Code::Invalid, "the grace is 1 to 90 days").at("/grace_days")
+            }
+            WorkspacesRefused::NoQuorum => {
+                Self::new(Code::Invalid, "at least one other operator has to agree").at("/approvals")
+            }
+            WorkspacesRefused::Run(refused) => refused.into(),
             WorkspacesRefused::Ledger(refused) => refused.into(),
         }
     }
@@ -399,8 +410,7 @@ impl From<AuditRefused> for Problem {
                     .after(SOON)
             }
             AuditRefused::Seal(fault) => Self::internal(&chain(&fault)),
-            AuditRefused::Directory(fault) => Self::internal(&chain(&fault)),
-            AuditRefused::Export(fault) => Self::internal(&chain(&fault)),
+            AuditRefused::Run(refused) => refused.into(),
             AuditRefused::Ledger(refused) => refused.into(),
         }
     }

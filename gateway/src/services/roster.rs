@@ -66,6 +66,11 @@ impl Roster {
         self.write().api_keys.retain(|_, card| card.id != *id);
     }
 
+    /// A workspace was shredded: none of its API keys is known any more.
+    pub fn drop_api_keys_of(&self, workspace: &WorkspaceId) {
+        self.write().api_keys.retain(|_, card| card.workspace != *workspace);
+    }
+
     /// A workspace was made, closed or opened again.
     pub fn put_workspace(&self, id: WorkspaceId, name: Name, open: bool) {
         self.write().workspaces.insert(id, (name, open));

@@ -9,6 +9,7 @@ use sagas::{Catalog, Engine, EngineParts, SagaLimits, Seal};
 
 use super::Unbuilt;
 use crate::metrics::Metrics;
+use crate::services::devices::Devices;
 use crate::services::ground::Ground;
 use crate::workflows;
 use crate::workflows::watch::Watch;
@@ -22,6 +23,7 @@ pub(super) async fn run(
     seal: Arc<dyn Seal>,
     metrics: &Metrics,
     services: &workflows::Services<'_>,
+    devices: &Arc<Devices>,
 ) -> Result<Catalog, Unbuilt> {
     let catalog = workflows::catalog(services)?;
     if ground.ledger.health().standing != Standing::Open {
@@ -34,7 +36,12 @@ pub(super) async fn run(
         clock: Arc::clone(&ground.clock),
         random: Arc::new(MachineRandom),
         limits: SagaLimits::default(),
-        observer: Arc::new(Watch::new(metrics.clone(), Arc::clone(services.keys))),
+        observer: Arc::new(Watch::new(
+            metrics.clone(),
+            Arc::clone(services.keys),
+            Arc::clone(services.workspaces),
+            Arc::clone(devices),
+        )),
     });
     ground.runner.install(engine.await.map_err(Unbuilt::Engine)?);
     Ok(catalog)

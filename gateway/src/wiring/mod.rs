@@ -91,6 +91,8 @@ pub struct House {
     pub router: Arc<Router>,
     /// The services' compartments.
     pub compartments: Compartments,
+    /// The ledger as its readers see it.
+    pub audit: Arc<Audit>,
 }
 
 /// Starts the tokens that the configuration names.
@@ -273,7 +275,8 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let roster = Roster::new(Arc::clone(&ground.clock));
     let signer = Signer::new(tokens.keys.clone(), metrics.clone());
     let hang_up = Arc::new(register.clone());
-    let workspaces = Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone()));
+    let workspaces =
+        Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone(), tokens.keys.clone()));
     let devices =
         Arc::new(Devices::new(ground.clone(), roster.clone(), authorities.clone(), signer.clone(), hang_up));
     let succession = Arc::new(Succession::new(
@@ -295,7 +298,14 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
     let again =
         Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));
-    let workflows = engine::run(&ground, seal, &metrics, &workflows::Services { keys: &keys, signing: &signing }).await?;
+    let workflows = engine::run(
+        &ground,
+        seal,
+        &metrics,
+        &workflows::Services { keys: &keys, signing: &signing, workspaces: &workspaces, audit: &audit },
+        &devices,
+    )
+    .await?;
     let services = Services {
         runs: &runs,
         workspaces: &workspaces,
@@ -345,5 +355,6 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         workspaces,
         router,
         compartments,
+        audit,
     })
 }

@@ -2,18 +2,23 @@
 //! Who enters: the wiring, with the services.
 //! What leaves: a catalog for the engine.
 
+pub mod audit;
+pub mod custody_of_keys;
 pub mod keys;
 pub mod seal;
 pub mod signing;
 pub mod watch;
+pub mod workspaces;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sagas::{Catalog, CatalogRefused, Definition, DefinitionRefused, Probe, RemoteFault};
 
+use crate::services::audit::Audit;
 use crate::services::keys::Keys;
 use crate::services::signing::Signing;
+use crate::services::workspaces::Workspaces;
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -35,6 +40,10 @@ pub struct Services<'a> {
     pub keys: &'a Arc<Keys>,
     /// Signing.
     pub signing: &'a Arc<Signing>,
+    /// Workspaces.
+    pub workspaces: &'a Arc<Workspaces>,
+    /// The ledger as its readers see it.
+    pub audit: &'a Arc<Audit>,
 }
 
 /// Every workflow of this build.
@@ -42,7 +51,7 @@ pub struct Services<'a> {
 /// # Errors
 /// One of them is not well defined.
 pub fn catalog(services: &Services<'_>) -> Result<Catalog, Undefined> {
-    let Services { keys, signing } = services;
+    let Services { keys, signing, workspaces, audit } = services;
     let definitions: Vec<Definition> = vec![
         keys::generate(keys)?,
         keys::rotate(keys)?,
@@ -50,6 +59,10 @@ pub fn catalog(services: &Services<'_>) -> Result<Catalog, Undefined> {
         signing::request(signing)?,
         signing::batch(signing)?,
         signing::policy_change(signing)?,
+        custody_of_keys::import(keys)?,
+        workspaces::create(workspaces)?,
+        workspaces::close(workspaces, audit)?,
+        audit::seal_export(audit)?,
     ];
     Ok(Catalog::new(definitions)?)
 }
@@ -70,4 +83,9 @@ async fn asked_again<T, B>(ask: impl Future<Output = Result<T, RemoteFault<B>>>)
         // It has no effect, so it certainly did not take any.
         Err(_) => Probe::NotApplied,
     }
+}
+
+/// The probe of a call that has no effect, or one that the next call makes anew: it is simply made again.
+async fn made_again<T>() -> Probe<T> {
+    Probe::NotApplied
 }

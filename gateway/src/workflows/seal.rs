@@ -42,7 +42,7 @@ impl Seal for StateSeal {
 
 struct WorkspaceCipher {
     workspace: WorkspaceId,
-    key: DataKey,
+    key: Arc<DataKey>,
 }
 
 impl Cipher for WorkspaceCipher {

@@ -9,18 +9,42 @@ use sagas::{Observer, SagaKey, State};
 
 use crate::ids::WorkspaceId;
 use crate::metrics::Metrics;
+use crate::services::devices::Devices;
 use crate::services::keys::Keys;
+use crate::services::workspaces::Workspaces;
 
 /// Hears and counts.
 pub struct Watch {
     metrics: Metrics,
     keys: Arc<Keys>,
+    workspaces: Arc<Workspaces>,
+    devices: Arc<Devices>,
 }
 
 impl Watch {
     /// Over the figures and the services that remember.
-    pub fn new(metrics: Metrics, keys: Arc<Keys>) -> Self {
-        Self { metrics, keys }
+    pub fn new(
+        metrics: Metrics,
+        keys: Arc<Keys>,
+        workspaces: Arc<Workspaces>,
+        devices: Arc<Devices>,
+    ) -> Self {
+        Self { metrics, keys, workspaces, devices }
+    }
+
+    /// The roster follows the rows, also when whoever asked has gone. A workspace that is closed for good was off the roster
+    /// before, so nobody acts in it in between.
+    fn follow(&self, workspace: WorkspaceId) {
+        let (workspaces, devices) = (self.workspaces.clone(), self.devices.clone());
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if let Err(why) = workspaces.refresh(&workspace).await {
+                tracing::warn!(%why, %workspace, "the roster is behind; the next start reads it anew");
+            }
+            if let Err(why) = devices.refresh(&workspace).await {
+                tracing::warn!(%why, %workspace, "the roster is behind; the next start reads it anew");
+            }
+        });
     }
 }
 
@@ -43,12 +67,13 @@ impl Observer for Watch {
 
     fn committed(&self, saga: &SagaKey, workflow: &str, took: Duration) {
         self.metrics.spent("workflow_commit", took);
-        if !workflow.starts_with("key.") {
-            return;
-        }
         let workspace = saga.scope.workspace().map(|workspace| workspace.as_str().parse::<WorkspaceId>());
-        if let Some(Ok(workspace)) = workspace {
+        let Some(Ok(workspace)) = workspace else { return };
+        if workflow.starts_with("key.") {
             self.keys.forget(&workspace);
+        }
+        if workflow.starts_with("workspace.") {
+            self.follow(workspace);
         }
     }
 

@@ -3,7 +3,11 @@
 //! What leaves: proofs and promises, one file for each domain.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
+mod audit;
 #[path = "../common/mod.rs"]
 mod common;
+mod keys_in_and_out;
 mod sign_world;
 mod signing;
+mod workspaces;
+mod world;

@@ -267,7 +267,7 @@ fn build(directory: &TempDir, clock: &Arc<TestClock>, token: &Token) -> Built {
     let ground = Ground { ledger, clock: clock.clone(), dice: Dice::system(), runner: Runner::default() };
     let custody = Custody::new(MasterKey::generate().expect("a master key"));
     let roster = Roster::new(clock.clone());
-    let workspaces = Arc::new(Workspaces::new(ground.clone(), roster, custody));
+    let workspaces = Arc::new(Workspaces::new(ground.clone(), roster, custody, token.clone()));
     let keys = Arc::new(Keys::new(ground.clone(), workspaces, token.clone()));
     let signer = Signer::new(token.clone(), Metrics::default());
     let signing = Arc::new(Signing::new(ground.clone(), keys.clone(), Admission::default(), signer));

@@ -95,6 +95,13 @@ impl Double {
         self.shared.lock().keys.len()
     }
 
+    /// How many key-encryption, backup and import keys it holds.
+    #[must_use]
+    pub fn ceremony_keys_held(&self) -> usize {
+        let held = self.shared.lock();
+        held.keks.len() + held.backup_keks.len() + held.import_keys.len()
+    }
+
     /// Leaves half a pair behind a name, as a worker killed in the middle of making one does.
     pub fn leave_half(&self, id: KeyId) {
         self.shared.lock().halves.insert(id);

@@ -4,7 +4,7 @@
 
 /// Every route there is. One that is served and does not stand here, or the reverse, fails the test: whoever adds a
 /// route decides in this list, in the open, who may use it.
-pub(crate) const KNOWN: [&str; 50] = [
+pub(crate) const KNOWN: [&str; 52] = [
     "DELETE /v1/api-keys/{api_key}: scope access:manage",
     "DELETE /v1/clients/{client}: scope access:manage",
     "GET /health/live: open",
@@ -53,7 +53,9 @@ pub(crate) const KNOWN: [&str; 50] = [
     "POST /v1/workflows/{workflow}/lead/{verb}: operator",
     "POST /v1/workflows/{workflow}: scope workflows:manage",
     "POST /v1/workspaces/{workspace}/close: operator",
+    "POST /v1/workflows/{workflow}/blob: scope keys:manage",
     "POST /v1/workspaces/{workspace}/open: operator",
+    "POST /v1/workspaces/{workspace}/shred: operator",
     "POST /v1/workspaces: operator",
 ];
 

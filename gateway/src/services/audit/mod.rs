@@ -2,22 +2,23 @@
 //! Who enters: members, who see their own workspace's entries; operators, who see all.
 //! What leaves: what was recorded, and proofs that outsiders can check. Reading needs no entry, exporting does.
 
+pub mod bundles;
 pub mod routes;
 pub mod wire;
 
 use std::path::PathBuf;
 
-use audit::export::{ExportRefused, export};
 use audit::{
-    EntryFilter, EntryScope, NoProof, NoteKey, ReadRefused, Receipt, SealRefused, SqlFault, StoredCheckpoint,
-    StoredEntry, Told,
+    EntryFilter, EntryScope, NoProof, NoteKey, Receipt, SealRefused, SqlFault, StoredCheckpoint, StoredEntry,
 };
-use serde_json::json;
+use sagas::SagaKey;
 
+use self::bundles::{ExportPlan, Stored};
 use super::ground::{Ground, LedgerRefused, Telling};
 use crate::api::guard::{Permit, may};
 use crate::api::{OperatorPermit, Origin};
 use crate::refused_by_ledger;
+use crate::runner::{Ran, RunRefused};
 use crate::sealing::Keeper;
 
 /// Why the ledger's readers got nothing.
@@ -41,17 +42,23 @@ pub enum AuditRefused {
     /// The seal did not come about.
     #[error("the ledger was not sealed")]
     Seal(#[source] SealRefused),
-    /// The directory for exports cannot be made.
-    #[error("the directory for exports cannot be made")]
-    Directory(#[source] std::io::Error),
-    /// The export could not be written.
-    #[error("the export was not written")]
-    Export(#[source] ReadRefused<ExportRefused>),
+    /// The workflow that writes an export.
+    #[error(transparent)]
+    Run(#[from] RunRefused),
     /// The ledger gave or took nothing.
     #[error(transparent)]
     Ledger(#[from] LedgerRefused),
 }
 refused_by_ledger!(AuditRefused);
+
+/// What became of the wish for an export.
+#[derive(Debug)]
+pub enum Exported {
+    /// It is written.
+    Done(Stored),
+    /// The workflow goes on after its caller's patience.
+    Going(SagaKey),
+}
 
 /// The service.
 pub struct Audit {
@@ -59,12 +66,14 @@ pub struct Audit {
     keeper: Keeper,
     keys: Vec<NoteKey>,
     exports: PathBuf,
+    /// One bundle is built at a time.
+    building: tokio::sync::Mutex<()>,
 }
 
 impl Audit {
     /// The service on its ground; exports are written below the given directory.
     pub fn new(ground: Ground, keeper: Keeper, keys: Vec<NoteKey>, exports: PathBuf) -> Self {
-        Self { ground, keeper, keys, exports }
+        Self { ground, keeper, keys, exports, building: tokio::sync::Mutex::default() }
     }
 
     /// The log's name.
@@ -159,30 +168,17 @@ impl Audit {
         self.keeper.seal().await.map_err(AuditRefused::Seal)
     }
 
-    /// Tells of the export, seals, and writes everything that an outsider needs to check the log.
+    /// Tells of the export, seals, and writes everything that an outsider needs to check the log, for good.
     ///
     /// # Errors
     /// Ledger, hardware or disk did not do their part.
-    pub async fn export(
-        &self,
-        by: &OperatorPermit,
-        origin: &Origin,
-    ) -> Result<(StoredCheckpoint, PathBuf), AuditRefused> {
-        let telling = Telling::of(by.actor(), None, origin);
-        let name = format!("export-{}", origin.request);
-        let target = self.exports.join(&name);
-        self.ground
-            .write::<_, AuditRefused>(move |_| {
-                let entry = telling.entry("audit.export", name.as_str(), |detail| {
-                    detail.after(json!({ "directory": name }))
-                });
-                Ok(Told::new((), entry))
-            })
-            .await?;
-        let checkpoint = self.keeper.seal().await.map_err(AuditRefused::Seal)?;
-        std::fs::create_dir_all(&self.exports).map_err(AuditRefused::Directory)?;
-        export(&self.ground.ledger, &self.keys, &target).await.map_err(AuditRefused::Export)?;
-        Ok((checkpoint, target))
+    pub async fn export(&self, by: &OperatorPermit, origin: &Origin) -> Result<Exported, AuditRefused> {
+        let wish = Telling::of(by.actor(), None, origin).wish("audit.seal_export", &ExportPlan {})?;
+        let workflow = self.ground.launch::<AuditRefused>(wish, |_| Ok(())).await?;
+        Ok(match self.ground.outcome::<Stored, AuditRefused>(&workflow, origin.deadline).await? {
+            Ran::Done(stored) => Exported::Done(stored),
+            Ran::Going => Exported::Going(workflow),
+        })
     }
 
     async fn filtered(&self, filter: EntryFilter) -> Result<Vec<StoredEntry>, AuditRefused> {

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{Audit, wire};
+use super::bundles::Bundle;
+use super::{Audit, Exported, wire};
 use crate::api::guard::may;
 use crate::api::{
     Caller, Connected, Exchange, InWorkspace, Member, OperatorOnly, OperatorPermit, Problem, Reply, Route,
@@ -92,7 +93,12 @@ async fn seal(service: Arc<Audit>, by: OperatorPermit, (): (), _: Exchange) -> R
 }
 
 async fn export(service: Arc<Audit>, by: OperatorPermit, (): (), ex: Exchange) -> Result<Reply, Problem> {
-    let (checkpoint, directory) = service.export(&by, &ex.origin).await?;
-    let answer = wire::ExportAnswer { directory: directory.display().to_string(), size: checkpoint.size };
-    Reply::json(201, &answer)
+    match service.export(&by, &ex.origin).await? {
+        Exported::Done(stored) => {
+            let directory = stored.directory.display().to_string();
+            let Bundle { size, digest, .. } = stored.bundle;
+            Reply::json(201, &wire::ExportAnswer { directory, size, sha256: digest })
+        }
+        Exported::Going(workflow) => Reply::json(202, &wire::Going { workflow: workflow.id.to_string() }),
+    }
 }

@@ -127,6 +127,16 @@ pub struct ExportAnswer {
     pub directory: String,
     /// Entries covered by its checkpoint.
     pub size: u64,
+    /// SHA-256 over its files, as the ledger tells it, hex.
+    pub sha256: String,
+}
+
+/// An export that goes on after its caller's patience.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ExportWorkflow")]
+pub struct Going {
+    /// The workflow's id.
+    pub workflow: String,
 }
 
 impl EntriesQuery {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit::{Entry, SqlFault, Told, Tx, View};
+use sagas::StepContext;
 use serde_json::json;
 
 use self::store::ClientRow;
@@ -284,6 +285,32 @@ fn confirm_issuer(tx: &Tx<'_>, authority: Option<CertificateHash>) -> Result<(),
     match authority {
         Some(authority) if !succession::is_trusted(tx, &authority)? => Err(DevicesRefused::AuthorityRetired),
         _ => Ok(()),
+    }
+}
+
+/// Revokes every client of a workspace that is shredded.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn revoke_all(tx: &Tx<'_>, cx: &StepContext, workspace: &WorkspaceId) -> Result<Entry, SqlFault> {
+    let clients = store::revoke_all(tx, workspace)?;
+    let after = json!({ "clients_revoked": clients });
+    Ok(cx.entry_with("client.revoke_all", workspace.as_str(), |detail| detail.after(after)))
+}
+
+impl Devices {
+    /// Puts the revoked clients of a workspace on the roster, and hangs up on them.
+    ///
+    /// # Errors
+    /// The ledger gave nothing.
+    pub async fn refresh(&self, workspace: &WorkspaceId) -> Result<(), DevicesRefused> {
+        let of = workspace.clone();
+        let rows = self.ground.read::<_, DevicesRefused>(move |view| Ok(store::clients(view, &of)?)).await?;
+        for hash in rows.iter().filter(|row| row.state == "revoked").filter_map(|row| row.certificate) {
+            self.roster.put_client(hash, ClientStanding::Revoked);
+            self.register.hang_up(&hash);
+        }
+        Ok(())
     }
 }
 

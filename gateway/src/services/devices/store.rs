@@ -16,7 +16,7 @@ pub static SCHEMA: Schema = Schema {
     service: SERVICE,
     tables: &[Table { name: "clients", tenant: true }],
     migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
-    statements: &[&INSERT, &ENROL, &CLIENTS, &ALL, &REVOKE, &STANDS, &REVOKE_ISSUED, &ISSUED],
+    statements: &[&INSERT, &ENROL, &CLIENTS, &ALL, &REVOKE, &STANDS, &REVOKE_ISSUED, &REVOKE_ALL, &ISSUED],
 };
 
 static INSERT: Statement = Statement::tenant(
@@ -41,6 +41,10 @@ static ALL: Statement = Statement::across_workspaces(
 static REVOKE: Statement = Statement::tenant(
     SERVICE,
     "UPDATE clients SET state = 'revoked' WHERE workspace = ?1 AND id = ?2 AND state = 'enrolled' RETURNING certificate_hash",
+);
+static REVOKE_ALL: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE clients SET state = 'revoked' WHERE workspace = ?1 AND state IN ('drafted', 'enrolled')",
 );
 static STANDS: Statement = Statement::tenant(
     SERVICE,
@@ -175,6 +179,11 @@ pub(super) fn issued(view: &View<'_>) -> Result<Vec<(Option<CertificateHash>, u6
     view.all(&ISSUED, params![], |row| {
         Ok((certificate_or_none(row, 0)?, u64::try_from(row.integer(1)?).unwrap_or_default()))
     })
+}
+
+/// Revokes every client of the workspace; how many stood.
+pub(super) fn revoke_all(tx: &Tx<'_>, workspace: &WorkspaceId) -> Result<usize, SqlFault> {
+    tx.within(workspace.on_ledger()).run(&REVOKE_ALL, params![])
 }
 
 /// Is the client still enrolled, as the database sees it in this very transaction?

@@ -95,6 +95,7 @@ pub fn reserve(tx: &Tx<'_>, cx: &StepContext, plan: &NewKeyPlan) -> Result<Told<
         destroy_after: None,
         created: now(cx),
         workflow: Some(cx.saga.id.to_string()),
+        incoming: None,
     };
     if !store::insert(tx, &plan.workspace, &row)? {
         let words = format!("there is a key named {}; choose another name", plan.name);

@@ -5,6 +5,7 @@
 mod counters;
 pub mod destruction;
 pub mod faults;
+pub mod incoming;
 pub mod making;
 pub mod offers;
 pub mod ring;
@@ -17,7 +18,7 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx, View};
+use audit::{EntryFilter, EntryOrder, EntryScope, SqlFault, Told, Tx, View};
 use hsm::{Custody, KeyId, KeyKind, KeyRef, Token, TokenError};
 use sagas::{SagaId, SagaKey, Scope};
 use serde::Serialize;
@@ -480,6 +481,14 @@ pub fn signing_key(
         key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() },
         pinned,
     })
+}
+
+/// How many keys of a workspace are not yet destroyed.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn standing(view: &View<'_>, workspace: &WorkspaceId) -> Result<i64, SqlFault> {
+    store::standing(view, workspace)
 }
 
 /// Counts uses of a key in the transaction that authorises them, and refuses if it is not enabled.

@@ -5,14 +5,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::pem::PemObject;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::destruction::DestructionPlan;
+use super::incoming::ImportPlan;
 use super::making::NewKeyPlan;
 use super::rotation::RotationPlan;
 use super::{Keys, KeysRefused, wire};
-use crate::api::{Offer, Problem, Scope};
+use crate::api::{Code, Offer, Problem, Scope};
+use crate::crypto::PinnedKey;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
 
@@ -38,11 +42,32 @@ struct DestroyForm {
     reason: String,
 }
 
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ImportForm {
+    /// The key's name in the workspace.
+    name: String,
+    /// `p256`, `p384`, `secp256k1`, `ed25519`, `rsa-2048`, `rsa-3072` or `rsa-4096`.
+    kind: String,
+    /// The public key that has to come, PEM.
+    public_key: String,
+}
+
 /// What the keys service offers.
 pub fn offers(keys: &Arc<Keys>) -> Vec<Offer> {
     let (making, rotating, destroying) = (keys.clone(), keys.clone(), keys.clone());
+    let importing = keys.clone();
     let manage = Scope::KeysManage;
     vec![
+        Offer::new(
+            "key.import",
+            manage,
+            "Take in a key that was made elsewhere",
+            move |workspace, form: ImportForm| {
+                let keys = importing.clone();
+                async move { keys.plan_import(workspace, form) }
+            },
+        ),
         Offer::new(
             "key.generate",
             manage,
@@ -78,6 +103,18 @@ impl Keys {
         let (name, kind) = form.parts()?;
         let key = SigningKeyId::new(&self.ground.dice);
         Ok(NewKeyPlan { workspace, key, name, kind, custody: form.custody(), policy: form.policy()? })
+    }
+
+    fn plan_import(&self, workspace: WorkspaceId, form: ImportForm) -> Result<ImportPlan, Problem> {
+        let (name, kind) = wire::named(&form.name, &form.kind)?;
+        let not_a_key =
+            || Problem::new(Code::Invalid, "not a public key of this kind in PEM").at("/public_key");
+        let expected =
+            SubjectPublicKeyInfoDer::from_pem_slice(form.public_key.as_bytes()).map_err(|_| not_a_key())?;
+        let expected = expected.as_ref().to_vec();
+        PinnedKey::new(kind, &expected).map_err(|_| not_a_key())?;
+        let key = SigningKeyId::new(&self.ground.dice);
+        Ok(ImportPlan { workspace, key, name, kind, expected })
     }
 
     async fn plan_rotation(&self, workspace: WorkspaceId, form: RotateForm) -> Result<RotationPlan, Problem> {

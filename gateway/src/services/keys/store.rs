@@ -17,8 +17,16 @@ const SERVICE: &str = "keys";
 /// The service's tables and statements.
 pub static SCHEMA: Schema = Schema {
     service: SERVICE,
-    tables: &[Table { name: "keys", tenant: true }, Table { name: "key_versions", tenant: true }],
-    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
+    tables: &[
+        Table { name: "keys", tenant: true },
+        Table { name: "key_versions", tenant: true },
+        Table { name: "key_backups", tenant: true },
+    ],
+    migrations: &[
+        include_str!("schema/0001.sql"),
+        include_str!("schema/0002.sql"),
+        include_str!("schema/0003.sql"),
+    ],
     statements: &[
         &INSERT_KEY,
         &INSERT_VERSION,
@@ -38,6 +46,8 @@ pub static SCHEMA: Schema = Schema {
         &SET_WORKFLOW,
         &SET_STATE_BEFORE,
         &STATE_BEFORE,
+        &SET_INCOMING,
+        &STANDING,
     ],
 };
 
@@ -63,15 +73,15 @@ static FORGET_VERSIONS: Statement =
     Statement::tenant(SERVICE, "DELETE FROM key_versions WHERE workspace = ?1 AND key = ?2 AND version > ?3");
 static KEY_BY_ID: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow FROM keys WHERE workspace = ?1 AND id = ?2",
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming FROM keys WHERE workspace = ?1 AND id = ?2",
 );
 static KEY_BY_NAME: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow FROM keys WHERE workspace = ?1 AND name = ?2",
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming FROM keys WHERE workspace = ?1 AND name = ?2",
 );
 static KEYS: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow FROM keys
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming FROM keys
      WHERE workspace = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
 );
 static VERSIONS: Statement = Statement::tenant(
@@ -112,6 +122,14 @@ static SET_STATE_BEFORE: Statement =
 static STATE_BEFORE: Statement =
     Statement::tenant(SERVICE, "SELECT state_before FROM keys WHERE workspace = ?1 AND id = ?2");
 
+static SET_INCOMING: Statement =
+    Statement::tenant(SERVICE, "UPDATE keys SET incoming = ?3 WHERE workspace = ?1 AND id = ?2");
+
+static STANDING: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT COUNT(*) FROM keys WHERE workspace = ?1 AND state NOT IN ('destroyed', 'failed')",
+);
+
 /// A key row.
 #[derive(Clone, Debug)]
 pub struct KeyRow {
@@ -133,6 +151,8 @@ pub struct KeyRow {
     pub created: Moment,
     /// The workflow that is changing it.
     pub workflow: Option<String>,
+    /// For what it has to be wrapped, while it is waited for; JSON.
+    pub incoming: Option<String>,
 }
 
 /// A version row.
@@ -269,6 +289,7 @@ fn key_row(row: &Row<'_>) -> Result<KeyRow, SqlFault> {
         destroy_after: moment_or_none(row, 6)?,
         created: moment(row, 7)?,
         workflow: row.text_or_null(8)?,
+        incoming: row.text_or_null(9)?,
     })
 }
 
@@ -363,4 +384,20 @@ pub(super) fn remembered_state(
         })
     });
     Ok(found?.flatten())
+}
+
+/// Shows for what an incoming key has to be wrapped, or no longer does.
+pub(super) fn set_incoming(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    incoming: Option<&str>,
+) -> Result<(), SqlFault> {
+    tx.within(workspace.on_ledger()).run(&SET_INCOMING, params![key.as_str(), incoming]).map(drop)
+}
+
+/// How many keys of a workspace are not yet destroyed.
+pub(super) fn standing(view: &View<'_>, workspace: &WorkspaceId) -> Result<i64, SqlFault> {
+    let counted = view.within(workspace.on_ledger()).one(&STANDING, params![], |row| row.integer(0));
+    Ok(counted?.unwrap_or_default())
 }

@@ -108,6 +108,9 @@ pub struct KeyDetail {
     pub key: Key,
     /// Its versions, oldest first.
     pub versions: Vec<Version>,
+    /// While an imported key is waited for: the key for which it has to be wrapped (`pem`), and the hash of OAEP (`oaep`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incoming: Option<serde_json::Value>,
 }
 
 /// A version of a key.
@@ -162,14 +165,21 @@ impl CreateKey {
     /// # Errors
     /// A name or kind that cannot be.
     pub fn parts(&self) -> Result<(Name, KeyKind), Problem> {
-        let name =
-            self.name.parse().map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
-        let kind = self.kind.parse().map_err(|_| {
-            let known = KeyKind::ALL.map(KeyKind::name).join(", ");
-            Problem::new(Code::Invalid, format!("a kind is one of {known}")).at("/kind")
-        })?;
-        Ok((name, kind))
+        named(&self.name, &self.kind)
     }
+}
+
+/// A name and a kind, parsed.
+///
+/// # Errors
+/// One of them cannot be.
+pub(super) fn named(name: &str, kind: &str) -> Result<(Name, KeyKind), Problem> {
+    let name = name.parse().map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
+    let kind = kind.parse().map_err(|_| {
+        let known = KeyKind::ALL.map(KeyKind::name).join(", ");
+        Problem::new(Code::Invalid, format!("a kind is one of {known}")).at("/kind")
+    })?;
+    Ok((name, kind))
 }
 
 impl Rotation {
@@ -220,7 +230,8 @@ impl From<KeyWithVersions> for KeyDetail {
     fn from(found: KeyWithVersions) -> Self {
         let versions =
             found.versions.iter().filter_map(|version| Version::new(&found.row, version)).collect();
-        Self { key: Key::from(&found.row), versions }
+        let incoming = found.row.incoming.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        Self { key: Key::from(&found.row), versions, incoming }
     }
 }
 

@@ -170,6 +170,18 @@ pub fn hear<A>(
     }
 }
 
+/// Whether enough hands have said yes, and nobody no. What was never opened has no quorum.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn agreed(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Result<bool, SqlFault> {
+    let Some(pending) = pending(view, workspace, workflow)? else { return Ok(false) };
+    let votes = votes(view, workspace, workflow)?;
+    let given = hands(votes.iter().filter(|vote| vote.verdict == APPROVE));
+    let refused = votes.iter().any(|vote| vote.verdict == REFUSE);
+    Ok(!refused && pending.needs > 0 && given >= usize::try_from(pending.needs).unwrap_or(usize::MAX))
+}
+
 /// Two names of the same hand: the same client certificate, or the same API key.
 pub fn same_hand(one: &str, other: &str) -> bool {
     one == other || one.split('/').any(|part| other.split('/').any(|other| part == other))

@@ -2,26 +2,41 @@
 //! Who enters: operators (workspaces), members with access scopes (API keys of their own workspace).
 //! What leaves: rows, and an API key's secret exactly once.
 
+pub mod closing;
+pub mod founding;
 pub mod routes;
+pub mod state;
 pub mod store;
 pub mod wire;
 
-use audit::{Told, Tx};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hsm::custody::DataKey;
+use hsm::{Kek, Token, TokenError};
+use sagas::SagaKey;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use self::store::{ApiKeyRow, WorkspaceRow};
+use self::closing::ClosingPlan;
+use self::founding::FoundingPlan;
+use self::state::WorkspaceState;
+use self::store::{ApiKeyRow, DataKeyRow, WorkspaceRow};
 use super::ground::{Ground, LedgerRefused, Telling, written};
 use super::roster::{ApiKeyCard, Roster};
 use crate::api::guard::{Permit, Standing, may};
 use crate::api::{OperatorPermit, Origin, Scopes};
 use crate::custody::Custody;
 use crate::ids::{ApiKeyId, Name, WorkspaceId};
+use crate::limits::{DATA_KEYS_OPEN_MAX, SHRED_GRACE_MAX, SHRED_GRACE_MIN, TOKEN_CALL_WAIT_MAX};
 use crate::moment::Moment;
 use crate::refused_by_ledger;
+use crate::runner::{Ran, RunRefused};
 
 /// Why a command on workspaces or API keys was refused.
 #[derive(Debug, thiserror::Error)]
@@ -50,11 +65,33 @@ pub enum WorkspacesRefused {
     /// The data key could not be made or opened.
     #[error("the workspace's data key cannot be used")]
     DataKey(#[source] crate::custody::CustodyRefused),
+    /// The workspace has no data key: it is being founded, or was shredded.
+    #[error("the workspace is being founded, or was shredded")]
+    NoDataKey,
+    /// The token did not open the data key.
+    #[error("the token did not open the workspace's data key")]
+    Token(#[source] TokenError),
+    /// The grace is out of bounds.
+    #[error("the grace is out of bounds")]
+    Grace,
+    /// Nobody else has to agree.
+    #[error("nobody else would have to agree")]
+    NoQuorum,
+    /// The workflow that carries the command.
+    #[error(transparent)]
+    Run(#[from] RunRefused),
     /// The ledger did not take or give it.
     #[error(transparent)]
     Ledger(#[from] LedgerRefused),
 }
 refused_by_ledger!(WorkspacesRefused);
+
+/// The data key's inner wrapping is bound to this version, whatever lies over it.
+const MASTER_WRAPPED: i64 = 1;
+/// Between two looks at a workspace that a workflow is about to freeze.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// A freeze that has not come within this is waiting for something; the caller looks at the workflow.
+const SOON: Duration = Duration::from_secs(2);
 
 /// What a new API key should be.
 #[derive(Debug)]
@@ -77,17 +114,29 @@ pub struct IssuedApiKey {
     pub seq: u64,
 }
 
+/// What became of the wish for a workspace.
+#[derive(Debug)]
+pub enum Founded {
+    /// It stands, and this entry tells of it.
+    Done(Option<u64>, WorkspaceRow),
+    /// The workflow goes on after its caller's patience.
+    Going(SagaKey),
+}
+
 /// The service.
 pub struct Workspaces {
     ground: Ground,
     roster: Roster,
     custody: Custody,
+    token: Token,
+    /// Data keys that were opened, so that signing does not ask the token each time; wiped when they go.
+    opened: Mutex<HashMap<WorkspaceId, Arc<DataKey>>>,
 }
 
 impl Workspaces {
     /// The service on its ground.
-    pub fn new(ground: Ground, roster: Roster, custody: Custody) -> Self {
-        Self { ground, roster, custody }
+    pub fn new(ground: Ground, roster: Roster, custody: Custody, token: Token) -> Self {
+        Self { ground, roster, custody, token, opened: Mutex::default() }
     }
 
     /// Fills the roster at start.
@@ -96,7 +145,7 @@ impl Workspaces {
     /// The ledger gave nothing.
     pub async fn load(&self) -> Result<(), WorkspacesRefused> {
         for row in self.list().await? {
-            self.roster.put_workspace(row.id, row.name, row.open);
+            self.enlist(row);
         }
         let rows = self
             .ground
@@ -112,35 +161,101 @@ impl Workspaces {
         Ok(())
     }
 
-    /// Makes a workspace with its own data key.
+    /// Makes a workspace with its own key in the token, step by step; a step that fails undoes those before it.
     ///
     /// # Errors
-    /// The name is taken, or the ledger or custody said no.
+    /// The name is taken, or token or ledger did not do it.
     pub async fn create(
         &self,
         by: &OperatorPermit,
         origin: &Origin,
         name: Name,
-    ) -> Result<(u64, WorkspaceRow), WorkspacesRefused> {
+    ) -> Result<Founded, WorkspacesRefused> {
         let id = WorkspaceId::new(&self.ground.dice).map_err(|_| LedgerRefused::Fault(None))?;
-        let data_key = self.custody.new_data_key(&id).map_err(WorkspacesRefused::DataKey)?;
-        let row = WorkspaceRow { id: id.clone(), name: name.clone(), open: true, created: self.ground.now() };
-        let telling = Telling::of(by.actor(), Some(&id), origin);
-        let kept = row.clone();
-        let recorded = self
-            .ground
-            .write::<_, WorkspacesRefused>(move |tx| {
-                store::insert(tx, &kept.id, &kept.name, &data_key, kept.created)
-                    .map_err(|fault| taken_or(fault, &kept.name))?;
-                let after = json!({ "name": kept.name.as_str(), "state": "open" });
-                Ok(Told::new(
-                    (),
-                    telling.entry("workspace.create", kept.id.as_str(), |detail| detail.after(after)),
-                ))
-            })
-            .await?;
-        self.roster.put_workspace(id, name, true);
-        Ok((recorded.seq(), row))
+        let plan = FoundingPlan { workspace: id.clone(), name };
+        let wish = Telling::of(by.actor(), Some(&id), origin).wish("workspace.create", &plan)?;
+        let workflow = self.ground.launch::<WorkspacesRefused>(wish, |_| Ok(())).await?;
+        match self.ground.outcome::<WorkspaceId, WorkspacesRefused>(&workflow, origin.deadline).await? {
+            Ran::Going => Ok(Founded::Going(workflow)),
+            Ran::Done(_) => {
+                let row = self.refresh(&id).await?.ok_or(WorkspacesRefused::NothingToChange)?;
+                Ok(Founded::Done(self.newest_entry(&id).await?, row))
+            }
+        }
+    }
+
+    /// Begins to close a workspace for good: frozen at once, shredded when others agreed and the grace is over.
+    ///
+    /// # Errors
+    /// Grace or quorum are out of bounds, it is not in a state for this, or another workflow holds it.
+    pub async fn shred_after(
+        &self,
+        by: &OperatorPermit,
+        origin: &Origin,
+        plan: &ClosingPlan,
+    ) -> Result<SagaKey, WorkspacesRefused> {
+        if !(SHRED_GRACE_MIN..=SHRED_GRACE_MAX).contains(&plan.grace()) {
+            return Err(WorkspacesRefused::Grace);
+        }
+        if plan.approvals == 0 {
+            return Err(WorkspacesRefused::NoQuorum);
+        }
+        let id = plan.workspace.clone();
+        let wish = Telling::of(by.actor(), Some(&id), origin).wish("workspace.close", plan)?;
+        let workflow = self.ground.launch::<WorkspacesRefused>(wish, |_| Ok(())).await?;
+        // It takes days, so nobody waits for its end: only for what would end it at once.
+        let soon = origin.deadline.min(Instant::now() + SOON);
+        while self.state_of(&id).await?.is_some_and(|state| state != WorkspaceState::Closing) {
+            let so_far =
+                self.ground.outcome::<WorkspaceId, WorkspacesRefused>(&workflow, Instant::now()).await?;
+            if matches!(so_far, Ran::Done(_)) || Instant::now() >= soon {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.refresh(&id).await?;
+        Ok(workflow)
+    }
+
+    /// Puts the workspace on the roster as it stands now, and drops from it what a shredded one leaves behind.
+    ///
+    /// # Errors
+    /// The ledger gave nothing.
+    pub async fn refresh(&self, id: &WorkspaceId) -> Result<Option<WorkspaceRow>, WorkspacesRefused> {
+        let of = id.clone();
+        let row =
+            self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::workspace(view, &of)?)).await?;
+        if let Some(row) = &row {
+            if row.state == WorkspaceState::Shredded {
+                self.roster.drop_api_keys_of(id);
+                self.forget_data_key(id);
+            }
+            self.enlist(row.clone());
+        }
+        Ok(row)
+    }
+
+    fn enlist(&self, row: WorkspaceRow) {
+        if row.state != WorkspaceState::Creating {
+            self.roster.put_workspace(row.id, row.name, row.state.is_open());
+        }
+    }
+
+    async fn state_of(&self, id: &WorkspaceId) -> Result<Option<WorkspaceState>, WorkspacesRefused> {
+        let of = id.clone();
+        self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::state(view, &of)?)).await
+    }
+
+    async fn newest_entry(&self, id: &WorkspaceId) -> Result<Option<u64>, WorkspacesRefused> {
+        let filter = EntryFilter {
+            scope: EntryScope::Workspace(id.on_ledger().clone()),
+            object: Some(id.to_string()),
+            order: EntryOrder::NewestFirst,
+            limit: 1,
+            ..EntryFilter::default()
+        };
+        let newest = self.ground.read::<_, WorkspacesRefused>(move |view| Ok(view.entries(&filter)?)).await?;
+        Ok(newest.first().map(|entry| entry.seq))
     }
 
     /// All workspaces.
@@ -276,20 +391,59 @@ impl Workspaces {
         Ok(recorded.seq())
     }
 
-    /// Opens the workspace's data key, to seal or open its rows.
+    /// The workspace's data key, to seal or open its rows. The token is asked once, and then again after a restart.
     ///
     /// # Errors
-    /// No such workspace, or the key does not open.
-    pub async fn data_key(&self, id: &WorkspaceId) -> Result<hsm::custody::DataKey, WorkspacesRefused> {
+    /// No such workspace, it was shredded, or the key does not open.
+    pub async fn data_key(&self, id: &WorkspaceId) -> Result<Arc<DataKey>, WorkspacesRefused> {
+        if let Some(key) = self.opened().get(id) {
+            return Ok(Arc::clone(key));
+        }
+        let row = self.data_key_row(id).await?;
+        let key = Arc::new(match row.version {
+            0 => return Err(WorkspacesRefused::NoDataKey),
+            store::UNDER_KEK => {
+                let kek = row.kek.as_deref().and_then(|kept| self.open_kek(id, kept));
+                let kek = kek.ok_or(WorkspacesRefused::NoDataKey)?;
+                let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
+                let inner =
+                    self.token.unwrap_under(&kek, &row.wrapped, &founding::bound_to(id), deadline).await;
+                let inner = inner.map_err(WorkspacesRefused::Token)?;
+                self.custody.open_data_key(id, MASTER_WRAPPED, &inner).map_err(WorkspacesRefused::DataKey)?
+            }
+            version => {
+                self.custody.open_data_key(id, version, &row.wrapped).map_err(WorkspacesRefused::DataKey)?
+            }
+        });
+        let mut opened = self.opened();
+        if opened.len() >= DATA_KEYS_OPEN_MAX {
+            opened.clear();
+        }
+        opened.insert(id.clone(), Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// The workspace's own key in the token; none for workspaces from before there were such keys.
+    async fn kek(&self, id: &WorkspaceId) -> Result<Option<Kek>, WorkspacesRefused> {
+        match self.data_key_row(id).await?.kek {
+            None => Ok(None),
+            Some(kept) => self.open_kek(id, &kept).map(Some).ok_or(WorkspacesRefused::NoDataKey),
+        }
+    }
+
+    async fn data_key_row(&self, id: &WorkspaceId) -> Result<DataKeyRow, WorkspacesRefused> {
         let of = id.clone();
-        let stored = self
-            .ground
-            .read::<_, WorkspacesRefused>(move |view| {
-                store::data_key(view, &of).map_err(WorkspacesRefused::from)
-            })
-            .await?;
-        let (wrapped, version) = stored.ok_or(WorkspacesRefused::NothingToChange)?;
-        self.custody.open_data_key(id, version, &wrapped).map_err(WorkspacesRefused::DataKey)
+        let row =
+            self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::data_key(view, &of)?)).await?;
+        row.ok_or(WorkspacesRefused::NothingToChange)
+    }
+
+    fn forget_data_key(&self, id: &WorkspaceId) {
+        self.opened().remove(id);
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Arc<DataKey>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes down when API keys were last used. Not an act of anyone, so there is no entry.
@@ -334,8 +488,4 @@ pub fn confirm(
         Standing::Program { api_key, .. } if store::api_key_stands(tx, workspace, api_key, now)? => Ok(()),
         Standing::Program { .. } => Err(WorkspacesRefused::NoLongerStands),
     }
-}
-
-fn taken_or(fault: audit::SqlFault, name: &Name) -> WorkspacesRefused {
-    if fault.is_duplicate() { WorkspacesRefused::NameTaken(name.clone()) } else { fault.into() }
 }

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use super::{Workspaces, wire};
+use sagas::SagaKey;
+
+use super::{Founded, Workspaces, wire};
 use crate::api::exchange::Json;
 use crate::api::guard::may;
 use crate::api::{Code, Exchange, InWorkspace, Member, OperatorOnly, OperatorPermit, Problem, Reply, Route};
@@ -27,7 +29,7 @@ pub fn routes(service: &Arc<Workspaces>) -> Vec<Route> {
             .to(to(), list),
         Route::post("/v1/workspaces/{workspace}/close")
             .guard::<OperatorOnly>()
-            .says("Close a workspace to its programs")
+            .says("Close a workspace to its programs, until it is opened again")
             .gives_status(204)
             .to(to(), close),
         Route::post("/v1/workspaces/{workspace}/open")
@@ -35,6 +37,12 @@ pub fn routes(service: &Arc<Workspaces>) -> Vec<Route> {
             .says("Open a closed workspace again")
             .gives_status(204)
             .to(to(), open),
+        Route::post("/v1/workspaces/{workspace}/shred")
+            .guard::<OperatorOnly>()
+            .takes::<Json<wire::ShredWorkspace>>()
+            .says("Close a workspace for good: after approvals and grace its key is destroyed, and all that it stored")
+            .gives::<wire::Going>(202)
+            .to(to(), shred),
         Route::post("/v1/api-keys")
             .guard::<InWorkspace<may::AccessManage>>()
             .takes::<Json<wire::CreateApiKey>>()
@@ -61,9 +69,32 @@ async fn create(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let name = body.name.parse().map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
-    let (seq, row) = service.create(&by, &ex.origin, name).await?;
+    let (seq, row) = match service.create(&by, &ex.origin, name).await? {
+        Founded::Done(seq, row) => (seq, row),
+        Founded::Going(workflow) => return going(&workflow),
+    };
     let location = format!("/v1/workspaces/{}", row.id);
-    Ok(Reply::json(201, &wire::Workspace::from(row))?.at(location).told_in(seq))
+    let reply = Reply::json(201, &wire::Workspace::from(row))?.at(location);
+    Ok(match seq {
+        Some(seq) => reply.told_in(seq),
+        None => reply,
+    })
+}
+
+async fn shred(
+    service: Arc<Workspaces>,
+    by: OperatorPermit,
+    Json(body): Json<wire::ShredWorkspace>,
+    ex: Exchange,
+) -> Result<Reply, Problem> {
+    let plan = body.plan(ex.param::<WorkspaceId>(0)?);
+    going(&service.shred_after(&by, &ex.origin, &plan).await?)
+}
+
+fn going(workflow: &SagaKey) -> Result<Reply, Problem> {
+    let workspace = workflow.scope.workspace().map(ToString::to_string).unwrap_or_default();
+    let answer = wire::Going { workflow: workflow.id.to_string(), workspace };
+    Ok(Reply::json(202, &answer)?.at(format!("/v1/workflows/{}", workflow.id)))
 }
 
 async fn list(service: Arc<Workspaces>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {

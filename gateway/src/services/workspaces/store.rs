@@ -1,9 +1,10 @@
-//! What the workspaces service keeps: workspaces, their wrapped data keys, their API keys.
+//! What the workspaces service keeps: workspaces, their wrapped data keys and what finds the keys over them, their API keys.
 //! Who enters: the commands, inside a ledger transaction or view.
 //! What leaves: rows as types. No other service can run these statements.
 
-use audit::{Schema, SqlFault, Statement, Table, Tx, View, params};
+use audit::{Row, Schema, SqlFault, Statement, Table, Tx, View, params};
 
+use super::state::WorkspaceState;
 use crate::api::Scopes;
 use crate::ids::{ApiKeyId, Name, WorkspaceId};
 use crate::moment::Moment;
@@ -15,10 +16,18 @@ const SERVICE: &str = "workspaces";
 pub static SCHEMA: Schema = Schema {
     service: SERVICE,
     tables: &[Table { name: "workspaces", tenant: false }, Table { name: "api_keys", tenant: true }],
-    migrations: &[include_str!("schema/0001.sql")],
+    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
     statements: &[
-        &INSERT_WORKSPACE,
+        &RESERVE,
+        &FORGET_UNFOUNDED,
+        &LAY_DATA_KEY,
+        &DROP_DATA_KEY,
         &WORKSPACES,
+        &WORKSPACE,
+        &MOVE_ON,
+        &REMEMBER_STATE,
+        &STATE_BEFORE,
+        &REVOKE_API_KEYS,
         &SET_STATE,
         &DATA_KEY,
         &INSERT_API_KEY,
@@ -30,20 +39,45 @@ pub static SCHEMA: Schema = Schema {
     ],
 };
 
-static INSERT_WORKSPACE: Statement = Statement::appliance(
+/// The version of data keys that lie under a key of the token, and under the master key within.
+pub const UNDER_KEK: i64 = 2;
+
+static RESERVE: Statement = Statement::appliance(
     SERVICE,
-    "INSERT INTO workspaces (id, name, state, data_key, data_key_version, created_us) VALUES (?1, ?2, 'open', ?3, 1, ?4)",
+    "INSERT INTO workspaces (id, name, state, data_key, data_key_version, created_us) VALUES (?1, ?2, 'creating', x'', 0, ?3)
+     ON CONFLICT DO NOTHING",
+);
+// A workspace that never came to be leaves no record: nothing was ever stored in it.
+static FORGET_UNFOUNDED: Statement =
+    Statement::appliance(SERVICE, "DELETE FROM workspaces WHERE id = ?1 AND state = 'creating'");
+static LAY_DATA_KEY: Statement = Statement::appliance(
+    SERVICE,
+    "UPDATE workspaces SET data_key = ?2, data_key_version = ?3, kek = ?4 WHERE id = ?1 AND state = 'creating'",
+);
+static DROP_DATA_KEY: Statement = Statement::appliance(
+    SERVICE,
+    "UPDATE workspaces SET data_key = x'', data_key_version = 0, kek = NULL WHERE id = ?1 AND state IN ('creating', 'closing')",
 );
 static WORKSPACES: Statement = Statement::appliance(
     SERVICE,
     "SELECT id, name, state, created_us FROM workspaces ORDER BY created_us, id",
 );
+static WORKSPACE: Statement =
+    Statement::appliance(SERVICE, "SELECT id, name, state, created_us FROM workspaces WHERE id = ?1");
+static MOVE_ON: Statement =
+    Statement::appliance(SERVICE, "UPDATE workspaces SET state = ?3 WHERE id = ?1 AND state = ?2");
+static REMEMBER_STATE: Statement =
+    Statement::appliance(SERVICE, "UPDATE workspaces SET state_before = ?2 WHERE id = ?1");
+static STATE_BEFORE: Statement = Statement::appliance(
+    SERVICE,
+    "SELECT state_before FROM workspaces WHERE id = ?1 AND state_before IS NOT NULL",
+);
 static SET_STATE: Statement = Statement::appliance(
     SERVICE,
-    "UPDATE workspaces SET state = ?2 WHERE id = ?1 AND state <> ?2 RETURNING name",
+    "UPDATE workspaces SET state = ?2 WHERE id = ?1 AND state <> ?2 AND state IN ('open', 'closed') RETURNING name",
 );
 static DATA_KEY: Statement =
-    Statement::appliance(SERVICE, "SELECT data_key, data_key_version FROM workspaces WHERE id = ?1");
+    Statement::appliance(SERVICE, "SELECT data_key, data_key_version, kek FROM workspaces WHERE id = ?1");
 static INSERT_API_KEY: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO api_keys (workspace, id, name, hash, scopes, legacy, state, created_us, expires_us)
@@ -63,6 +97,10 @@ static REVOKE_API_KEY: Statement = Statement::tenant(
     SERVICE,
     "UPDATE api_keys SET state = 'revoked' WHERE workspace = ?1 AND id = ?2 AND state = 'active' RETURNING name",
 );
+static REVOKE_API_KEYS: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE api_keys SET state = 'revoked' WHERE workspace = ?1 AND state = 'active'",
+);
 static API_KEY_STANDS: Statement = Statement::tenant(
     SERVICE,
     "SELECT expires_us FROM api_keys WHERE workspace = ?1 AND id = ?2 AND state = 'active'",
@@ -77,8 +115,8 @@ pub struct WorkspaceRow {
     pub id: WorkspaceId,
     /// Its name.
     pub name: Name,
-    /// Open for business, or closed.
-    pub open: bool,
+    /// Where it stands.
+    pub state: WorkspaceState,
     /// When it was made.
     pub created: Moment,
 }
@@ -117,25 +155,88 @@ pub struct RosterRow {
     pub expires: Option<Moment>,
 }
 
-pub(super) fn insert(
+/// A workspace's data key, as its row keeps it.
+#[derive(Debug)]
+pub struct DataKeyRow {
+    /// Wrapped.
+    pub wrapped: Vec<u8>,
+    /// How it is wrapped: 1 under the master key, 2 under the workspace's own as well, 0 for none.
+    pub version: i64,
+    /// What finds the workspace's own key, sealed.
+    pub kek: Option<Vec<u8>>,
+}
+
+/// Puts a workspace down as being founded; false where its name is taken.
+pub(super) fn reserve(tx: &Tx<'_>, id: &WorkspaceId, name: &Name, now: Moment) -> Result<bool, SqlFault> {
+    Ok(tx.run(&RESERVE, params![id.as_str(), name.as_str(), now.micros()])? == 1)
+}
+
+/// Forgets a workspace that never came to be.
+pub(super) fn forget_unfounded(tx: &Tx<'_>, id: &WorkspaceId) -> Result<(), SqlFault> {
+    tx.run(&FORGET_UNFOUNDED, params![id.as_str()]).map(drop)
+}
+
+/// Puts the data key down, and what finds the key it lies under.
+pub(super) fn lay_data_key(
     tx: &Tx<'_>,
     id: &WorkspaceId,
-    name: &Name,
     data_key: &[u8],
-    now: Moment,
+    kek: &[u8],
 ) -> Result<(), SqlFault> {
-    tx.run(&INSERT_WORKSPACE, params![id.as_str(), name.as_str(), data_key, now.micros()]).map(drop)
+    tx.run(&LAY_DATA_KEY, params![id.as_str(), data_key, UNDER_KEK, kek]).map(drop)
+}
+
+/// Takes the data key away.
+pub(super) fn drop_data_key(tx: &Tx<'_>, id: &WorkspaceId) -> Result<(), SqlFault> {
+    tx.run(&DROP_DATA_KEY, params![id.as_str()]).map(drop)
 }
 
 pub(super) fn all(view: &View<'_>) -> Result<Vec<WorkspaceRow>, SqlFault> {
-    view.all(&WORKSPACES, params![], |row| {
-        Ok(WorkspaceRow {
-            id: typed(row, 0)?,
-            name: typed(row, 1)?,
-            open: row.text(2)? == "open",
-            created: moment(row, 3)?,
-        })
+    view.all(&WORKSPACES, params![], workspace_row)
+}
+
+pub(super) fn workspace(view: &View<'_>, id: &WorkspaceId) -> Result<Option<WorkspaceRow>, SqlFault> {
+    view.one(&WORKSPACE, params![id.as_str()], workspace_row)
+}
+
+pub(super) fn state(view: &View<'_>, id: &WorkspaceId) -> Result<Option<WorkspaceState>, SqlFault> {
+    Ok(workspace(view, id)?.map(|row| row.state))
+}
+
+fn workspace_row(row: &Row<'_>) -> Result<WorkspaceRow, SqlFault> {
+    Ok(WorkspaceRow {
+        id: typed(row, 0)?,
+        name: typed(row, 1)?,
+        state: typed(row, 2)?,
+        created: moment(row, 3)?,
     })
+}
+
+/// Changes the state if it is still what the caller saw.
+pub(super) fn move_on(
+    tx: &Tx<'_>,
+    id: &WorkspaceId,
+    from: WorkspaceState,
+    to: WorkspaceState,
+) -> Result<bool, SqlFault> {
+    Ok(tx.run(&MOVE_ON, params![id.as_str(), from.text(), to.text()])? == 1)
+}
+
+/// Remembers where the workspace stood before it was frozen, or forgets it.
+pub(super) fn remember_state(
+    tx: &Tx<'_>,
+    id: &WorkspaceId,
+    state: Option<WorkspaceState>,
+) -> Result<(), SqlFault> {
+    tx.run(&REMEMBER_STATE, params![id.as_str(), state.map(WorkspaceState::text)]).map(drop)
+}
+
+/// Where the workspace stood before it was frozen.
+pub(super) fn remembered_state(
+    view: &View<'_>,
+    id: &WorkspaceId,
+) -> Result<Option<WorkspaceState>, SqlFault> {
+    view.one(&STATE_BEFORE, params![id.as_str()], |row| typed(row, 0))
 }
 
 /// Changes the state; `None` if it was so already or there is no such workspace.
@@ -144,8 +245,15 @@ pub(super) fn set_state(tx: &Tx<'_>, id: &WorkspaceId, open: bool) -> Result<Opt
     tx.one(&SET_STATE, params![id.as_str(), state], |row| typed(row, 0))
 }
 
-pub(super) fn data_key(view: &View<'_>, id: &WorkspaceId) -> Result<Option<(Vec<u8>, i64)>, SqlFault> {
-    view.one(&DATA_KEY, params![id.as_str()], |row| Ok((row.blob(0)?, row.integer(1)?)))
+pub(super) fn data_key(view: &View<'_>, id: &WorkspaceId) -> Result<Option<DataKeyRow>, SqlFault> {
+    view.one(&DATA_KEY, params![id.as_str()], |row| {
+        Ok(DataKeyRow { wrapped: row.blob(0)?, version: row.integer(1)?, kek: row.blob_or_null(2)? })
+    })
+}
+
+/// Revokes every API key of the workspace; how many stood.
+pub(super) fn revoke_api_keys(tx: &Tx<'_>, workspace: &WorkspaceId) -> Result<usize, SqlFault> {
+    tx.within(workspace.on_ledger()).run(&REVOKE_API_KEYS, params![])
 }
 
 pub(super) fn insert_api_key(

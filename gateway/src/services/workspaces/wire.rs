@@ -5,9 +5,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::closing::ClosingPlan;
 use super::store::{ApiKeyRow, WorkspaceRow};
 use super::{IssuedApiKey, NewApiKey, WorkspacesRefused};
 use crate::api::{Code, Problem, Scope, Scopes};
+use crate::ids::WorkspaceId;
 use crate::moment::Moment;
 
 /// Asks for a workspace.
@@ -18,6 +20,29 @@ pub struct CreateWorkspace {
     pub name: String,
 }
 
+/// Asks for a workspace to be closed for good.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShredWorkspace {
+    /// Why, for those who approve.
+    pub reason: String,
+    /// Days in which it can be called off, 1 to 90.
+    pub grace_days: u32,
+    /// How many other operators have to agree; 1 if absent, never 0.
+    #[serde(default = "one")]
+    pub approvals: u32,
+}
+
+/// A workflow that goes on after its caller's patience.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "WorkspaceWorkflow")]
+pub struct Going {
+    /// Its id.
+    pub workflow: String,
+    /// The workspace.
+    pub workspace: String,
+}
+
 /// A workspace.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Workspace {
@@ -25,7 +50,7 @@ pub struct Workspace {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// `open` or `closed`.
+    /// `creating`, `open`, `closed`, `closing` (it will be shredded) or `shredded`.
     pub state: &'static str,
     /// When it was made.
     pub created: Moment,
@@ -90,6 +115,18 @@ pub struct ApiKeyList {
     pub api_keys: Vec<ApiKey>,
 }
 
+impl ShredWorkspace {
+    /// The plan.
+    pub fn plan(self, workspace: WorkspaceId) -> ClosingPlan {
+        let grace_seconds = u64::from(self.grace_days) * 24 * 3600;
+        ClosingPlan { workspace, reason: self.reason, approvals: self.approvals, grace_seconds }
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
 impl TryFrom<CreateApiKey> for NewApiKey {
     type Error = Problem;
 
@@ -104,8 +141,12 @@ impl TryFrom<CreateApiKey> for NewApiKey {
 
 impl From<WorkspaceRow> for Workspace {
     fn from(row: WorkspaceRow) -> Self {
-        let state = if row.open { "open" } else { "closed" };
-        Self { id: row.id.to_string(), name: row.name.to_string(), state, created: row.created }
+        Self {
+            id: row.id.to_string(),
+            name: row.name.to_string(),
+            state: row.state.text(),
+            created: row.created,
+        }
     }
 }
 

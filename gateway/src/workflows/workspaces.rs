@@ -1,0 +1,167 @@
+//! Workflows about workspaces: create, and close for good.
+//! Who enters: the catalog, with the services whose commands the steps are.
+//! What leaves: definitions, each a list of steps that can be read aloud.
+
+use std::sync::Arc;
+
+use audit::{Told, Tx};
+use sagas::{
+    Definition, DefinitionRefused, Lock, Reason, Refused, RemoteFault, Ruling, StepContext, Undo, Workflow,
+};
+
+use super::audit::BUNDLE_WAIT_MAX;
+use super::{DAY, MINUTE};
+use crate::limits::{SHRED_GRACE_MAX, TOKEN_CALL_WAIT_MAX};
+use crate::services::audit::Audit;
+use crate::services::audit::bundles::{self, Bundle};
+use crate::services::devices;
+use crate::services::keys;
+use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
+use crate::services::workspaces::Workspaces;
+use crate::services::workspaces::closing::{self, ClosingPlan};
+use crate::services::workspaces::founding::{self, FoundingPlan, Laid};
+
+/// 1 `workspace.create`.
+pub fn create(workspaces: &Arc<Workspaces>) -> Result<Definition, DefinitionRefused> {
+    let (make, find, unmake) = (workspaces.clone(), workspaces.clone(), workspaces.clone());
+    Workflow::define("workspace.create")
+        .version(1)
+        .input::<FoundingPlan>()
+        .locks(|plan| vec![Lock::exclusive(format!("slug/{}", plan.name)).across()])
+        .deadline(10 * MINUTE)
+        .sealed_by_appliance()
+        .local(
+            "workspaces.reserve_slug",
+            |tx, cx, plan, ()| founding::reserve(tx, cx, plan),
+            Undo::local(|tx, cx, plan, ()| founding::release(tx, cx, plan)),
+        )
+        .remote(
+            "keys.hsm_create_kek",
+            |step| {
+                step.within(3 * TOKEN_CALL_WAIT_MAX)
+                    .act(move |cx, plan, (), _| make.clone().make_kek(cx.effect, plan))
+                    .probe(move |cx, plan, ()| find.clone().was_kek_made(cx.effect, plan))
+            },
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, ()| unmake.clone().unmake_kek(cx.effect)),
+        )
+        .local(
+            "vault.init_store",
+            |tx, cx, plan, laid: &Laid| founding::lay(tx, cx, plan, laid),
+            Undo::local(|tx, cx, plan, _| founding::unlay(tx, cx, plan)),
+        )
+        .local(
+            "identity.grant_owner",
+            |_, cx, plan, ()| Ok(founding::grant_owner(cx, plan)),
+            Undo::local(|_, cx, plan, ()| Ok(founding::revoke_owner(cx, plan))),
+        )
+        .pivot_local("workspaces.activate", |tx, cx, plan, ()| founding::activate(tx, cx, plan))
+        .build()
+}
+
+/// 4 `workspace.close`.
+pub fn close(workspaces: &Arc<Workspaces>, audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> {
+    let (shut, delete) = ((workspaces.clone(), audit.clone()), audit.clone());
+    let (shred, look, seal) = (workspaces.clone(), workspaces.clone(), audit.clone());
+    let quorum = |plan: &ClosingPlan| Quorum {
+        workspace: plan.workspace.clone(),
+        needs: plan.approvals,
+        policy_version: 0,
+        within: plan.grace(),
+    };
+    Workflow::define("workspace.close")
+        .version(1)
+        .input::<ClosingPlan>()
+        .locks(|plan| vec![Lock::exclusive(format!("workspace/{}", plan.workspace))])
+        .deadline(SHRED_GRACE_MAX + DAY)
+        .sealed_by_appliance()
+        .local(
+            "workspaces.freeze_read_only",
+            |tx, cx, plan, ()| {
+                no_keys_left(tx, plan)?;
+                closing::freeze(tx, cx, plan)
+            },
+            Undo::local(|tx, cx, plan, ()| closing::unfreeze(tx, cx, plan)),
+        )
+        .remote(
+            "audit.export_signed_bundle",
+            |step| {
+                step.within(BUNDLE_WAIT_MAX)
+                    .act(move |cx, plan, (), _| bundle(shut.clone(), cx, plan))
+                    .probe(|_, _, ()| super::made_again())
+                    .settle(|_, cx, _, (), bundle: &Bundle| Ok(bundles::built(cx, bundle)))
+            },
+            Undo::remote(BUNDLE_WAIT_MAX, move |cx, _, ()| delete.clone().delete(cx.effect)),
+        )
+        .wait(
+            "workspaces.await_grace",
+            |step| {
+                step.until(
+                    |plan, _| plan.grace(),
+                    |tx, cx, plan, bundle: &Bundle| agreed(tx, cx, plan, bundle),
+                )
+                .open(move |tx, cx, plan, _| approvals::open(tx, cx, &quorum(plan), plan))
+                .on(&[APPROVE, REFUSE], move |tx, cx, plan, bundle, signal| {
+                    // Enough votes do not shorten the grace: it is the time to call it off.
+                    Ok(match approvals::hear(tx, cx, &quorum(plan), signal, bundle.clone())? {
+                        Ruling::Passed(_, entries) => Ruling::StillWaiting(entries),
+                        ruling => ruling,
+                    })
+                })
+            },
+            Undo::none("waiting changes nothing"),
+        )
+        .pivot_remote("keys.hsm_destroy_kek", |step| {
+            step.within(3 * TOKEN_CALL_WAIT_MAX)
+                .order(|tx, cx, plan, _: &Bundle| {
+                    no_keys_left(tx, plan)?;
+                    closing::order(tx, cx, plan)
+                })
+                .act(move |_, plan, _, _| shred.clone().shred(plan))
+                .probe(move |_, plan, _| look.clone().was_shredded(plan))
+        })
+        .local("vault.purge", |tx, cx, plan, ()| {
+            let purged = Told::new((), closing::purge(tx, cx, plan)?);
+            Ok(purged.and([devices::revoke_all(tx, cx, &plan.workspace)?]))
+        })
+        .local("workspaces.tombstone", move |tx, cx, plan, ()| {
+            seal.seal_soon();
+            closing::bury(tx, cx, plan)
+        })
+        .build()
+}
+
+/// Keys are destroyed one by one, each with its own approvals and notice: closing a workspace never destroys one in passing.
+fn no_keys_left(tx: &Tx<'_>, plan: &ClosingPlan) -> Result<(), Refused> {
+    match keys::standing(tx, &plan.workspace)? {
+        0 => Ok(()),
+        left => {
+            let words = format!("{left} keys of the workspace still stand; destroy them, then close it");
+            Err(Refused::business("wrong_state", words))
+        }
+    }
+}
+
+/// Writes the log down before anything is lost. Programs are off the roster before the first byte of it.
+async fn bundle(
+    (workspaces, audit): (Arc<Workspaces>, Arc<Audit>),
+    cx: StepContext,
+    plan: ClosingPlan,
+) -> Result<Bundle, RemoteFault> {
+    workspaces.refresh(&plan.workspace).await.map_err(|why| RemoteFault::later(why.to_string()))?;
+    let bundle = audit.clone().build(cx.effect).await?;
+    audit.keep(bundle).await.map(|stored| stored.bundle)
+}
+
+/// The grace is over: with enough votes the workspace is shredded, without them it is not.
+fn agreed(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &ClosingPlan,
+    bundle: &Bundle,
+) -> Result<Ruling<Bundle>, Refused> {
+    if approvals::agreed(tx, &plan.workspace, &cx.saga.id.to_string())? {
+        return Ok(Ruling::Passed(bundle.clone(), Vec::new()));
+    }
+    let words = "not enough others agreed before the grace was over; the workspace stands as before";
+    Ok(Ruling::Refused(Reason::new("no_quorum", words), Vec::new()))
+}

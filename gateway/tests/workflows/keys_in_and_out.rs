@@ -1,0 +1,156 @@
+//! Keys that come in: wholly, with proof of what they are, or not at all.
+//! Who enters: a key made outside, wrapped as the token asks for it.
+//! What leaves: a key that signs and says that it was imported; or nothing, and no wrapping key either.
+
+use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
+use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use gateway::ids::{SigningKeyId, WorkspaceId};
+use gateway::services::keys::incoming::ImportPlan;
+use gateway::workflows;
+use hsm::KeyKind;
+use rcgen::{KeyPair, PublicKeyData};
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::pem::PemObject;
+use sagas::testing::Heard;
+use sagas::{Scope, StartRequest};
+use serde_json::{Value as Json, json};
+
+use crate::common::house::{Asker, Program, house};
+use crate::world::{Seen, Stage, Story, now, proven};
+
+/// `RSA-OAEP(AES-256 key) | AES-KWP(PKCS#8)`.
+fn wrapped(pem: &str, key: &KeyPair) -> String {
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let under = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(spki.as_ref()).unwrap()).unwrap();
+    let (aes, plain) = ([7; 32], key.serialize_der());
+    let mut first = vec![0; under.ciphertext_size()];
+    under.encrypt(&OAEP_SHA256_MGF1SHA256, &aes, &mut first, None).unwrap();
+    let mut second = vec![0; plain.len() + 16];
+    let second =
+        AesKek::new(&AES_256, &aes).unwrap().wrap_with_padding(&plain, &mut second).unwrap().to_vec();
+    STANDARD.encode([first, second].concat())
+}
+
+struct Import {
+    workspace: WorkspaceId,
+    key: KeyPair,
+}
+
+impl Import {
+    async fn shown(&self, stage: &Stage, round: u64) -> Json {
+        let within = stage.standing.operator().with("chancery-workspace", self.workspace.as_str());
+        within.get(&format!("/v1/keys/k{round}")).await.json()
+    }
+}
+
+impl Story for Import {
+    fn request(&self, stage: &Stage, round: u64) -> StartRequest {
+        let plan = ImportPlan {
+            workspace: self.workspace.clone(),
+            key: SigningKeyId::new(&stage.standing.house.ground.dice),
+            name: format!("k{round}").parse().unwrap(),
+            kind: KeyKind::P256,
+            expected: self.key.subject_public_key_info(),
+        };
+        StartRequest::new("key.import", Scope::Workspace(self.workspace.on_ledger().clone()), &plan).unwrap()
+    }
+
+    fn answer(&self, stage: &Stage, _: &str, round: u64) -> Vec<Heard> {
+        let shown = now(self.shown(stage, round));
+        let Some(pem) = shown["incoming"]["pem"].as_str() else { return Vec::new() };
+        let payload = json!({ "wrapped": wrapped(pem, &self.key) });
+        vec![Heard { name: "blob", dedupe: "once".to_owned(), payload }]
+    }
+
+    fn seen<'a>(&'a self, stage: &'a Stage, round: u64) -> Seen<'a> {
+        Box::pin(async move {
+            let shown = self.shown(stage, round).await;
+            let version = &shown["versions"][0];
+            json!({ "state": shown["state"], "workflow": shown["workflow"], "incoming": shown["incoming"],
+                "origin": version["provenance"]["origin"], "fingerprint": version["fingerprint"] })
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn importing_a_key_holds_in_every_cell() {
+    let (stage, workspace) = Stage::set(async |standing| {
+        let made = standing.operator().post("/v1/workspaces", json!({ "name": "acme" })).await;
+        made.json()["id"].as_str().unwrap().parse::<WorkspaceId>().unwrap()
+    })
+    .await;
+    let definition = workflows::custody_of_keys::import(&stage.standing.house.keys).unwrap();
+    let story = Import { workspace, key: KeyPair::generate().unwrap() };
+    proven(stage, story, &definition).await;
+}
+
+/// An import that waits for its blob: the workflow's id, and for what the key has to be wrapped.
+async fn begun(program: &Program, key: &KeyPair) -> (String, String) {
+    let form = json!({ "name": "brought", "kind": "p256", "public_key": key.public_key_pem() });
+    let started = program.asker.post("/v1/workflows/key.import", form).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    let id = started.header("location").rsplit('/').next().unwrap().to_owned();
+    (id, wrapping(&program.asker).await)
+}
+
+async fn wrapping(asker: &Asker) -> String {
+    for _ in 0..100_000 {
+        if let Some(pem) = asker.get("/v1/keys/brought").await.json()["incoming"]["pem"].as_str() {
+            return pem.to_owned();
+        }
+    }
+    panic!("no wrapping key is shown");
+}
+
+async fn ended(asker: &Asker, id: &str) -> Json {
+    for _ in 0..100_000 {
+        let run = asker.get(&format!("/v1/workflows/{id}")).await.json();
+        if ["succeeded", "compensated"].contains(&run["state"].as_str().unwrap_or_default()) {
+            return run;
+        }
+    }
+    panic!("it does not end: {:?}", asker.get(&format!("/v1/workflows/{id}")).await);
+}
+
+const SCOPES: [&str; 5] = ["keys:manage", "keys:read", "sign", "workflows:manage", "workflows:read"];
+
+#[tokio::test]
+async fn an_imported_key_signs_and_says_where_it_comes_from() {
+    let standing = house().await;
+    let program = standing.program("acme", &SCOPES).await;
+    let held = standing.double.ceremony_keys_held();
+    let key = KeyPair::generate().unwrap();
+    let (id, pem) = begun(&program, &key).await;
+    let path = format!("/v1/workflows/{id}/blob");
+    let rubbish = program.asker.post(&path, json!({ "wrapped": "?" })).await;
+    assert_eq!(rubbish.status, 422, "{rubbish:?}");
+    let brought = program.asker.post(&path, json!({ "wrapped": wrapped(&pem, &key) })).await;
+    assert_eq!(brought.status, 202, "{brought:?}");
+    assert_eq!(ended(&program.asker, &id).await["state"], "succeeded");
+    let shown = program.asker.get("/v1/keys/brought").await.json();
+    assert_eq!(
+        (&shown["state"], &shown["versions"][0]["provenance"]["origin"]),
+        (&json!("enabled"), &json!("imported"))
+    );
+    assert_eq!(standing.double.ceremony_keys_held(), held, "the wrapping key is still there");
+    let order = json!({ "scheme": "ecdsa-sha256", "message": STANDARD.encode("hello") });
+    assert_eq!(program.asker.post("/v1/keys/brought/sign", order).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_the_announced_one_leaves_nothing_behind() {
+    let standing = house().await;
+    let program = standing.program("acme", &SCOPES).await;
+    let held = (standing.double.keys_held(), standing.double.ceremony_keys_held());
+    let (announced, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let (id, pem) = begun(&program, &announced).await;
+    program
+        .asker
+        .post(&format!("/v1/workflows/{id}/blob"), json!({ "wrapped": wrapped(&pem, &other) }))
+        .await;
+    assert_eq!(ended(&program.asker, &id).await["state"], "compensated");
+    assert_eq!(program.asker.get("/v1/keys/brought").await.status, 404);
+    assert_eq!((standing.double.keys_held(), standing.double.ceremony_keys_held()), held);
+}
