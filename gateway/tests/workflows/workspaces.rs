@@ -14,7 +14,7 @@ use crate::common::house::{Asker, house};
 use crate::world::{Seen, Stage, Story, now, proven};
 
 /// So many rounds no proof of these has.
-const ROUNDS_MAX: usize = 400;
+const ROUNDS_MAX: usize = 160;
 
 fn scope(id: &WorkspaceId) -> Scope {
     Scope::Workspace(id.on_ledger().clone())

@@ -82,7 +82,7 @@ impl<W: World> Prover<'_, W> {
                 return Ok(None);
             }
         }
-        Err("it neither rests nor dies".to_owned())
+        Err(format!("it neither rests nor dies: {:?}", run.engine.show(&run.key).await))
     }
 
     pub(super) async fn until_waiting(&self, run: &Run, step: &str) -> Result<(), String> {
