@@ -10,7 +10,7 @@ use hsm::TokenConfig;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig};
+use super::{ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub struct ConfigRefused {
     pub defects: Vec<Defect>,
 }
 
-const SECTIONS: [&str; 9] =
-    ["state_directory", "socket", "api", "operators", "token", "tpm", "ledger", "rates", "log"];
+const SECTIONS: [&str; 10] =
+    ["state_directory", "socket", "api", "operators", "token", "tpm", "ledger", "rates", "log", "backups"];
 const OTHERS_MAY: u32 = 0o077;
 
 impl ConfigRefused {
@@ -91,6 +91,7 @@ impl Inspection {
         let (operators, rates) =
             (self.optional::<OperatorsConfig>("operators"), self.optional::<RatesConfig>("rates"));
         let (log, tpm) = (self.optional::<LogConfig>("log"), self.optional::<TokenConfig>("tpm"));
+        let backups = self.optional::<BackupsConfig>("backups");
         Some(Config {
             state_directory: state_directory?,
             socket: socket?,
@@ -101,6 +102,7 @@ impl Inspection {
             ledger: ledger?,
             rates: rates.unwrap_or_default(),
             log: log.unwrap_or_default(),
+            backups: backups.unwrap_or_default(),
         })
     }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub rates: RatesConfig,
     /// The log.
     pub log: LogConfig,
+    /// Backups of keys.
+    pub backups: BackupsConfig,
 }
 
 /// The API listener.
@@ -80,6 +82,14 @@ pub struct LedgerConfig {
     /// Refuse writes when an entry has waited so long for its anchor.
     #[serde(default = "default_unsealed_seconds_max")]
     pub unsealed_seconds_max: u64,
+}
+
+/// Backups of keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackupsConfig {
+    /// Where they are written: best a mount that is not on this machine. Below the state directory where it is absent.
+    pub directory: Option<PathBuf>,
 }
 
 /// Rate limits.
@@ -130,6 +140,13 @@ impl Config {
     /// Where exports are written.
     pub fn exports(&self) -> PathBuf {
         self.state_directory.join("exports")
+    }
+}
+
+impl Config {
+    /// Where backups of keys are written.
+    pub fn backups(&self) -> PathBuf {
+        self.backups.directory.clone().unwrap_or_else(|| self.state_directory.join("backups"))
     }
 }
 

@@ -261,7 +261,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let workspaces = Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone(), tokens.keys.clone()));
     let devices =
         Arc::new(Devices::new(ground.clone(), roster.clone(), authority.clone(), signer.clone(), hang_up));
-    let keys = Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone()));
+    let keys = Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone(), config.backups()));
     let signing =
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
     let audit = Arc::new(Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports()));

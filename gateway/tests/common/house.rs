@@ -13,7 +13,7 @@ use gateway::boundary::authenticate::Peer;
 use gateway::boundary::connection;
 use gateway::boundary::gate::Gate;
 use gateway::boundary::rate::Quota;
-use gateway::config::{ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig};
+use gateway::config::{ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig};
 use gateway::wiring::{self, House};
 use hsm::{Double, Token, TokenConfig};
 use http::{HeaderMap, Request};
@@ -121,6 +121,7 @@ fn config(directory: &Path, rates: RatesConfig) -> Config {
         ledger,
         rates,
         log: LogConfig::default(),
+        backups: BackupsConfig::default(),
     }
 }
 
