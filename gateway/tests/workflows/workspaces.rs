@@ -10,7 +10,7 @@ use sagas::testing::Heard;
 use sagas::{Scope, StartRequest};
 use serde_json::{Value as Json, json};
 
-use crate::common::house::{Asker, house};
+use crate::common::house::{Asker, fresh, house};
 use crate::world::{Seen, Stage, Story, now, proven};
 
 /// So many rounds no proof of these has.
@@ -70,7 +70,8 @@ impl Closing {
         let opened = within.get("/v1/audit/entries?action=approval.open").await.json();
         let Some(digest) = opened["entries"][0]["detail"]["after"]["digest"].as_str() else { return Vec::new() };
         let payload = json!({ "digest": digest, "policy_version": 0 });
-        vec![Heard { name: "approve", dedupe: "another".to_owned(), payload }]
+        // A vote said again is the same vote.
+        vec![Heard { name: "approve", dedupe: fresh("operator:1/said"), payload }]
     }
 }
 

@@ -133,7 +133,8 @@ impl<W: World> Prover<'_, W> {
         for heard in &answers {
             let signal = SignalRequest::new(key.clone(), heard.name, heard.dedupe.clone(), &heard.payload);
             // Repeated, or too late: both are fine for one who only wants it to go on.
-            let _ = run.engine.signal(signal.map_err(|why| why.to_string())?).await;
+            let by = Origin { actor: heard.dedupe.clone(), ..Origin::default() };
+            let _ = run.engine.signal(signal.map_err(|why| why.to_string())?.origin(by)).await;
         }
         let tried = ["backoff", "unwinding"].contains(&summary.state) || (waits && summary.error.is_some());
         let deaf = waits && answers.is_empty();
