@@ -68,14 +68,19 @@ fn no_frame_and_no_route_asks_for_a_private_key() {
         let text = common::text(file);
         let frames = text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
         for word in plain {
-            assert!(!frames.clone().any(|line| line.to_lowercase().contains(word)), "a frame of {file} names {word}");
+            assert!(
+                !frames.clone().any(|line| line.to_lowercase().contains(word)),
+                "a frame of {file} names {word}"
+            );
         }
     }
     // A key goes out under a backup key, and comes in under an import key or a backup key: there is no other frame for it.
     let acts = common::text("hsm/src/ceremony/mod.rs");
-    for act in ["Export { key: KeyRef, under: BackupKek }", "Import { with: ImportKey, incoming: Incoming }",
-        "Restore { under: BackupKek, incoming: Incoming }"]
-    {
+    for act in [
+        "Export { key: KeyRef, under: BackupKek }",
+        "Import { with: ImportKey, incoming: Incoming }",
+        "Restore { under: BackupKek, incoming: Incoming }",
+    ] {
         assert_eq!(acts.matches(act).count(), 1, "the frame `{act}` is not as it was");
     }
     for way in ["KeyRef", "Incoming"] {

@@ -64,7 +64,9 @@ pub fn import(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                         let keys = taken.clone();
                         async move { keys.was_taken_in(&plan, arrived, cx.effect).await }
                     })
-                    .settle(|tx, cx, plan, _, taken: &TakenIn| making::made(tx, cx, &plan.first(), &taken.version))
+                    .settle(|tx, cx, plan, _, taken: &TakenIn| {
+                        making::made(tx, cx, &plan.first(), &taken.version)
+                    })
             },
             Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, _| {
                 let keys = untaking.clone();
@@ -99,7 +101,9 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "signing.await_approvals",
             |step| {
                 step.at_most(|_, ()| DAY / 2)
-                    .open(|tx, cx, plan: &BackupPlan, ()| approvals::open(tx, cx, &two(&plan.workspace), plan))
+                    .open(|tx, cx, plan: &BackupPlan, ()| {
+                        approvals::open(tx, cx, &two(&plan.workspace), plan)
+                    })
                     .on(&[APPROVE, REFUSE], |tx, cx, plan, (), signal| {
                         approvals::hear(tx, cx, &two(&plan.workspace), signal, ())
                     })
@@ -136,7 +140,9 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                 async move { keys.unmake(cx.effect).await }
             }),
         )
-        .pivot_local("keys.record_backup", |tx, cx, plan, offsite: &Offsite| backup::record(tx, cx, plan, offsite))
+        .pivot_local("keys.record_backup", |tx, cx, plan, offsite: &Offsite| {
+            backup::record(tx, cx, plan, offsite)
+        })
         .build()
 }
 
@@ -152,7 +158,9 @@ pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "signing.await_approvals",
             |step| {
                 step.at_most(|_, ()| DAY / 2)
-                    .open(|tx, cx, plan: &RestorePlan, ()| approvals::open(tx, cx, &two(&plan.workspace), plan))
+                    .open(|tx, cx, plan: &RestorePlan, ()| {
+                        approvals::open(tx, cx, &two(&plan.workspace), plan)
+                    })
                     .on(&[APPROVE, REFUSE], |tx, cx, plan, (), signal| {
                         approvals::hear(tx, cx, &two(&plan.workspace), signal, ())
                     })
@@ -194,7 +202,9 @@ pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             },
             Undo::none("a proof changes nothing"),
         )
-        .pivot_local("keys.activate_restored", |tx, cx, _, restored: &Restored| backup::activate(tx, cx, restored))
+        .pivot_local("keys.activate_restored", |tx, cx, _, restored: &Restored| {
+            backup::activate(tx, cx, restored)
+        })
         .build()
 }
 

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use audit::{Told, Tx};
-use sagas::{Definition, DefinitionRefused, Lock, Reason, Refused, RemoteFault, Ruling, StepContext, Undo, Workflow};
+use sagas::{
+    Definition, DefinitionRefused, Lock, Reason, Refused, RemoteFault, Ruling, StepContext, Undo, Workflow,
+};
 
 use super::audit::BUNDLE_WAIT_MAX;
 use super::{DAY, MINUTE};
@@ -57,10 +59,7 @@ pub fn create(workspaces: &Arc<Workspaces>) -> Result<Definition, DefinitionRefu
 }
 
 /// 4 `workspace.close`.
-pub fn close(
-    workspaces: &Arc<Workspaces>,
-    audit: &Arc<Audit>,
-) -> Result<Definition, DefinitionRefused> {
+pub fn close(workspaces: &Arc<Workspaces>, audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> {
     let (shut, delete) = ((workspaces.clone(), audit.clone()), audit.clone());
     let (shred, look, seal) = (workspaces.clone(), workspaces.clone(), audit.clone());
     let quorum = |plan: &ClosingPlan| Quorum {
@@ -96,15 +95,18 @@ pub fn close(
         .wait(
             "workspaces.await_grace",
             |step| {
-                step.until(|plan, _| plan.grace(), |tx, cx, plan, bundle: &Bundle| agreed(tx, cx, plan, bundle))
-                    .open(move |tx, cx, plan, _| approvals::open(tx, cx, &quorum(plan), plan))
-                    .on(&[APPROVE, REFUSE], move |tx, cx, plan, bundle, signal| {
-                        // Enough votes do not shorten the grace: it is the time to call it off.
-                        Ok(match approvals::hear(tx, cx, &quorum(plan), signal, bundle.clone())? {
-                            Ruling::Passed(_, entries) => Ruling::StillWaiting(entries),
-                            ruling => ruling,
-                        })
+                step.until(
+                    |plan, _| plan.grace(),
+                    |tx, cx, plan, bundle: &Bundle| agreed(tx, cx, plan, bundle),
+                )
+                .open(move |tx, cx, plan, _| approvals::open(tx, cx, &quorum(plan), plan))
+                .on(&[APPROVE, REFUSE], move |tx, cx, plan, bundle, signal| {
+                    // Enough votes do not shorten the grace: it is the time to call it off.
+                    Ok(match approvals::hear(tx, cx, &quorum(plan), signal, bundle.clone())? {
+                        Ruling::Passed(_, entries) => Ruling::StillWaiting(entries),
+                        ruling => ruling,
                     })
+                })
             },
             Undo::none("waiting changes nothing"),
         )
@@ -151,7 +153,12 @@ async fn bundle(
 }
 
 /// The grace is over: with enough votes the workspace is shredded, without them it is not.
-fn agreed(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan, bundle: &Bundle) -> Result<Ruling<Bundle>, Refused> {
+fn agreed(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &ClosingPlan,
+    bundle: &Bundle,
+) -> Result<Ruling<Bundle>, Refused> {
     if approvals::agreed(tx, &plan.workspace, &cx.saga.id.to_string())? {
         return Ok(Ruling::Passed(bundle.clone(), Vec::new()));
     }

@@ -25,8 +25,10 @@ impl Story for Exports {
     fn seen<'a>(&'a self, stage: &'a Stage, round: u64) -> Seen<'a> {
         Box::pin(async move {
             let exports = stage.standing.directory.path().join("exports");
-            let names: Vec<_> = fs::read_dir(exports).into_iter().flatten().map(|it| it.unwrap().file_name()).collect();
-            let (half, whole): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.to_string_lossy().starts_with('.'));
+            let names: Vec<_> =
+                fs::read_dir(exports).into_iter().flatten().map(|it| it.unwrap().file_name()).collect();
+            let (half, whole): (Vec<_>, Vec<_>) =
+                names.iter().partition(|name| name.to_string_lossy().starts_with('.'));
             let before = *self.0.lock().unwrap().entry(round).or_insert((whole.len(), half.len()));
             json!({ "kept": whole.len() - before.0, "half": half.len() - before.1 })
         })
@@ -53,5 +55,8 @@ async fn an_export_is_read_only_told_and_covered_by_a_checkpoint() {
     let entry = &told["entries"][0];
     assert_eq!(entry["detail"]["after"]["sha256"], made.json()["sha256"], "{told}");
     let newest = operator.get("/v1/audit/checkpoint").await.json();
-    assert!(newest["size"].as_u64().unwrap() > entry["seq"].as_u64().unwrap(), "the digest is under a checkpoint");
+    assert!(
+        newest["size"].as_u64().unwrap() > entry["seq"].as_u64().unwrap(),
+        "the digest is under a checkpoint"
+    );
 }

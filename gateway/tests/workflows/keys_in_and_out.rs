@@ -32,7 +32,8 @@ fn wrapped(pem: &str, key: &KeyPair) -> String {
     let mut first = vec![0; under.ciphertext_size()];
     under.encrypt(&OAEP_SHA256_MGF1SHA256, &aes, &mut first, None).unwrap();
     let mut second = vec![0; plain.len() + 16];
-    let second = AesKek::new(&AES_256, &aes).unwrap().wrap_with_padding(&plain, &mut second).unwrap().to_vec();
+    let second =
+        AesKek::new(&AES_256, &aes).unwrap().wrap_with_padding(&plain, &mut second).unwrap().to_vec();
     STANDARD.encode([first, second].concat())
 }
 
@@ -113,7 +114,8 @@ async fn recoverable(standing: &Standing) -> (WorkspaceId, SigningKeyId) {
     let operator = standing.operator();
     let made = operator.post("/v1/workspaces", json!({ "name": "acme" })).await.json();
     let within = operator.with("chancery-workspace", "acme");
-    let key = within.post("/v1/keys", json!({ "name": "root", "kind": "p256", "recoverable": true })).await.json();
+    let key =
+        within.post("/v1/keys", json!({ "name": "root", "kind": "p256", "recoverable": true })).await.json();
     (made["id"].as_str().unwrap().parse().unwrap(), key["id"].as_str().unwrap().parse().unwrap())
 }
 
@@ -160,7 +162,8 @@ impl Story for Restoring {
     fn request(&self, _: &Stage, _: u64) -> StartRequest {
         let (workspace, key) = (self.workspace.clone(), self.key.clone());
         let scope = Scope::Workspace(workspace.on_ledger().clone());
-        StartRequest::new("key.restore", scope, &RestorePlan { workspace, key, backup: self.backup.clone() }).unwrap()
+        StartRequest::new("key.restore", scope, &RestorePlan { workspace, key, backup: self.backup.clone() })
+            .unwrap()
     }
 
     fn answer(&self, stage: &Stage, _: &str, _: u64) -> Vec<Heard> {
@@ -224,7 +227,10 @@ async fn only_a_recoverable_key_is_backed_up_and_its_copy_comes_back_as_the_same
     assert_eq!(restored["state"], "succeeded", "{restored}");
     let within = standing.operator().with("chancery-workspace", "acme");
     let key = within.get("/v1/keys/root").await.json();
-    assert_eq!((&key["latest_version"], &key["versions"][1]["provenance"]["origin"]), (&json!(2), &json!("restored")));
+    assert_eq!(
+        (&key["latest_version"], &key["versions"][1]["provenance"]["origin"]),
+        (&json!(2), &json!("restored"))
+    );
     assert_eq!(key["versions"][0]["fingerprint"], key["versions"][1]["fingerprint"]);
     within.post("/v1/keys", json!({ "name": "stays", "kind": "p256" })).await;
     let refused = within.post("/v1/workflows/key.backup", json!({ "key": "stays" })).await;
@@ -244,7 +250,11 @@ async fn a_backup_that_was_changed_on_disk_is_not_restored() {
         std::fs::write(&path, bytes).unwrap();
     }
     let restored = agreed(&standing, "key.restore", json!({ "backup": run["id"] })).await;
-    assert_eq!((&restored["state"], standing.double.keys_held()), (&json!("compensated"), held), "{restored}");
+    assert_eq!(
+        (&restored["state"], standing.double.keys_held()),
+        (&json!("compensated"), held),
+        "{restored}"
+    );
 }
 
 /// An import that waits for its blob: the workflow's id, and for what the key has to be wrapped.
@@ -291,7 +301,10 @@ async fn an_imported_key_signs_and_says_where_it_comes_from() {
     assert_eq!(brought.status, 202, "{brought:?}");
     assert_eq!(ended(&program.asker, &id).await["state"], "succeeded");
     let shown = program.asker.get("/v1/keys/brought").await.json();
-    assert_eq!((&shown["state"], &shown["versions"][0]["provenance"]["origin"]), (&json!("enabled"), &json!("imported")));
+    assert_eq!(
+        (&shown["state"], &shown["versions"][0]["provenance"]["origin"]),
+        (&json!("enabled"), &json!("imported"))
+    );
     assert_eq!(standing.double.ceremony_keys_held(), held, "the wrapping key is still there");
     let order = json!({ "scheme": "ecdsa-sha256", "message": STANDARD.encode("hello") });
     assert_eq!(program.asker.post("/v1/keys/brought/sign", order).await.status, 200);
@@ -304,7 +317,10 @@ async fn a_key_that_is_not_the_announced_one_leaves_nothing_behind() {
     let held = (standing.double.keys_held(), standing.double.ceremony_keys_held());
     let (announced, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let (id, pem) = begun(&program, &announced).await;
-    program.asker.post(&format!("/v1/workflows/{id}/blob"), json!({ "wrapped": wrapped(&pem, &other) })).await;
+    program
+        .asker
+        .post(&format!("/v1/workflows/{id}/blob"), json!({ "wrapped": wrapped(&pem, &other) }))
+        .await;
     assert_eq!(ended(&program.asker, &id).await["state"], "compensated");
     assert_eq!(program.asker.get("/v1/keys/brought").await.status, 404);
     assert_eq!((standing.double.keys_held(), standing.double.ceremony_keys_held()), held);

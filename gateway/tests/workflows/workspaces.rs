@@ -68,7 +68,9 @@ impl Closing {
             return Vec::new();
         }
         let opened = within.get("/v1/audit/entries?action=approval.open").await.json();
-        let Some(digest) = opened["entries"][0]["detail"]["after"]["digest"].as_str() else { return Vec::new() };
+        let Some(digest) = opened["entries"][0]["detail"]["after"]["digest"].as_str() else {
+            return Vec::new();
+        };
         let payload = json!({ "digest": digest, "policy_version": 0 });
         // A vote said again is the same vote.
         vec![Heard { name: "approve", dedupe: fresh("operator:1/said"), payload }]
@@ -155,7 +157,10 @@ async fn a_workspace_to_be_shredded_is_shut_at_once_and_can_be_kept() {
     assert_eq!(program.asker.get("/v1/keys").await.code(), "workspace_closed");
     let again = operator.post(&path, form).await;
     assert_eq!((again.status, again.code().as_str()), (409, "resource_locked"), "{again:?}");
-    assert!(String::from_utf8_lossy(&again.body).contains(begun.json()["workflow"].as_str().unwrap()), "{again:?}");
+    assert!(
+        String::from_utf8_lossy(&again.body).contains(begun.json()["workflow"].as_str().unwrap()),
+        "{again:?}"
+    );
     let within = operator.with("chancery-workspace", "acme");
     let cancel = format!("/v1/workflows/{}/cancel", begun.json()["workflow"].as_str().unwrap());
     assert_eq!(within.post(&cancel, json!({ "reason": "kept" })).await.status, 202);

@@ -92,7 +92,12 @@ pub struct Restored {
 ///
 /// # Errors
 /// The ledger did not do it.
-pub fn record(tx: &Tx<'_>, cx: &StepContext, plan: &BackupPlan, offsite: &Offsite) -> Result<Told<String>, Refused> {
+pub fn record(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &BackupPlan,
+    offsite: &Offsite,
+) -> Result<Told<String>, Refused> {
     let id = cx.saga.id.to_string();
     let row = BackupRow {
         id: id.clone(),
@@ -129,8 +134,12 @@ pub fn activate(tx: &Tx<'_>, cx: &StepContext, restored: &Restored) -> Result<To
     let row = store::key(tx, &making.workspace, making.key.as_str())?.ok_or_else(gone)?;
     store::set_latest(tx, &making.workspace, &making.key, making.version)?;
     let fingerprint = restored.version.made.fingerprint.to_string();
-    let (before, after) = (json!({ "latest_version": row.latest }), json!({ "latest_version": making.version, "fingerprint": fingerprint }));
-    let entry = cx.entry_with("key.restore", making.key.as_str(), |detail| detail.before(before).after(after));
+    let (before, after) = (
+        json!({ "latest_version": row.latest }),
+        json!({ "latest_version": making.version, "fingerprint": fingerprint }),
+    );
+    let entry =
+        cx.entry_with("key.restore", making.key.as_str(), |detail| detail.before(before).after(after));
     Ok(Told::new(making.key.clone(), entry))
 }
 
@@ -155,7 +164,11 @@ impl Keys {
     ///
     /// # Errors
     /// The key was made never to leave, or the token's.
-    pub async fn wrap_for_backup(self: Arc<Self>, effect: EffectId, plan: BackupPlan) -> Result<Wrapped, RemoteFault> {
+    pub async fn wrap_for_backup(
+        self: Arc<Self>,
+        effect: EffectId,
+        plan: BackupPlan,
+    ) -> Result<Wrapped, RemoteFault> {
         let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(later)?;
         if found.custody() != Custody::Recoverable {
             return Err(refused("not_recoverable", "the key was made never to leave the token"));
@@ -180,7 +193,9 @@ impl Keys {
     /// # Errors
     /// The token is away: tried again.
     pub async fn unmake_backup_key(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
-        self.destroy_backup_key(KeyId(effect.short())).await.map_err(|why| RemoteFault::unknown(why.to_string()))
+        self.destroy_backup_key(KeyId(effect.short()))
+            .await
+            .map_err(|why| RemoteFault::unknown(why.to_string()))
     }
 
     async fn destroy_backup_key(&self, id: KeyId) -> Result<(), TokenError> {
@@ -196,7 +211,11 @@ impl Keys {
     ///
     /// # Errors
     /// The disk did not do it: tried again.
-    pub async fn store_offsite(self: Arc<Self>, effect: EffectId, key: Wrapped) -> Result<Offsite, RemoteFault> {
+    pub async fn store_offsite(
+        self: Arc<Self>,
+        effect: EffectId,
+        key: Wrapped,
+    ) -> Result<Offsite, RemoteFault> {
         let file = file_of(effect);
         let bytes = serde_json::to_vec(&key).map_err(|why| RemoteFault::Bug(why.to_string()))?;
         write_durably(&self.backups, &file, &bytes).map_err(later)?;
@@ -217,13 +236,28 @@ impl Keys {
     ///
     /// # Errors
     /// The file is not what was written, or does not open: the backup is none.
-    pub async fn try_out(self: Arc<Self>, effect: EffectId, offsite: Offsite) -> Result<Offsite, RemoteFault> {
+    pub async fn try_out(
+        self: Arc<Self>,
+        effect: EffectId,
+        offsite: Offsite,
+    ) -> Result<Offsite, RemoteFault> {
         let key = self.read_offsite(&offsite.file, &offsite.digest)?;
         let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
         let (id, label) = (KeyId(effect.short()), "chancery trial of a backup");
-        let copy = self.token.unwrap_restore(&key.under, id, &key.public, &key.wrapped, Custody::Recoverable, label, deadline);
+        let copy = self.token.unwrap_restore(
+            &key.under,
+            id,
+            &key.public,
+            &key.wrapped,
+            Custody::Recoverable,
+            label,
+            deadline,
+        );
         let copy = copy.await.map_err(faults::token)?;
-        self.token.destroy(&copy.key, deadline).await.map_err(|error| RemoteFault::unknown(error.to_string()))?;
+        self.token
+            .destroy(&copy.key, deadline)
+            .await
+            .map_err(|error| RemoteFault::unknown(error.to_string()))?;
         Ok(offsite)
     }
 
@@ -236,7 +270,8 @@ impl Keys {
         let row = self.ground.read::<_, KeysRefused>(move |view| {
             Ok(store::backups(view, &workspace, &key)?.into_iter().find(|row| row.id == backup))
         });
-        let row = row.await.map_err(later)?.ok_or_else(|| refused("not_found", "no such backup of this key"))?;
+        let row =
+            row.await.map_err(later)?.ok_or_else(|| refused("not_found", "no such backup of this key"))?;
         let key = self.read_offsite(&row.file, &row.digest)?;
         let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(later)?;
         let version = found.row.latest + 1;
@@ -255,11 +290,23 @@ impl Keys {
     ///
     /// # Errors
     /// The token's, sorted by what may be done next.
-    pub async fn restore(self: Arc<Self>, effect: EffectId, fetched: Fetched) -> Result<Restored, RemoteFault> {
+    pub async fn restore(
+        self: Arc<Self>,
+        effect: EffectId,
+        fetched: Fetched,
+    ) -> Result<Restored, RemoteFault> {
         let Fetched { making, key } = fetched;
         let label = format!("chancery {} {} v{}, restored", making.workspace, making.name, making.version);
         let (id, deadline) = (KeyId(effect.short()), Instant::now() + TOKEN_GENERATE_WAIT_MAX);
-        let new = self.token.unwrap_restore(&key.under, id, &key.public, &key.wrapped, making.custody, &label, deadline);
+        let new = self.token.unwrap_restore(
+            &key.under,
+            id,
+            &key.public,
+            &key.wrapped,
+            making.custody,
+            &label,
+            deadline,
+        );
         let version = self.kept(&making, new.await.map_err(faults::token)?).await?;
         Ok(Restored { making, version, expected: key.public.spki_der })
     }
@@ -268,7 +315,11 @@ impl Keys {
     ///
     /// # Errors
     /// The token is away, or the key is not the expected one.
-    pub async fn prove_restored(self: Arc<Self>, cx: StepContext, restored: Restored) -> Result<Restored, RemoteFault> {
+    pub async fn prove_restored(
+        self: Arc<Self>,
+        cx: StepContext,
+        restored: Restored,
+    ) -> Result<Restored, RemoteFault> {
         self.prove_possession(&cx, &restored.making, &restored.version, &restored.expected).await?;
         Ok(restored)
     }
@@ -282,7 +333,8 @@ impl Keys {
         workspace: WorkspaceId,
         key: SigningKeyId,
     ) -> Result<usize, RemoteFault<Never>> {
-        let rows = self.ground.read::<_, KeysRefused>(move |view| Ok(store::backups(view, &workspace, &key)?));
+        let rows =
+            self.ground.read::<_, KeysRefused>(move |view| Ok(store::backups(view, &workspace, &key)?));
         let rows = rows.await.map_err(|why| RemoteFault::later(why.to_string()))?;
         for row in &rows {
             self.destroy_backup_key(row.under).await.map_err(|why| RemoteFault::later(why.to_string()))?;
@@ -294,10 +346,15 @@ impl Keys {
     fn read_offsite(&self, file: &str, digest: &[u8; 32]) -> Result<Wrapped, RemoteFault> {
         let bytes = match fs::read(self.backups.join(file)) {
             Ok(bytes) => bytes,
-            Err(why) => return Err(refused("not_found", &format!("the backup {file} cannot be read: {why}"))),
+            Err(why) => {
+                return Err(refused("not_found", &format!("the backup {file} cannot be read: {why}")));
+            }
         };
         if <[u8; 32]>::from(Sha256::digest(&bytes)) != *digest {
-            return Err(refused("wrong_state", "the backup is not the one that was written; fetch another copy of it"));
+            return Err(refused(
+                "wrong_state",
+                "the backup is not the one that was written; fetch another copy of it",
+            ));
         }
         serde_json::from_slice(&bytes).map_err(|why| RemoteFault::Bug(why.to_string()))
     }

@@ -152,7 +152,11 @@ impl Keys {
     ///
     /// # Errors
     /// The token's, sorted by what may be done next.
-    pub async fn make_wrapping(self: Arc<Self>, effect: EffectId, plan: ImportPlan) -> Result<ImportKey, RemoteFault> {
+    pub async fn make_wrapping(
+        self: Arc<Self>,
+        effect: EffectId,
+        plan: ImportPlan,
+    ) -> Result<ImportKey, RemoteFault> {
         // Asked before anybody wraps anything: a kind that would not go in is refused here.
         let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
         self.token.import_takes(plan.kind, deadline).await.map_err(faults::token)?;
@@ -190,7 +194,12 @@ impl Keys {
     ///
     /// # Errors
     /// The token's, sorted by what may be done next.
-    pub async fn take_in(&self, plan: &ImportPlan, arrived: Arrived, id: KeyId) -> Result<TakenIn, RemoteFault> {
+    pub async fn take_in(
+        &self,
+        plan: &ImportPlan,
+        arrived: Arrived,
+        id: KeyId,
+    ) -> Result<TakenIn, RemoteFault> {
         let label = format!("chancery {} {} v1, imported", plan.workspace, plan.name);
         let (expected, deadline) = (plan.expected(), Instant::now() + TOKEN_GENERATE_WAIT_MAX);
         let Arrived { under, wrapped } = arrived;
@@ -200,10 +209,17 @@ impl Keys {
     }
 
     /// Whether the token took it in. Where it holds a whole key of the name, asking again gives that very key.
-    pub async fn was_taken_in(&self, plan: &ImportPlan, arrived: Arrived, effect: EffectId) -> Probe<TakenIn> {
+    pub async fn was_taken_in(
+        &self,
+        plan: &ImportPlan,
+        arrived: Arrived,
+        effect: EffectId,
+    ) -> Probe<TakenIn> {
         let id = KeyId(effect.short());
         match self.token.presence(id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
-            Ok(Presence::Absent | Presence::Half) | Err(hsm::TokenError::Unsupported { .. }) => Probe::NotApplied,
+            Ok(Presence::Absent | Presence::Half) | Err(hsm::TokenError::Unsupported { .. }) => {
+                Probe::NotApplied
+            }
             Ok(Presence::Whole(_)) => match self.take_in(plan, arrived, id).await {
                 Ok(taken) => Probe::Applied(taken),
                 Err(fault) => Probe::Unknown(fault.to_string()),
@@ -244,7 +260,8 @@ impl Keys {
         let Some(scheme) = making.kind.schemes().first().copied() else {
             return Err(wrong(format!("a {} key signs nothing", making.kind)));
         };
-        let blob = self.open_sealed(&making.workspace, &version.token_key, version.made.sealed_blob.as_deref());
+        let blob =
+            self.open_sealed(&making.workspace, &version.token_key, version.made.sealed_blob.as_deref());
         let blob = blob.await.map_err(|why| RemoteFault::later(why.to_string()))?;
         let (id, fingerprint) = (version.token_key, version.made.fingerprint);
         let key = KeyRef { id, kind: making.kind, fingerprint, blob };

@@ -43,7 +43,10 @@ impl ClosingPlan {
 pub fn freeze(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Told<()>, Refused> {
     let was = store::state(tx, &plan.workspace)?;
     let Some(was @ (WorkspaceState::Open | WorkspaceState::Closed)) = was else {
-        return Err(Refused::business("wrong_state", "there is no such workspace, or it is not open or closed"));
+        return Err(Refused::business(
+            "wrong_state",
+            "there is no such workspace, or it is not open or closed",
+        ));
     };
     store::remember_state(tx, &plan.workspace, Some(was))?;
     store::move_on(tx, &plan.workspace, was, WorkspaceState::Closing)?;
@@ -65,7 +68,10 @@ pub fn unfreeze(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Tol
         store::remember_state(tx, &plan.workspace, None)?;
     }
     let after = json!({ "state": was.map(WorkspaceState::text) });
-    Ok(Told::new((), cx.entry_with("workspace.unfreeze", plan.workspace.as_str(), |detail| detail.after(after))))
+    Ok(Told::new(
+        (),
+        cx.entry_with("workspace.unfreeze", plan.workspace.as_str(), |detail| detail.after(after)),
+    ))
 }
 
 /// Says that the workspace's key is destroyed now, and that nothing stops it any more.
@@ -77,7 +83,10 @@ pub fn order(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Told<(
         return Err(Refused::business("wrong_state", "the workspace is not being closed"));
     }
     let after = json!({ "attempt": cx.attempt });
-    Ok(Told::new((), cx.entry_with("workspace.shred.begin", plan.workspace.as_str(), |detail| detail.after(after))))
+    Ok(Told::new(
+        (),
+        cx.entry_with("workspace.shred.begin", plan.workspace.as_str(), |detail| detail.after(after)),
+    ))
 }
 
 /// Empties the workspace's row of its key, and revokes its API keys.

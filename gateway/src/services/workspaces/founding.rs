@@ -60,7 +60,10 @@ pub fn reserve(tx: &Tx<'_>, cx: &StepContext, plan: &FoundingPlan) -> Result<Tol
 pub fn release(tx: &Tx<'_>, cx: &StepContext, plan: &FoundingPlan) -> Result<Told<()>, Refused<Never>> {
     store::forget_unfounded(tx, &plan.workspace)?;
     let before = json!({ "name": plan.name, "state": WorkspaceState::Creating.text() });
-    Ok(Told::new((), cx.entry_with("workspace.release", plan.workspace.as_str(), |detail| detail.before(before))))
+    Ok(Told::new(
+        (),
+        cx.entry_with("workspace.release", plan.workspace.as_str(), |detail| detail.before(before)),
+    ))
 }
 
 /// Puts the wrapped data key into the workspace's row.
@@ -71,7 +74,10 @@ pub fn lay(tx: &Tx<'_>, cx: &StepContext, plan: &FoundingPlan, laid: &Laid) -> R
     let kek = serde_json::to_vec(&laid.kek).map_err(|why| Refused::Bug(why.to_string()))?;
     store::lay_data_key(tx, &plan.workspace, &laid.data_key, &kek)?;
     let after = json!({ "workspace_key": laid.token_key, "data_key_version": store::UNDER_KEK });
-    Ok(Told::new((), cx.entry_with("workspace.init_store", plan.workspace.as_str(), |detail| detail.after(after))))
+    Ok(Told::new(
+        (),
+        cx.entry_with("workspace.init_store", plan.workspace.as_str(), |detail| detail.after(after)),
+    ))
 }
 
 /// Takes the wrapped data key out of the row.
@@ -86,13 +92,19 @@ pub fn unlay(tx: &Tx<'_>, cx: &StepContext, plan: &FoundingPlan) -> Result<Told<
 /// Names the operator who asked as the owner: an entry, since operators of the machine have every right already.
 pub fn grant_owner(cx: &StepContext, plan: &FoundingPlan) -> Told<()> {
     let after = json!({ "owner": cx.origin.actor });
-    Told::new((), cx.entry_with("workspace.grant_owner", plan.workspace.as_str(), |detail| detail.after(after)))
+    Told::new(
+        (),
+        cx.entry_with("workspace.grant_owner", plan.workspace.as_str(), |detail| detail.after(after)),
+    )
 }
 
 /// Says that the grant is void.
 pub fn revoke_owner(cx: &StepContext, plan: &FoundingPlan) -> Told<()> {
     let before = json!({ "owner": cx.origin.actor });
-    Told::new((), cx.entry_with("workspace.revoke_owner", plan.workspace.as_str(), |detail| detail.before(before)))
+    Told::new(
+        (),
+        cx.entry_with("workspace.revoke_owner", plan.workspace.as_str(), |detail| detail.before(before)),
+    )
 }
 
 /// Opens the workspace: the first entry of its own history that stands for good.
@@ -116,11 +128,16 @@ impl Workspaces {
     ///
     /// # Errors
     /// The token's, sorted by what may be done next.
-    pub async fn make_kek(self: Arc<Self>, effect: EffectId, plan: FoundingPlan) -> Result<Laid, RemoteFault> {
+    pub async fn make_kek(
+        self: Arc<Self>,
+        effect: EffectId,
+        plan: FoundingPlan,
+    ) -> Result<Laid, RemoteFault> {
         let (id, deadline) = (KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX);
         let label = format!("chancery {} {}", plan.workspace, plan.name);
         let kek = self.token.create_kek(id, &label, deadline).await.map_err(token)?;
-        let inner = self.custody.new_data_key(&plan.workspace).map_err(|why| RemoteFault::later(why.to_string()))?;
+        let inner =
+            self.custody.new_data_key(&plan.workspace).map_err(|why| RemoteFault::later(why.to_string()))?;
         let bound = bound_to(&plan.workspace);
         let data_key = self.token.wrap_under(&kek, &inner, &bound, deadline).await;
         let data_key = data_key.map_err(|error| RemoteFault::unknown(error.to_string()))?;

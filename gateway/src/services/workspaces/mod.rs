@@ -206,7 +206,8 @@ impl Workspaces {
         // It takes days, so nobody waits for its end: only for what would end it at once.
         let soon = origin.deadline.min(Instant::now() + SOON);
         while self.state_of(&id).await?.is_some_and(|state| state != WorkspaceState::Closing) {
-            let so_far = self.ground.outcome::<WorkspaceId, WorkspacesRefused>(&workflow, Instant::now()).await?;
+            let so_far =
+                self.ground.outcome::<WorkspaceId, WorkspacesRefused>(&workflow, Instant::now()).await?;
             if matches!(so_far, Ran::Done(_)) || Instant::now() >= soon {
                 break;
             }
@@ -222,7 +223,8 @@ impl Workspaces {
     /// The ledger gave nothing.
     pub async fn refresh(&self, id: &WorkspaceId) -> Result<Option<WorkspaceRow>, WorkspacesRefused> {
         let of = id.clone();
-        let row = self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::workspace(view, &of)?)).await?;
+        let row =
+            self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::workspace(view, &of)?)).await?;
         if let Some(row) = &row {
             if row.state == WorkspaceState::Shredded {
                 self.roster.drop_api_keys_of(id);
@@ -404,7 +406,8 @@ impl Workspaces {
                 let kek = row.kek.as_deref().and_then(|kept| self.open_kek(id, kept));
                 let kek = kek.ok_or(WorkspacesRefused::NoDataKey)?;
                 let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-                let inner = self.token.unwrap_under(&kek, &row.wrapped, &founding::bound_to(id), deadline).await;
+                let inner =
+                    self.token.unwrap_under(&kek, &row.wrapped, &founding::bound_to(id), deadline).await;
                 let inner = inner.map_err(WorkspacesRefused::Token)?;
                 self.custody.open_data_key(id, MASTER_WRAPPED, &inner).map_err(WorkspacesRefused::DataKey)?
             }
@@ -430,7 +433,8 @@ impl Workspaces {
 
     async fn data_key_row(&self, id: &WorkspaceId) -> Result<DataKeyRow, WorkspacesRefused> {
         let of = id.clone();
-        let row = self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::data_key(view, &of)?)).await?;
+        let row =
+            self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::data_key(view, &of)?)).await?;
         row.ok_or(WorkspacesRefused::NothingToChange)
     }
 

@@ -45,6 +45,9 @@ impl FromStr for WorkspaceState {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        Self::ALL.into_iter().find(|state| state.text() == text).ok_or(Malformed { expected: "workspace state" })
+        Self::ALL
+            .into_iter()
+            .find(|state| state.text() == text)
+            .ok_or(Malformed { expected: "workspace state" })
     }
 }

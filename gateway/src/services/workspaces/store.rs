@@ -68,8 +68,10 @@ static MOVE_ON: Statement =
     Statement::appliance(SERVICE, "UPDATE workspaces SET state = ?3 WHERE id = ?1 AND state = ?2");
 static REMEMBER_STATE: Statement =
     Statement::appliance(SERVICE, "UPDATE workspaces SET state_before = ?2 WHERE id = ?1");
-static STATE_BEFORE: Statement =
-    Statement::appliance(SERVICE, "SELECT state_before FROM workspaces WHERE id = ?1 AND state_before IS NOT NULL");
+static STATE_BEFORE: Statement = Statement::appliance(
+    SERVICE,
+    "SELECT state_before FROM workspaces WHERE id = ?1 AND state_before IS NOT NULL",
+);
 static SET_STATE: Statement = Statement::appliance(
     SERVICE,
     "UPDATE workspaces SET state = ?2 WHERE id = ?1 AND state <> ?2 AND state IN ('open', 'closed') RETURNING name",
@@ -175,7 +177,12 @@ pub(super) fn forget_unfounded(tx: &Tx<'_>, id: &WorkspaceId) -> Result<(), SqlF
 }
 
 /// Puts the data key down, and what finds the key it lies under.
-pub(super) fn lay_data_key(tx: &Tx<'_>, id: &WorkspaceId, data_key: &[u8], kek: &[u8]) -> Result<(), SqlFault> {
+pub(super) fn lay_data_key(
+    tx: &Tx<'_>,
+    id: &WorkspaceId,
+    data_key: &[u8],
+    kek: &[u8],
+) -> Result<(), SqlFault> {
     tx.run(&LAY_DATA_KEY, params![id.as_str(), data_key, UNDER_KEK, kek]).map(drop)
 }
 
@@ -197,7 +204,12 @@ pub(super) fn state(view: &View<'_>, id: &WorkspaceId) -> Result<Option<Workspac
 }
 
 fn workspace_row(row: &Row<'_>) -> Result<WorkspaceRow, SqlFault> {
-    Ok(WorkspaceRow { id: typed(row, 0)?, name: typed(row, 1)?, state: typed(row, 2)?, created: moment(row, 3)? })
+    Ok(WorkspaceRow {
+        id: typed(row, 0)?,
+        name: typed(row, 1)?,
+        state: typed(row, 2)?,
+        created: moment(row, 3)?,
+    })
 }
 
 /// Changes the state if it is still what the caller saw.
@@ -220,7 +232,10 @@ pub(super) fn remember_state(
 }
 
 /// Where the workspace stood before it was frozen.
-pub(super) fn remembered_state(view: &View<'_>, id: &WorkspaceId) -> Result<Option<WorkspaceState>, SqlFault> {
+pub(super) fn remembered_state(
+    view: &View<'_>,
+    id: &WorkspaceId,
+) -> Result<Option<WorkspaceState>, SqlFault> {
     view.one(&STATE_BEFORE, params![id.as_str()], |row| typed(row, 0))
 }
 

@@ -141,7 +141,12 @@ impl TryFrom<CreateApiKey> for NewApiKey {
 
 impl From<WorkspaceRow> for Workspace {
     fn from(row: WorkspaceRow) -> Self {
-        Self { id: row.id.to_string(), name: row.name.to_string(), state: row.state.text(), created: row.created }
+        Self {
+            id: row.id.to_string(),
+            name: row.name.to_string(),
+            state: row.state.text(),
+            created: row.created,
+        }
     }
 }
 
