@@ -101,6 +101,8 @@ codes! {
     DigestLength = "digest_length", 422, "The digest has the wrong length";
     /// The key is disabled, destroyed or waiting for destruction.
     KeyUnusable = "key_unusable", 409, "The key cannot be used in its present state";
+    /// The key was made never to leave the token.
+    NotRecoverable = "not_recoverable", 409, "The key was made never to leave the token";
     /// Too many requests.
     RateLimited = "rate_limited", 429, "Too many requests";
     /// Headers are over the limit.

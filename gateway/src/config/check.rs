@@ -10,7 +10,9 @@ use hsm::TokenConfig;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig};
+use super::{
+    ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
+};
 use crate::upstream::settings::{self, UpstreamConfig};
 
 /// One thing that is wrong.
@@ -32,7 +34,7 @@ pub struct ConfigRefused {
     pub defects: Vec<Defect>,
 }
 
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "state_directory",
     "socket",
     "api",
@@ -42,6 +44,7 @@ const SECTIONS: [&str; 11] = [
     "ledger",
     "rates",
     "log",
+    "backups",
     "traces",
     "upstream",
 ];
@@ -107,6 +110,7 @@ impl Inspection {
         let (log, tpm) = (self.optional::<LogConfig>("log"), self.optional::<TokenConfig>("tpm"));
         let (traces, upstreams) =
             (self.optional::<TracesConfig>("traces"), self.optional::<Vec<UpstreamConfig>>("upstream"));
+        let backups = self.optional::<BackupsConfig>("backups");
         Some(Config {
             state_directory: state_directory?,
             socket: socket?,
@@ -120,6 +124,7 @@ impl Inspection {
             traces: traces.unwrap_or_default(),
             upstreams: upstreams.unwrap_or_default(),
             source: source.to_owned(),
+            backups: backups.unwrap_or_default(),
         })
     }
 

@@ -38,6 +38,8 @@ pub struct Config {
     pub rates: RatesConfig,
     /// The log.
     pub log: LogConfig,
+    /// Backups of keys.
+    pub backups: BackupsConfig,
     /// Traces.
     pub traces: TracesConfig,
     /// Services behind the network.
@@ -88,6 +90,14 @@ pub struct LedgerConfig {
     /// Refuse writes when an entry has waited so long for its anchor.
     #[serde(default = "default_unsealed_seconds_max")]
     pub unsealed_seconds_max: u64,
+}
+
+/// Backups of keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackupsConfig {
+    /// Where they are written: best a mount that is not on this machine. Below the state directory where it is absent.
+    pub directory: Option<PathBuf>,
 }
 
 /// Rate limits.
@@ -167,6 +177,13 @@ impl TracesConfig {
             Ok(place) => Ok((place, format!("/{path}"))),
             Err(_) => Err("must be an address such as `http://127.0.0.1:4318/v1/traces`"),
         })
+    }
+}
+
+impl Config {
+    /// Where backups of keys are written.
+    pub fn backups(&self) -> PathBuf {
+        self.backups.directory.clone().unwrap_or_else(|| self.state_directory.join("backups"))
     }
 }
 

@@ -288,6 +288,11 @@ impl From<KeysRefused> for Problem {
             KeysRefused::TooManyVersions => {
                 Self::new(Code::WrongState, "the key has all the versions it may have; create a new key")
             }
+            KeysRefused::NotRecoverable => Self::new(
+                Code::NotRecoverable,
+                "the key was made never to leave the token; only keys made with `recoverable` can be backed up",
+            ),
+            KeysRefused::NoSuchBackup => Self::new(Code::NotFound, "no such backup in this workspace"),
             KeysRefused::Notice => Self::new(Code::Invalid, "the notice is 1 to 90 days").at("/days"),
             KeysRefused::Overlap => {
                 Self::new(Code::BadRequest, "the overlap is at most 90 days").at("/overlap_seconds")

@@ -1,4 +1,4 @@
-//! Workflows about keys that come and go: import.
+//! Workflows about keys that come and go: import, backup, restore.
 //! Who enters: the catalog, with the service of keys.
 //! What leaves: definitions, each a list of steps that can be read aloud.
 
@@ -7,12 +7,15 @@ use std::sync::Arc;
 use hsm::{ImportKey, KeyId};
 use sagas::{Definition, DefinitionRefused, Undo, Workflow};
 
-use super::MINUTE;
-use super::keys::name_lock;
+use super::keys::{key_lock, name_lock};
+use super::{DAY, MINUTE};
+use crate::ids::WorkspaceId;
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
 use crate::services::keys::Keys;
+use crate::services::keys::backup::{self, BackupPlan, Fetched, Offsite, RestorePlan, Restored, Wrapped};
 use crate::services::keys::incoming::{self, Arrived, BLOB, ImportPlan, TakenIn};
 use crate::services::keys::making::{self, MadeVersion};
+use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
 
 /// 22 `key.import`.
 pub fn import(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
@@ -83,4 +86,129 @@ pub fn import(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             incoming::activate(tx, cx, plan, version)
         })
         .build()
+}
+
+/// 24 `key.backup`.
+pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
+    let (wrap, unwrap, keep, delete) = (keys.clone(), keys.clone(), keys.clone(), keys.clone());
+    let (try_out, tidy) = (keys.clone(), keys.clone());
+    Workflow::define("key.backup")
+        .version(1)
+        .input::<BackupPlan>()
+        .locks(|plan| vec![key_lock(&plan.key)])
+        .deadline(DAY)
+        .wait(
+            "signing.await_approvals",
+            |step| {
+                step.at_most(|_, ()| DAY / 2)
+                    .open(|tx, cx, plan: &BackupPlan, ()| {
+                        approvals::open(tx, cx, &two(&plan.workspace), plan)
+                    })
+                    .on(&[APPROVE, REFUSE], |tx, cx, plan, (), signal| {
+                        approvals::hear(tx, cx, &two(&plan.workspace), signal, ())
+                    })
+            },
+            Undo::none("waiting changes nothing"),
+        )
+        .remote(
+            "keys.hsm_wrap_export",
+            |step| {
+                step.within(TOKEN_GENERATE_WAIT_MAX)
+                    .act(move |cx, plan, (), _| wrap.clone().wrap_for_backup(cx.effect, plan))
+                    .probe(|_, _, ()| super::made_again())
+            },
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, ()| unwrap.clone().unmake_backup_key(cx.effect)),
+        )
+        .remote(
+            "vault.store_offsite",
+            |step| {
+                step.within(MINUTE)
+                    .act(move |cx, _, key: Wrapped, _| keep.clone().store_offsite(cx.effect, key))
+                    .probe(|_, _, _| super::made_again())
+            },
+            Undo::remote(MINUTE, move |cx, _, _| delete.clone().delete_offsite(cx.effect)),
+        )
+        .remote(
+            "keys.verify_restore_in_sandbox",
+            |step| {
+                step.within(TOKEN_GENERATE_WAIT_MAX)
+                    .act(move |cx, _, offsite: Offsite, _| try_out.clone().try_out(cx.effect, offsite))
+                    .probe(|_, _, _| super::made_again())
+            },
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, _| {
+                let keys = tidy.clone();
+                async move { keys.unmake(cx.effect).await }
+            }),
+        )
+        .pivot_local("keys.record_backup", |tx, cx, plan, offsite: &Offsite| {
+            backup::record(tx, cx, plan, offsite)
+        })
+        .build()
+}
+
+/// 25 `key.restore`.
+pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
+    let (fetch, restore, unmake, prove) = (keys.clone(), keys.clone(), keys.clone(), keys.clone());
+    Workflow::define("key.restore")
+        .version(1)
+        .input::<RestorePlan>()
+        .locks(|plan| vec![key_lock(&plan.key)])
+        .deadline(DAY)
+        .wait(
+            "signing.await_approvals",
+            |step| {
+                step.at_most(|_, ()| DAY / 2)
+                    .open(|tx, cx, plan: &RestorePlan, ()| {
+                        approvals::open(tx, cx, &two(&plan.workspace), plan)
+                    })
+                    .on(&[APPROVE, REFUSE], |tx, cx, plan, (), signal| {
+                        approvals::hear(tx, cx, &two(&plan.workspace), signal, ())
+                    })
+            },
+            // The version that a later step orders is taken off the record here: a call outside has no rows to take back.
+            Undo::local(|tx, cx, plan, ()| backup::forget(tx, cx, plan)),
+        )
+        .remote(
+            "vault.fetch_offsite",
+            |step| {
+                step.within(MINUTE)
+                    .act(move |_, plan, (), _| fetch.clone().fetch(plan))
+                    .probe(|_, _, ()| super::made_again())
+            },
+            Undo::none("reading changes nothing"),
+        )
+        .remote(
+            "keys.hsm_unwrap",
+            |step| {
+                step.within(TOKEN_GENERATE_WAIT_MAX)
+                    .order(|tx, cx, _, fetched: &Fetched| making::order(tx, cx, &fetched.making))
+                    .act(move |cx, _, fetched, _| restore.clone().restore(cx.effect, fetched))
+                    .probe(|_, _, _| super::made_again())
+                    .settle(|tx, cx, _, fetched, restored: &Restored| {
+                        making::made(tx, cx, &fetched.making, &restored.version)
+                    })
+            },
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, _| {
+                let keys = unmake.clone();
+                async move { keys.unmake(cx.effect).await }
+            }),
+        )
+        .remote(
+            "keys.prove_possession",
+            |step| {
+                step.within(TOKEN_CALL_WAIT_MAX)
+                    .act(move |cx, _, restored: Restored, _| prove.clone().prove_restored(cx, restored))
+                    .probe(|_, _, _| super::made_again())
+            },
+            Undo::none("a proof changes nothing"),
+        )
+        .pivot_local("keys.activate_restored", |tx, cx, _, restored: &Restored| {
+            backup::activate(tx, cx, restored)
+        })
+        .build()
+}
+
+/// Two others, as the workflow itself says.
+fn two(workspace: &WorkspaceId) -> Quorum {
+    Quorum { workspace: workspace.clone(), needs: 2, policy_version: 0, within: DAY / 2 }
 }

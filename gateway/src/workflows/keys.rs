@@ -5,12 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit::Told;
 use sagas::{Definition, DefinitionRefused, Lock, Ruling, Undo, Workflow};
 
 use super::{DAY, MINUTE};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
-use crate::services::keys::Keys;
+use crate::services::keys::{Keys, backup};
 use crate::services::keys::destruction::{self, Announced, DestructionPlan};
 use crate::services::keys::making::{self, Attested, MadeVersion, Making, NewKeyPlan};
 use crate::services::keys::rotation::{self, Next, RotationPlan};
@@ -149,7 +148,7 @@ pub fn rotate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
 
 /// 26 `key.destroy`.
 pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
-    let (destroy, look) = (keys.clone(), keys.clone());
+    let (destroy, look, backups) = (keys.clone(), keys.clone(), keys.clone());
     let quorum = |plan: &DestructionPlan| Quorum {
         workspace: plan.workspace.clone(),
         needs: 2,
@@ -193,9 +192,12 @@ pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                 .act(move |_, plan, _, _| destroy.clone().destroy(plan))
                 .probe(move |_, plan, _| look.clone().was_destroyed(plan))
         })
-        .local("vault.delete_backups", |_, cx, plan, ()| {
-            Ok(Told::new((), cx.entry("key.destroy.backups", plan.key.as_str())))
+        .remote("vault.delete_backups", |step| {
+            step.within(MINUTE)
+                .act(move |_, plan, (), _| backups.clone().delete_backups(plan.workspace, plan.key))
+                .probe(|_, _, ()| super::made_again())
+                .settle(|tx, cx, plan, (), deleted| backup::strike(tx, cx, &plan.workspace, &plan.key, *deleted))
         })
-        .local("keys.tombstone", |tx, cx, plan, ()| destruction::bury(tx, cx, plan))
+        .local("keys.tombstone", |tx, cx, plan, _: &usize| destruction::bury(tx, cx, plan))
         .build()
 }

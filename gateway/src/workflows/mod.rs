@@ -60,6 +60,8 @@ pub fn catalog(services: &Services<'_>) -> Result<Catalog, Undefined> {
         signing::batch(signing)?,
         signing::policy_change(signing)?,
         custody_of_keys::import(keys)?,
+        custody_of_keys::backup(keys)?,
+        custody_of_keys::restore(keys)?,
         workspaces::create(workspaces)?,
         workspaces::close(workspaces, audit)?,
         audit::seal_export(audit)?,

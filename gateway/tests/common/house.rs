@@ -14,7 +14,7 @@ use gateway::boundary::connection;
 use gateway::boundary::gate::Gate;
 use gateway::boundary::rate::Quota;
 use gateway::config::{
-    ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
+    ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
 };
 use gateway::wiring::{self, House};
 use hsm::{Double, Token, TokenConfig};
@@ -123,6 +123,7 @@ fn config(directory: &Path, rates: RatesConfig) -> Config {
         ledger,
         rates,
         log: LogConfig::default(),
+        backups: BackupsConfig::default(),
         traces: TracesConfig::default(),
         upstreams: vec![],
         source: directory.join("chancery.toml"),

@@ -1,12 +1,16 @@
-//! Keys that come in: wholly, with proof of what they are, or not at all.
+//! Keys that come in, go out and come back: wholly, with proof of what they are, or not at all.
 //! Who enters: a key made outside, wrapped as the token asks for it.
 //! What leaves: a key that signs and says that it was imported; or nothing, and no wrapping key either.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gateway::ids::{SigningKeyId, WorkspaceId};
+use gateway::services::keys::backup::{BackupPlan, RestorePlan};
 use gateway::services::keys::incoming::ImportPlan;
 use gateway::workflows;
 use hsm::KeyKind;
@@ -17,7 +21,7 @@ use sagas::testing::Heard;
 use sagas::{Scope, StartRequest};
 use serde_json::{Value as Json, json};
 
-use crate::common::house::{Asker, Program, house};
+use crate::common::house::{Asker, Program, Standing, fresh, house};
 use crate::world::{Seen, Stage, Story, now, proven};
 
 /// `RSA-OAEP(AES-256 key) | AES-KWP(PKCS#8)`.
@@ -84,6 +88,173 @@ async fn importing_a_key_holds_in_every_cell() {
     let definition = workflows::custody_of_keys::import(&stage.standing.house.keys).unwrap();
     let story = Import { workspace, key: KeyPair::generate().unwrap() };
     proven(stage, story, &definition).await;
+}
+
+/// Votes of two others on what waits in the newest request of a workspace.
+async fn votes(stage: &Stage, workspace: &WorkspaceId) -> Vec<Heard> {
+    let within = stage.standing.operator().with("chancery-workspace", workspace.as_str());
+    let opened = within.get("/v1/audit/entries?action=approval.open&newest_first=true&limit=1").await.json();
+    let Some(digest) = opened["entries"][0]["detail"]["after"]["digest"].as_str() else { return Vec::new() };
+    let payload = json!({ "digest": digest, "policy_version": 0 });
+    let vote = |by: &str| Heard { name: "approve", dedupe: fresh(by), payload: payload.clone() };
+    vec![vote("one"), vote("two")]
+}
+
+async fn shown(stage: &Stage, workspace: &WorkspaceId, key: &str) -> Json {
+    let within = stage.standing.operator().with("chancery-workspace", workspace.as_str());
+    within.get(&format!("/v1/keys/{key}")).await.json()
+}
+
+fn files(stage: &Stage) -> usize {
+    std::fs::read_dir(stage.standing.directory.path().join("backups")).map_or(0, Iterator::count)
+}
+
+/// A workspace with a recoverable key.
+async fn recoverable(standing: &Standing) -> (WorkspaceId, SigningKeyId) {
+    let operator = standing.operator();
+    let made = operator.post("/v1/workspaces", json!({ "name": "acme" })).await.json();
+    let within = operator.with("chancery-workspace", "acme");
+    let key =
+        within.post("/v1/keys", json!({ "name": "root", "kind": "p256", "recoverable": true })).await.json();
+    (made["id"].as_str().unwrap().parse().unwrap(), key["id"].as_str().unwrap().parse().unwrap())
+}
+
+struct Backing {
+    workspace: WorkspaceId,
+    key: SigningKeyId,
+    files: Mutex<HashMap<u64, usize>>,
+}
+
+impl Story for Backing {
+    fn request(&self, _: &Stage, _: u64) -> StartRequest {
+        let plan = BackupPlan { workspace: self.workspace.clone(), key: self.key.clone() };
+        StartRequest::new("key.backup", Scope::Workspace(self.workspace.on_ledger().clone()), &plan).unwrap()
+    }
+
+    fn answer(&self, stage: &Stage, _: &str, _: u64) -> Vec<Heard> {
+        now(votes(stage, &self.workspace))
+    }
+
+    fn seen<'a>(&'a self, stage: &'a Stage, round: u64) -> Seen<'a> {
+        Box::pin(async move {
+            let there = files(stage);
+            let before = *self.files.lock().unwrap().entry(round).or_insert(there);
+            json!({ "files": there - before, "key": shown(stage, &self.workspace, "root").await })
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backing_a_key_up_holds_in_every_cell() {
+    let (stage, (workspace, key)) = Stage::set(recoverable).await;
+    let definition = workflows::custody_of_keys::backup(&stage.standing.house.keys).unwrap();
+    proven(stage, Backing { workspace, key, files: Mutex::default() }, &definition).await;
+}
+
+struct Restoring {
+    workspace: WorkspaceId,
+    key: SigningKeyId,
+    backup: String,
+    latest: Mutex<HashMap<u64, i64>>,
+}
+
+impl Story for Restoring {
+    fn request(&self, _: &Stage, _: u64) -> StartRequest {
+        let (workspace, key) = (self.workspace.clone(), self.key.clone());
+        let scope = Scope::Workspace(workspace.on_ledger().clone());
+        StartRequest::new("key.restore", scope, &RestorePlan { workspace, key, backup: self.backup.clone() })
+            .unwrap()
+    }
+
+    fn answer(&self, stage: &Stage, _: &str, _: u64) -> Vec<Heard> {
+        now(votes(stage, &self.workspace))
+    }
+
+    fn seen<'a>(&'a self, stage: &'a Stage, round: u64) -> Seen<'a> {
+        Box::pin(async move {
+            let key = shown(stage, &self.workspace, "root").await;
+            let latest = key["latest_version"].as_i64().unwrap();
+            let before = *self.latest.lock().unwrap().entry(round).or_insert(latest);
+            let versions = i64::try_from(key["versions"].as_array().unwrap().len()).unwrap();
+            let newest = &key["versions"].as_array().unwrap().last().unwrap()["fingerprint"];
+            json!({ "more": latest - before, "versions": versions - before, "newest": newest, "state": key["state"] })
+        })
+    }
+}
+
+/// Asks for a workflow of a key and has two others agree.
+async fn agreed(standing: &Standing, workflow: &str, form: Json) -> Json {
+    let scopes = ["workflows:manage", "workflows:read", "keys:manage", "keys:read", "approve"];
+    let asker = standing.program("acme", &scopes).await.asker;
+    let others = [standing.program("acme", &scopes).await, standing.program("acme", &scopes).await];
+    let started = asker.post(&format!("/v1/workflows/{workflow}"), form).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    let path = started.header("location").to_owned();
+    let mut run = asker.get(&path).await.json();
+    while run["approval"]["digest"].is_null() {
+        run = asker.get(&path).await.json();
+    }
+    let ballot = json!({ "verdict": "approve", "digest": run["approval"]["digest"], "policy_version": 0 });
+    let own = asker.post(&format!("{path}/approvals"), ballot.clone()).await;
+    assert_eq!(own.code(), "own_request", "{own:?}");
+    for other in &others {
+        let voted = other.asker.post(&format!("{path}/approvals"), ballot.clone()).await;
+        assert_eq!(voted.status, 200, "{voted:?}");
+    }
+    ended(&asker, path.rsplit('/').next().unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restoring_a_key_holds_in_every_cell() {
+    let (stage, (workspace, key, backup)) = Stage::set(async |standing| {
+        let (workspace, key) = recoverable(standing).await;
+        let run = agreed(standing, "key.backup", json!({ "key": "root" })).await;
+        assert_eq!(run["state"], "succeeded", "{run}");
+        (workspace, key, run["id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    let definition = workflows::custody_of_keys::restore(&stage.standing.house.keys).unwrap();
+    proven(stage, Restoring { workspace, key, backup, latest: Mutex::default() }, &definition).await;
+}
+
+#[tokio::test]
+async fn only_a_recoverable_key_is_backed_up_and_its_copy_comes_back_as_the_same_key() {
+    let standing = house().await;
+    let _ = recoverable(&standing).await;
+    let run = agreed(&standing, "key.backup", json!({ "key": "root" })).await;
+    assert_eq!(run["state"], "succeeded", "{run}");
+    let restored = agreed(&standing, "key.restore", json!({ "backup": run["id"] })).await;
+    assert_eq!(restored["state"], "succeeded", "{restored}");
+    let within = standing.operator().with("chancery-workspace", "acme");
+    let key = within.get("/v1/keys/root").await.json();
+    assert_eq!(
+        (&key["latest_version"], &key["versions"][1]["provenance"]["origin"]),
+        (&json!(2), &json!("restored"))
+    );
+    assert_eq!(key["versions"][0]["fingerprint"], key["versions"][1]["fingerprint"]);
+    within.post("/v1/keys", json!({ "name": "stays", "kind": "p256" })).await;
+    let refused = within.post("/v1/workflows/key.backup", json!({ "key": "stays" })).await;
+    assert_eq!((refused.status, refused.code().as_str()), (409, "not_recoverable"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_backup_that_was_changed_on_disk_is_not_restored() {
+    let standing = house().await;
+    let _ = recoverable(&standing).await;
+    let run = agreed(&standing, "key.backup", json!({ "key": "root" })).await;
+    let held = standing.double.keys_held();
+    for file in std::fs::read_dir(standing.directory.path().join("backups")).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.push(b' ');
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let restored = agreed(&standing, "key.restore", json!({ "backup": run["id"] })).await;
+    assert_eq!(
+        (&restored["state"], standing.double.keys_held()),
+        (&json!("compensated"), held),
+        "{restored}"
+    );
 }
 
 /// An import that waits for its blob: the workflow's id, and for what the key has to be wrapped.

@@ -16,10 +16,10 @@ use serde_json::{Value as Json, json};
 
 use crate::common::house::{Standing, house};
 
-pub type Seen<'a> = Pin<Box<dyn Future<Output = Json> + Send + 'a>>;
+pub(crate) type Seen<'a> = Pin<Box<dyn Future<Output = Json> + Send + 'a>>;
 
 /// What a proof is about.
-pub trait Story: Send + Sync + 'static {
+pub(crate) trait Story: Send + Sync + 'static {
     /// What a round starts with.
     fn request(&self, stage: &Stage, round: u64) -> StartRequest;
     /// What a waiting step is told.
@@ -31,8 +31,8 @@ pub trait Story: Send + Sync + 'static {
 }
 
 /// The house, its engine closed, and a clock that the harness moves.
-pub struct Stage {
-    pub standing: Standing,
+pub(crate) struct Stage {
+    pub(crate) standing: Standing,
     clock: Arc<TestClock>,
     dice: Arc<TestDice>,
     /// Keys in the token when a round was first looked at.
@@ -46,7 +46,7 @@ struct Theatre<S> {
 
 impl Stage {
     /// A stage after `setting` was made through the API.
-    pub async fn set<T>(setting: impl AsyncFnOnce(&Standing) -> T) -> (Self, T) {
+    pub(crate) async fn set<T>(setting: impl AsyncFnOnce(&Standing) -> T) -> (Self, T) {
         let standing = house().await;
         let made = setting(&standing).await;
         standing.house.ground.runner.close().await;
@@ -105,7 +105,7 @@ impl<S: Story> World for Theatre<S> {
 }
 
 /// Proves a definition over a story, and that the ledger still verifies afterwards.
-pub async fn proven(stage: Stage, story: impl Story, definition: &Definition) -> Proof {
+pub(crate) async fn proven(stage: Stage, story: impl Story, definition: &Definition) -> Proof {
     let theatre = Theatre { stage, story };
     let proof = prove(&theatre, definition).await.unwrap_or_else(|why| panic!("{why}"));
     assert_eq!(proof.coverage.count(), expected_cells(definition).len());
@@ -117,6 +117,6 @@ pub async fn proven(stage: Stage, story: impl Story, definition: &Definition) ->
 }
 
 /// Waits for something in the middle of what cannot wait.
-pub fn now<T: Send>(doing: impl Future<Output = T> + Send) -> T {
+pub(crate) fn now<T: Send>(doing: impl Future<Output = T> + Send) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(doing))
 }

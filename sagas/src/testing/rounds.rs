@@ -83,7 +83,7 @@ impl<W: World> Prover<'_, W> {
                 return Ok(None);
             }
         }
-        Err("it neither rests nor dies".to_owned())
+        Err(format!("it neither rests nor dies: {:?}", run.engine.show(&run.key).await))
     }
 
     pub(super) async fn until_waiting(&self, run: &Run, step: &str) -> Result<(), String> {
@@ -146,7 +146,8 @@ impl<W: World> Prover<'_, W> {
         for heard in &answers {
             let signal = SignalRequest::new(key.clone(), heard.name, heard.dedupe.clone(), &heard.payload);
             // Repeated, or too late: both are fine for one who only wants it to go on.
-            let _ = run.engine.signal(signal.map_err(|why| why.to_string())?).await;
+            let by = Origin { actor: heard.dedupe.clone(), ..Origin::default() };
+            let _ = run.engine.signal(signal.map_err(|why| why.to_string())?.origin(by)).await;
         }
         let tried = ["backoff", "unwinding"].contains(&summary.state) || (waits && summary.error.is_some());
         let deaf = waits && answers.is_empty();

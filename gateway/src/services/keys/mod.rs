@@ -2,6 +2,7 @@
 //! Who enters: members with key scopes; signing, which asks for cards and counts uses.
 //! What leaves: rows and public keys. A record is never deleted, whatever the token says.
 
+pub mod backup;
 mod counters;
 pub mod destruction;
 pub mod faults;
@@ -15,6 +16,7 @@ pub mod state;
 pub mod store;
 pub mod wire;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +73,12 @@ pub enum KeysRefused {
     /// The workflow that carries the command.
     #[error(transparent)]
     Run(#[from] RunRefused),
+    /// The key was made never to leave the token.
+    #[error("the key was made never to leave the token")]
+    NotRecoverable,
+    /// No such backup in this workspace.
+    #[error("no such backup")]
+    NoSuchBackup,
     /// The notice is too short or too long.
     #[error("the notice is out of bounds")]
     Notice,
@@ -140,12 +148,14 @@ pub struct Keys {
     workspaces: Arc<Workspaces>,
     token: Token,
     ring: KeyRing,
+    /// Where backups are written.
+    backups: PathBuf,
 }
 
 impl Keys {
     /// The service on its ground.
-    pub fn new(ground: Ground, workspaces: Arc<Workspaces>, token: Token) -> Self {
-        Self { ground, workspaces, token, ring: KeyRing::default() }
+    pub fn new(ground: Ground, workspaces: Arc<Workspaces>, token: Token, backups: PathBuf) -> Self {
+        Self { ground, workspaces, token, ring: KeyRing::default(), backups }
     }
 
     /// Makes a key in the token, step by step; a step that fails undoes those before it.

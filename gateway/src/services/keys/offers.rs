@@ -5,16 +5,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hsm::Custody;
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::backup::{BackupPlan, RestorePlan};
 use super::destruction::DestructionPlan;
 use super::incoming::ImportPlan;
 use super::making::NewKeyPlan;
 use super::rotation::RotationPlan;
-use super::{Keys, KeysRefused, wire};
+use super::{Keys, KeysRefused, store, wire};
 use crate::api::{Code, Offer, Problem, Scope};
 use crate::crypto::PinnedKey;
 use crate::ids::{SigningKeyId, WorkspaceId};
@@ -53,12 +55,44 @@ struct ImportForm {
     public_key: String,
 }
 
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct BackupForm {
+    /// The key's id or name. Only a key made with `recoverable` can be backed up.
+    key: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RestoreForm {
+    /// The backup: the id of the workflow that made it.
+    backup: String,
+}
+
 /// What the keys service offers.
 pub fn offers(keys: &Arc<Keys>) -> Vec<Offer> {
     let (making, rotating, destroying) = (keys.clone(), keys.clone(), keys.clone());
-    let importing = keys.clone();
+    let (importing, backing, restoring) = (keys.clone(), keys.clone(), keys.clone());
     let manage = Scope::KeysManage;
     vec![
+        Offer::new(
+            "key.backup",
+            manage,
+            "Back a recoverable key up, after approvals",
+            move |workspace, form: BackupForm| {
+                let keys = backing.clone();
+                async move { keys.plan_backup(workspace, form).await }
+            },
+        ),
+        Offer::new(
+            "key.restore",
+            manage,
+            "Bring a key back from a backup, after approvals",
+            move |workspace, form: RestoreForm| {
+                let keys = restoring.clone();
+                async move { keys.plan_restore(workspace, form).await }
+            },
+        ),
         Offer::new(
             "key.import",
             manage,
@@ -103,6 +137,21 @@ impl Keys {
         let (name, kind) = form.parts()?;
         let key = SigningKeyId::new(&self.ground.dice);
         Ok(NewKeyPlan { workspace, key, name, kind, custody: form.custody(), policy: form.policy()? })
+    }
+
+    async fn plan_backup(&self, workspace: WorkspaceId, form: BackupForm) -> Result<BackupPlan, Problem> {
+        let found = self.find(&workspace, &form.key).await?;
+        if found.custody() != Custody::Recoverable {
+            return Err(KeysRefused::NotRecoverable.into());
+        }
+        Ok(BackupPlan { workspace, key: found.row.id })
+    }
+
+    async fn plan_restore(&self, workspace: WorkspaceId, form: RestoreForm) -> Result<RestorePlan, Problem> {
+        let (of, backup) = (workspace.clone(), form.backup.clone());
+        let key = self.ground.read::<_, KeysRefused>(move |view| Ok(store::backup_key(view, &of, &backup)?)).await?;
+        let key = key.ok_or(KeysRefused::NoSuchBackup)?;
+        Ok(RestorePlan { workspace, key, backup: form.backup })
     }
 
     fn plan_import(&self, workspace: WorkspaceId, form: ImportForm) -> Result<ImportPlan, Problem> {

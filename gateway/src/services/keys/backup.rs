@@ -1,0 +1,398 @@
+//! Backups of recoverable keys: wrapped under a key of the token made for this one backup, kept in files, tried out before they count.
+//! Who enters: the steps of `key.backup`, `key.restore` and `key.destroy`, inside their transactions and calls.
+//! What leaves: a file that opens only in the token; a key that came back and proved itself; or nothing of either.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use audit::{Entry, Told, Tx};
+use hsm::{BackupKek, Custody, KeyId, KeyRef, PublicKey, TokenError};
+use sagas::{EffectId, Never, Reason, Refused, RemoteFault, StepContext};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::making::{MadeVersion, Making};
+use super::store::{self, BackupRow};
+use super::{Keys, KeysRefused, faults};
+use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
+
+/// The input of `key.backup`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackupPlan {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The key, whose newest version is backed up.
+    pub key: SigningKeyId,
+}
+
+/// The input of `key.restore`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RestorePlan {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The key.
+    pub key: SigningKeyId,
+    /// The backup.
+    pub backup: String,
+}
+
+/// A key on its way out or back, wrapped. What a backup file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrapped {
+    /// Which version it is.
+    pub version: i64,
+    /// Under which key of the token it is wrapped.
+    pub under: BackupKek,
+    /// The public key it belongs to.
+    pub public: PublicKey,
+    /// The private key, wrapped.
+    pub wrapped: Vec<u8>,
+}
+
+/// A backup that lies in its file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Offsite {
+    /// Which version it is.
+    pub version: i64,
+    /// Under which key of the token it is wrapped.
+    pub under: BackupKek,
+    /// The file's name.
+    pub file: String,
+    /// SHA-256 of the file.
+    pub digest: [u8; 32],
+}
+
+/// A backup that was fetched, and the version that it becomes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fetched {
+    /// What it becomes.
+    pub making: Making,
+    /// The backup.
+    pub key: Wrapped,
+}
+
+/// A restored version.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Restored {
+    /// What it is.
+    pub making: Making,
+    /// What the token holds.
+    pub version: MadeVersion,
+    /// The public key it has to belong to.
+    pub expected: Vec<u8>,
+}
+
+/// Puts the backup on record.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn record(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &BackupPlan,
+    offsite: &Offsite,
+) -> Result<Told<String>, Refused> {
+    let id = cx.saga.id.to_string();
+    let row = BackupRow {
+        id: id.clone(),
+        key: plan.key.clone(),
+        version: offsite.version,
+        under: offsite.under.id,
+        file: offsite.file.clone(),
+        digest: offsite.digest,
+    };
+    store::insert_backup(tx, &plan.workspace, &row, super::making::now(cx))?;
+    let after = json!({ "backup": id, "version": offsite.version, "file": offsite.file,
+        "sha256": hex::encode(offsite.digest), "backup_key": offsite.under.id.to_string() });
+    Ok(Told::new(id, cx.entry_with("key.backup", plan.key.as_str(), |detail| detail.after(after))))
+}
+
+/// Takes a restore's version off the record again.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn forget(tx: &Tx<'_>, cx: &StepContext, plan: &RestorePlan) -> Result<Told<()>, Refused<Never>> {
+    if let Some(row) = store::key(tx, &plan.workspace, plan.key.as_str())? {
+        store::forget_versions_after(tx, &plan.workspace, &row.id, row.latest)?;
+    }
+    Ok(Told::new((), cx.entry("key.restore.undone", plan.key.as_str())))
+}
+
+/// The restored version signs from now on; the copy before it only verifies.
+///
+/// # Errors
+/// The key was destroyed meanwhile.
+pub fn activate(tx: &Tx<'_>, cx: &StepContext, restored: &Restored) -> Result<Told<SigningKeyId>, Refused> {
+    let making = &restored.making;
+    let gone = || Refused::business("not_found", "the key is gone");
+    let row = store::key(tx, &making.workspace, making.key.as_str())?.ok_or_else(gone)?;
+    store::set_latest(tx, &making.workspace, &making.key, making.version)?;
+    let fingerprint = restored.version.made.fingerprint.to_string();
+    let (before, after) = (
+        json!({ "latest_version": row.latest }),
+        json!({ "latest_version": making.version, "fingerprint": fingerprint }),
+    );
+    let entry =
+        cx.entry_with("key.restore", making.key.as_str(), |detail| detail.before(before).after(after));
+    Ok(Told::new(making.key.clone(), entry))
+}
+
+/// Strikes a destroyed key's backups off the record.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn strike(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    deleted: usize,
+) -> Result<Vec<Entry>, Refused<Never>> {
+    store::delete_backups(tx, workspace, key)?;
+    let after = json!({ "backups_deleted": deleted });
+    Ok(vec![cx.entry_with("key.destroy.backups", key.as_str(), |detail| detail.after(after))])
+}
+
+impl Keys {
+    /// Makes a backup key for this one backup, and has the token wrap the newest version under it.
+    ///
+    /// # Errors
+    /// The key was made never to leave, or the token's.
+    pub async fn wrap_for_backup(
+        self: Arc<Self>,
+        effect: EffectId,
+        plan: BackupPlan,
+    ) -> Result<Wrapped, RemoteFault> {
+        let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(later)?;
+        if found.custody() != Custody::Recoverable {
+            return Err(refused("not_recoverable", "the key was made never to leave the token"));
+        }
+        let version = found.versions.iter().find(|version| version.version == found.row.latest);
+        let Some((version, made)) = version.and_then(|it| Some((it, it.made.as_ref()?))) else {
+            return Err(refused("wrong_state", "the key has no version to back up"));
+        };
+        let (id, kind, fingerprint) = (version.token_key, found.row.kind, made.fingerprint);
+        let key = KeyRef { id, kind, fingerprint, blob: Vec::new() };
+        let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
+        let label = format!("chancery {} backup of {}", plan.workspace, found.row.name);
+        let under = self.token.create_backup_kek(KeyId(effect.short()), &label, deadline).await;
+        let under = under.map_err(faults::token)?;
+        let wrapped = self.token.wrap_export(&key, &under, deadline).await.map_err(faults::token)?;
+        let public = PublicKey { kind, spki_der: made.spki.clone() };
+        Ok(Wrapped { version: version.version, under, public, wrapped })
+    }
+
+    /// Destroys the backup key of an effect, and with it whatever was wrapped under it.
+    ///
+    /// # Errors
+    /// The token is away: tried again.
+    pub async fn unmake_backup_key(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
+        self.destroy_backup_key(KeyId(effect.short()))
+            .await
+            .map_err(|why| RemoteFault::unknown(why.to_string()))
+    }
+
+    async fn destroy_backup_key(&self, id: KeyId) -> Result<(), TokenError> {
+        let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
+        match self.token.find_backup_kek(id, deadline).await {
+            Ok(Some(kek)) => self.token.destroy_backup_kek(&kek, deadline).await,
+            Ok(None) | Err(TokenError::Unsupported { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a backup's file durably, under the effect's name. Twice is once.
+    ///
+    /// # Errors
+    /// The disk did not do it: tried again.
+    pub async fn store_offsite(
+        self: Arc<Self>,
+        effect: EffectId,
+        key: Wrapped,
+    ) -> Result<Offsite, RemoteFault> {
+        let file = file_of(effect);
+        let bytes = serde_json::to_vec(&key).map_err(|why| RemoteFault::Bug(why.to_string()))?;
+        write_durably(&self.backups, &file, &bytes).map_err(later)?;
+        let digest = Sha256::digest(&bytes).into();
+        Ok(Offsite { version: key.version, under: key.under, file, digest })
+    }
+
+    /// Deletes the file of an effect; none there is as good as deleted.
+    ///
+    /// # Errors
+    /// The disk did not do it: tried again.
+    pub async fn delete_offsite(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
+        let gone = delete_durably(&self.backups, &file_of(effect));
+        gone.map_err(|why| RemoteFault::later(why.to_string()))
+    }
+
+    /// Has the token take the backup back under a name of its own, which proves it, and destroys that copy again.
+    ///
+    /// # Errors
+    /// The file is not what was written, or does not open: the backup is none.
+    pub async fn try_out(
+        self: Arc<Self>,
+        effect: EffectId,
+        offsite: Offsite,
+    ) -> Result<Offsite, RemoteFault> {
+        let key = self.read_offsite(&offsite.file, &offsite.digest)?;
+        let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
+        let (id, label) = (KeyId(effect.short()), "chancery trial of a backup");
+        let copy = self.token.unwrap_restore(
+            &key.under,
+            id,
+            &key.public,
+            &key.wrapped,
+            Custody::Recoverable,
+            label,
+            deadline,
+        );
+        let copy = copy.await.map_err(faults::token)?;
+        self.token
+            .destroy(&copy.key, deadline)
+            .await
+            .map_err(|error| RemoteFault::unknown(error.to_string()))?;
+        Ok(offsite)
+    }
+
+    /// Reads a backup, checks that it is the one on record, and says which version it becomes.
+    ///
+    /// # Errors
+    /// There is none, it is not the one that was written, or the key can take no version more.
+    pub async fn fetch(self: Arc<Self>, plan: RestorePlan) -> Result<Fetched, RemoteFault> {
+        let (workspace, key, backup) = (plan.workspace.clone(), plan.key.clone(), plan.backup.clone());
+        let row = self.ground.read::<_, KeysRefused>(move |view| {
+            Ok(store::backups(view, &workspace, &key)?.into_iter().find(|row| row.id == backup))
+        });
+        let row =
+            row.await.map_err(later)?.ok_or_else(|| refused("not_found", "no such backup of this key"))?;
+        let key = self.read_offsite(&row.file, &row.digest)?;
+        let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(later)?;
+        let version = found.row.latest + 1;
+        let making = Making {
+            workspace: plan.workspace,
+            key: found.row.id,
+            name: found.row.name,
+            kind: found.row.kind,
+            custody: Custody::Recoverable,
+            version,
+        };
+        Ok(Fetched { making, key })
+    }
+
+    /// Has the token take the backup back as the next version.
+    ///
+    /// # Errors
+    /// The token's, sorted by what may be done next.
+    pub async fn restore(
+        self: Arc<Self>,
+        effect: EffectId,
+        fetched: Fetched,
+    ) -> Result<Restored, RemoteFault> {
+        let Fetched { making, key } = fetched;
+        let label = format!("chancery {} {} v{}, restored", making.workspace, making.name, making.version);
+        let (id, deadline) = (KeyId(effect.short()), Instant::now() + TOKEN_GENERATE_WAIT_MAX);
+        let new = self.token.unwrap_restore(
+            &key.under,
+            id,
+            &key.public,
+            &key.wrapped,
+            making.custody,
+            &label,
+            deadline,
+        );
+        let version = self.kept(&making, new.await.map_err(faults::token)?).await?;
+        Ok(Restored { making, version, expected: key.public.spki_der })
+    }
+
+    /// Has the restored key sign what it cannot have signed before.
+    ///
+    /// # Errors
+    /// The token is away, or the key is not the expected one.
+    pub async fn prove_restored(
+        self: Arc<Self>,
+        cx: StepContext,
+        restored: Restored,
+    ) -> Result<Restored, RemoteFault> {
+        self.prove_possession(&cx, &restored.making, &restored.version, &restored.expected).await?;
+        Ok(restored)
+    }
+
+    /// Deletes every backup of a key, and the keys they are wrapped under: copies elsewhere are then worth nothing.
+    ///
+    /// # Errors
+    /// Token or disk did not do it: tried again.
+    pub async fn delete_backups(
+        self: Arc<Self>,
+        workspace: WorkspaceId,
+        key: SigningKeyId,
+    ) -> Result<usize, RemoteFault<Never>> {
+        let rows =
+            self.ground.read::<_, KeysRefused>(move |view| Ok(store::backups(view, &workspace, &key)?));
+        let rows = rows.await.map_err(|why| RemoteFault::later(why.to_string()))?;
+        for row in &rows {
+            self.destroy_backup_key(row.under).await.map_err(|why| RemoteFault::later(why.to_string()))?;
+            delete_durably(&self.backups, &row.file).map_err(|why| RemoteFault::later(why.to_string()))?;
+        }
+        Ok(rows.len())
+    }
+
+    fn read_offsite(&self, file: &str, digest: &[u8; 32]) -> Result<Wrapped, RemoteFault> {
+        let bytes = match fs::read(self.backups.join(file)) {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                return Err(refused("not_found", &format!("the backup {file} cannot be read: {why}")));
+            }
+        };
+        if <[u8; 32]>::from(Sha256::digest(&bytes)) != *digest {
+            return Err(refused(
+                "wrong_state",
+                "the backup is not the one that was written; fetch another copy of it",
+            ));
+        }
+        serde_json::from_slice(&bytes).map_err(|why| RemoteFault::Bug(why.to_string()))
+    }
+}
+
+fn later(why: impl std::fmt::Display) -> RemoteFault {
+    RemoteFault::later(why.to_string())
+}
+
+fn refused(code: &'static str, words: &str) -> RemoteFault {
+    RemoteFault::Business(Reason::new(code, words))
+}
+
+fn file_of(effect: EffectId) -> String {
+    format!("{}.backup", hex::encode(effect.short()))
+}
+
+/// Into a file beside it, synced, renamed over it, and the directory synced: the name never stands for half a file.
+fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let beside = directory.join(format!(".{name}"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
+
+fn delete_durably(directory: &Path, name: &str) -> io::Result<()> {
+    for name in [name.to_owned(), format!(".{name}")] {
+        match fs::remove_file(directory.join(name)) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            _ => {}
+        }
+    }
+    match File::open(directory) {
+        Ok(directory) => directory.sync_all(),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(why) => Err(why),
+    }
+}
