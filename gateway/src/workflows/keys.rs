@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit::Told;
-use sagas::{Definition, DefinitionRefused, Lock, Ruling, Undo, Workflow};
+use sagas::{Definition, DefinitionRefused, Lock, Probe, Ruling, Undo, Workflow};
 
 use super::{DAY, MINUTE};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
@@ -29,8 +29,7 @@ pub(super) fn key_lock(key: &crate::ids::SigningKeyId) -> Lock {
 
 /// 20 `key.generate`.
 pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
-    let (make, find, unmake, attest, attested) =
-        (keys.clone(), keys.clone(), keys.clone(), keys.clone(), keys.clone());
+    let (make, find, unmake, attest) = (keys.clone(), keys.clone(), keys.clone(), keys.clone());
     Workflow::define("key.generate")
         .version(1)
         .input::<NewKeyPlan>()
@@ -68,9 +67,8 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     .act(move |cx, plan, version: MadeVersion, _| {
                         attest.clone().attest(cx, plan.first(), version)
                     })
-                    .probe(move |cx, plan, version| {
-                        super::asked_again(attested.clone().attest(cx, plan.first(), version))
-                    })
+                    // A statement changes nothing, so nothing has happened: it is asked for again.
+                    .probe(|_, _, _| async { Probe::NotApplied })
             },
             Undo::none("a statement about a key changes nothing"),
         )

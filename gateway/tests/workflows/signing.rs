@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
+use audit::Told;
 use base64::Engine;
-use sagas::testing::{Proof, expected_cells, prove};
+use gateway::services::signing::changes::{self, ChangePlan, Staged};
+use sagas::testing::{Proof, World, expected_cells, prove};
+use sagas::{Definition, SignalRequest, State, Undo, Workflow};
 use serde_json::{Value, json};
 
 use crate::common::house::{Answer, Program, Standing, house};
@@ -17,6 +20,7 @@ async fn proven(what: Proven) -> (SignWorld, Proof) {
     match prove(&world, &definition).await {
         Ok(proof) => {
             assert_eq!(proof.coverage.count(), expected_cells(&definition).len());
+            world.the_ledger_verifies().await;
             (world, proof)
         }
         Err(why) => panic!("{why}"),
@@ -38,6 +42,48 @@ async fn a_batch_holds_in_every_cell() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_policy_holds_in_every_cell() {
     proven(Proven::Change).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_a_policy_holds_in_every_cell() {
+    proven(Proven::Key).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_under_a_policy_that_no_longer_holds_counts_for_nothing() {
+    let world = SignWorld::new(Proven::Request).await;
+    let engine = world.engine(vec![world.definition(), change_behind_ones_back()]).await;
+    let asked = engine.launch(world.request(1)).await.expect("a start");
+    let ballot = world.ballot_soon().await;
+    // The same change by its own workflow would have called the request off; here nobody does.
+    world.succeeds(&engine, "test.change_behind", &world.change(61)).await;
+    let before = world.signatures();
+    let yes = SignalRequest::new(asked.key.clone(), "approve", "voter", &ballot).expect("a signal");
+    engine.signal(yes).await.expect("a vote");
+    let end = engine.wait(&asked.key, Duration::from_secs(30)).await.expect("a ledger").expect("an end");
+    assert_eq!((end.state, end.code.as_deref()), (State::Compensated, Some("policy_refused")), "{end:?}");
+    assert_eq!(world.signatures(), before);
+    engine.close().await;
+}
+
+/// A change of policy without agreement and without consequences for what waits.
+fn change_behind_ones_back() -> Definition {
+    Workflow::define("test.change_behind")
+        .version(1)
+        .input::<ChangePlan>()
+        .local(
+            "stage",
+            |tx, cx, plan, ()| changes::stage(tx, cx, plan),
+            Undo::local(|tx, cx, plan, ()| changes::discard(tx, cx, plan)),
+        )
+        .local(
+            "look",
+            |_, cx, _, staged: &Staged| Ok(Told::new(staged.clone(), cx.entry("test.look", "policy"))),
+            Undo::none("looking changes nothing"),
+        )
+        .pivot_local("activate", |tx, cx, plan, staged: &Staged| changes::activate(tx, cx, plan, staged))
+        .build()
+        .expect("a definition")
 }
 
 /// A workspace with a key, its first policy set by the operator, and as many members as asked for.
@@ -222,6 +268,20 @@ async fn a_change_takes_the_quorum_of_the_present_policy_and_calls_off_what_wait
     let kept = programs[0].asker.get("/v1/policies").await.json();
     let states: Vec<_> = kept["policies"].as_array().unwrap().iter().map(|it| it["state"].clone()).collect();
     assert_eq!(states, [json!("retired"), json!("active")]);
+}
+
+#[tokio::test]
+async fn the_first_policy_takes_one_other_person() {
+    let (_standing, programs) = ring(Value::Null, 2).await;
+    let first = json!({ "scope": "workspace", "policy": { "direct": false, "approvals": 1 } });
+    let change = programs[0].asker.post("/v1/workflows/signing.policy_change", first).await;
+    let at = change.header("location").to_owned();
+    let run = run_in(&programs[0], &at, "waiting").await;
+    assert_eq!(run["approval"]["needs"], 1);
+    assert_eq!(sign(&programs[0]).await.status, 200, "nothing holds yet");
+    assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+    run_in(&programs[0], &at, "succeeded").await;
+    assert_eq!(sign(&programs[0]).await.code(), "policy_refused");
 }
 
 #[tokio::test]
