@@ -339,3 +339,48 @@ async fn a_batch_is_agreed_to_by_its_root_and_reports_each_item() {
         assert_eq!(programs[0].asker.post("/v1/keys/release/verify", check).await.json()["valid"], true);
     }
 }
+
+#[tokio::test]
+async fn what_a_batch_does_not_sign_is_said_and_given_back() {
+    let policy = json!({ "direct": true, "approvals": 1, "limit": { "uses": 2, "per_seconds": 2_592_000 } });
+    let (_standing, programs) = ring(policy, 2).await;
+    let items: Vec<_> = (1..=2).map(|byte| json!({ "digest": digest(byte) })).collect();
+    let wanted = json!({ "key": "release", "scheme": "ecdsa-sha256", "items": items, "nonce": "one" });
+    for (verb, signed) in [("disable", 0), ("enable", 2)] {
+        let asked = programs[0].asker.post("/v1/workflows/signing.batch", wanted.clone()).await;
+        let at = asked.header("location").to_owned();
+        let run = run_in(&programs[0], &at, "waiting").await;
+        assert_eq!(sign(&programs[0]).await.status / 100, 4, "both uses are reserved");
+        let changed = programs[0].asker.ask("POST", &format!("/v1/keys/release/{verb}"), None).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+        assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+        let report = run_in(&programs[0], &at, "succeeded").await["result"].clone();
+        assert_eq!(report["signed"], signed, "{report}");
+        if signed == 0 {
+            assert_eq!(report["items"][1]["refused"]["code"], "key_unusable", "{report}");
+        }
+    }
+    assert_eq!(sign(&programs[0]).await.code(), "policy_refused", "now both are used");
+}
+
+#[tokio::test]
+async fn a_request_for_a_key_that_is_disabled_meanwhile_ends_unsigned() {
+    let (_standing, programs) = ring(json!({ "direct": true, "approvals": 1 }), 2).await;
+    let at = ask(&programs[0], 1, "one", "wait=0").await.header("location").to_owned();
+    let run = run_in(&programs[0], &at, "waiting").await;
+    assert_eq!(programs[0].asker.ask("POST", "/v1/keys/release/disable", None).await.status, 200);
+    assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+    let ended = run_in(&programs[0], &at, "compensated").await;
+    assert!(ended["error"].as_str().unwrap_or_default().contains("disabled"), "{ended}");
+    assert_eq!(uses(&programs[0]).await, 0);
+}
+
+#[tokio::test]
+async fn a_lost_signature_is_made_again_and_the_counter_shows_both() {
+    let (standing, programs) = ring(Value::Null, 1).await;
+    standing.double.next(hsm::double::DoubleFault::LoseAfter);
+    let signed = ask(&programs[0], 1, "one", "wait=30").await;
+    assert_eq!(signed.status, 201, "{signed:?}");
+    assert_eq!((&signed.json()["use"], uses(&programs[0]).await), (&json!(2), 2));
+    assert_eq!(standing.house.keys.check_counters().await.expect("a ledger"), 0, "and so does the ledger");
+}
