@@ -13,7 +13,8 @@ use promises::{Answer, Appliance, Member, evidence, get, post};
 use serde_json::{Value, json};
 
 const RECIPE: &str = include_str!("../../docs/recipes/import-a-key.md");
-const SCOPES: [&str; 6] = ["keys:manage", "keys:read", "sign", "verify", "workflows:manage", "workflows:read"];
+const SCOPES: [&str; 6] =
+    ["keys:manage", "keys:read", "sign", "verify", "workflows:manage", "workflows:read"];
 
 /// The recipe's shell blocks, in order: making, wrapping.
 fn block(at: usize) -> String {
@@ -45,14 +46,17 @@ async fn until(member: &Member, path: &str, what: impl Fn(&Answer) -> bool) -> V
 }
 
 async fn wrapped(member: &Member, directory: &Path) -> String {
-    let shown = until(member, "/v1/keys/brought", |it| it.status == 200 && it.json()["incoming"]["pem"].is_string()).await;
+    let shown =
+        until(member, "/v1/keys/brought", |it| it.status == 200 && it.json()["incoming"]["pem"].is_string())
+            .await;
     fs::write(directory.join("import.pem"), shown["incoming"]["pem"].as_str().unwrap()).unwrap();
     sh(directory, &block(1), shown["incoming"]["oaep"].as_str().unwrap());
     fs::read_to_string(directory.join("wrapped")).unwrap()
 }
 
 async fn end(member: &Member, workflow: &str) -> Value {
-    let over = |it: &Answer| ["succeeded", "compensated"].contains(&it.json()["state"].as_str().unwrap_or_default());
+    let over =
+        |it: &Answer| ["succeeded", "compensated"].contains(&it.json()["state"].as_str().unwrap_or_default());
     until(member, &format!("/v1/workflows/{workflow}"), over).await
 }
 
@@ -64,7 +68,10 @@ async fn a_key_brought_in_as_the_recipe_says_signs_what_its_public_half_outside_
     sh(outside.path(), &block(0), "");
     let workflow = announce(&member, outside.path()).await;
     let wrapped = wrapped(&member, outside.path()).await;
-    member.ask(post(format!("/v1/workflows/{workflow}/blob"), json!({ "wrapped": wrapped }))).await.expect(202);
+    member
+        .ask(post(format!("/v1/workflows/{workflow}/blob"), json!({ "wrapped": wrapped })))
+        .await
+        .expect(202);
     let run = end(&member, &workflow).await;
     assert_eq!(run["state"], "succeeded", "{run}");
     let key = member.ask(get("/v1/keys/brought")).await.expect(200).json();
@@ -86,7 +93,10 @@ async fn another_key_than_the_announced_one_is_refused_and_its_name_is_free_agai
     let workflow = announce(&member, outside.path()).await;
     sh(outside.path(), &block(0), "");
     let wrapped = wrapped(&member, outside.path()).await;
-    member.ask(post(format!("/v1/workflows/{workflow}/blob"), json!({ "wrapped": wrapped }))).await.expect(202);
+    member
+        .ask(post(format!("/v1/workflows/{workflow}/blob"), json!({ "wrapped": wrapped })))
+        .await
+        .expect(202);
     assert_eq!(end(&member, &workflow).await["state"], "compensated");
     member.ask(get("/v1/keys/brought")).await.refused(404, "not_found");
 }
@@ -96,7 +106,11 @@ async fn a_kind_that_the_token_does_not_take_is_refused_before_anybody_wraps_it(
     let house = Appliance::start().await;
     let member = house.member_with("acme", &SCOPES).await;
     let outside = tempfile::tempdir().unwrap();
-    sh(outside.path(), "openssl genpkey -algorithm ED25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem", "");
+    sh(
+        outside.path(),
+        "openssl genpkey -algorithm ED25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem",
+        "",
+    );
     let public_key = fs::read_to_string(outside.path().join("public.pem")).unwrap();
     let form = json!({ "name": "brought", "kind": "ed25519", "public_key": public_key });
     let started = member.ask(post("/v1/workflows/key.import", form)).await.expect(202);

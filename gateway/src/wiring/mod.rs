@@ -286,7 +286,8 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         Arc::clone(&devices),
         authorities.clone(),
     ));
-    let keys = Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone(), config.backups()));
+    let keys =
+        Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone(), config.backups()));
     let signing =
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
     let audit = Arc::new(Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports()));

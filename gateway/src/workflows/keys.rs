@@ -5,14 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sagas::{Definition, DefinitionRefused, Lock, Ruling, Undo, Workflow};
+use sagas::{Definition, DefinitionRefused, Lock, Probe, Ruling, Undo, Workflow};
 
 use super::{DAY, MINUTE};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
-use crate::services::keys::{Keys, backup};
 use crate::services::keys::destruction::{self, Announced, DestructionPlan};
 use crate::services::keys::making::{self, Attested, MadeVersion, Making, NewKeyPlan};
 use crate::services::keys::rotation::{self, Next, RotationPlan};
+use crate::services::keys::{Keys, backup};
 use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
 use crate::services::signing::policies;
 
@@ -28,8 +28,7 @@ pub(super) fn key_lock(key: &crate::ids::SigningKeyId) -> Lock {
 
 /// 20 `key.generate`.
 pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
-    let (make, find, unmake, attest, attested) =
-        (keys.clone(), keys.clone(), keys.clone(), keys.clone(), keys.clone());
+    let (make, find, unmake, attest) = (keys.clone(), keys.clone(), keys.clone(), keys.clone());
     Workflow::define("key.generate")
         .version(1)
         .input::<NewKeyPlan>()
@@ -67,9 +66,8 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     .act(move |cx, plan, version: MadeVersion, _| {
                         attest.clone().attest(cx, plan.first(), version)
                     })
-                    .probe(move |cx, plan, version| {
-                        super::asked_again(attested.clone().attest(cx, plan.first(), version))
-                    })
+                    // A statement changes nothing, so nothing has happened: it is asked for again.
+                    .probe(|_, _, _| async { Probe::NotApplied })
             },
             Undo::none("a statement about a key changes nothing"),
         )
@@ -196,7 +194,9 @@ pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             step.within(MINUTE)
                 .act(move |_, plan, (), _| backups.clone().delete_backups(plan.workspace, plan.key))
                 .probe(|_, _, ()| super::made_again())
-                .settle(|tx, cx, plan, (), deleted| backup::strike(tx, cx, &plan.workspace, &plan.key, *deleted))
+                .settle(|tx, cx, plan, (), deleted| {
+                    backup::strike(tx, cx, &plan.workspace, &plan.key, *deleted)
+                })
         })
         .local("keys.tombstone", |tx, cx, plan, _: &usize| destruction::bury(tx, cx, plan))
         .build()

@@ -8,12 +8,12 @@ use sagas::{Definition, DefinitionRefused, Lock, Probe, Ruling, Undo, Workflow};
 
 use super::{DAY, asked_again};
 use crate::limits::{POLICY_CHANGE_WAIT_MAX, POLICY_EXPIRES_MAX, POLICY_TIMELOCK_MAX, TOKEN_CALL_WAIT_MAX};
-use crate::services::signing::Signing;
 use crate::services::signing::approvals::{APPROVE, REFUSE};
 use crate::services::signing::bundle::{self, BatchPlan, Report};
 use crate::services::signing::changes::{self, ChangePlan, InForce, Staged};
 use crate::services::signing::policies::{self, Asked};
 use crate::services::signing::requests::{self, Made, RequestPlan};
+use crate::services::signing::{Signing, agreement};
 
 /// 27 `signing.request`.
 pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
@@ -34,13 +34,13 @@ pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> 
             "signing.await_approvals",
             |step| {
                 step.until(
-                    |_, asked: &Asked| requests::patience(asked),
-                    |_, _, _, asked| Ok(requests::at_deadline(asked, asked.clone())),
+                    |_, asked: &Asked| agreement::patience(asked),
+                    |_, _, _, asked| Ok(agreement::at_deadline(asked, asked.clone())),
                 )
-                .open(|tx, cx, plan, asked| requests::open(tx, cx, &plan.workspace, asked, plan))
+                .open(|tx, cx, plan, asked| agreement::open(tx, cx, &plan.workspace, asked, plan))
                 .on(&[APPROVE, REFUSE], |tx, cx, plan, asked, signal| {
                     let place = (&plan.workspace, plan.key.as_str());
-                    requests::hear(tx, cx, place, (asked, asked.clone()), signal)
+                    agreement::hear(tx, cx, place, (asked, asked.clone()), signal)
                 })
             },
             Undo::none("waiting changes nothing"),
@@ -86,13 +86,13 @@ pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
             "signing.await_approvals",
             |step| {
                 step.until(
-                    |_, asked: &Asked| requests::patience(asked),
-                    |_, _, _, asked| Ok(requests::at_deadline(asked, asked.clone())),
+                    |_, asked: &Asked| agreement::patience(asked),
+                    |_, _, _, asked| Ok(agreement::at_deadline(asked, asked.clone())),
                 )
-                .open(|tx, cx, plan, asked| requests::open(tx, cx, &plan.workspace, asked, plan))
+                .open(|tx, cx, plan, asked| agreement::open(tx, cx, &plan.workspace, asked, plan))
                 .on(&[APPROVE, REFUSE], |tx, cx, plan, asked, signal| {
                     let place = (&plan.workspace, plan.key.as_str());
-                    requests::hear(tx, cx, place, (asked, asked.clone()), signal)
+                    agreement::hear(tx, cx, place, (asked, asked.clone()), signal)
                 })
             },
             Undo::none("waiting changes nothing"),
@@ -136,13 +136,13 @@ pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRef
             "signing.await_approvals",
             |step| {
                 step.until(
-                    |_, staged: &Staged| requests::patience(&staged.asked),
-                    |_, _, _, staged| Ok(requests::at_deadline(&staged.asked, staged.clone())),
+                    |_, staged: &Staged| agreement::patience(&staged.asked),
+                    |_, _, _, staged| Ok(agreement::at_deadline(&staged.asked, staged.clone())),
                 )
-                .open(|tx, cx, plan, staged| requests::open(tx, cx, &plan.workspace, &staged.asked, plan))
+                .open(|tx, cx, plan, staged| agreement::open(tx, cx, &plan.workspace, &staged.asked, plan))
                 .on(&[APPROVE, REFUSE], |tx, cx, plan, staged, signal| {
                     let place = (&plan.workspace, plan.scope.as_str());
-                    requests::hear(tx, cx, place, (&staged.asked, staged.clone()), signal)
+                    agreement::hear(tx, cx, place, (&staged.asked, staged.clone()), signal)
                 })
             },
             Undo::none("waiting changes nothing"),
@@ -157,7 +157,7 @@ pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRef
                 // A refusal by anyone who may approve is a veto, also by one who agreed before.
                 .on(&[REFUSE], |tx, cx, plan, staged, signal| {
                     let place = (&plan.workspace, plan.scope.as_str());
-                    requests::hear(tx, cx, place, (&staged.asked, staged.clone()), signal)
+                    agreement::hear(tx, cx, place, (&staged.asked, staged.clone()), signal)
                 })
             },
             Undo::none("waiting changes nothing"),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use audit::verify::{Source, Terms, verify};
 use audit::{Ledger, LedgerLimits, LedgerOptions, MachineRandom, SqlFault, View};
 use gateway::admission::Admission;
 use gateway::custody::Custody;
@@ -40,6 +41,7 @@ pub(crate) enum Proven {
     Request,
     Batch,
     Change,
+    Key,
 }
 
 /// The services over one opening of the ledger.
@@ -136,7 +138,7 @@ impl SignWorld {
         engine.close().await;
     }
 
-    async fn succeeds(&self, engine: &Engine, workflow: &str, plan: &impl serde::Serialize) {
+    pub(crate) async fn succeeds(&self, engine: &Engine, workflow: &str, plan: &impl serde::Serialize) {
         let wish = StartRequest::new(workflow, self.scope(), plan).expect("a wish").origin(by("operator:0"));
         let started = engine.launch(wish).await.expect("a start");
         let end =
@@ -144,7 +146,7 @@ impl SignWorld {
         assert_eq!(end.state, State::Succeeded, "{workflow}: {end:?}");
     }
 
-    async fn engine(&self, definitions: Vec<Definition>) -> Engine {
+    pub(crate) async fn engine(&self, definitions: Vec<Definition>) -> Engine {
         let catalog = Catalog::new(definitions).expect("a catalog");
         Engine::start(EngineParts { catalog, ..self.parts() }).await.expect("an engine")
     }
@@ -169,6 +171,7 @@ impl SignWorld {
             Proven::Request => workflows::signing::request(&signing),
             Proven::Batch => workflows::signing::batch(&signing),
             Proven::Change => workflows::signing::policy_change(&signing),
+            Proven::Key => workflows::keys::generate(&self.services().0),
         }
         .expect("a definition")
     }
@@ -231,6 +234,46 @@ impl SignWorld {
         json!({ "staged": staged, "ours": ours, "active": active.len(), "newer": newer })
     }
 
+    async fn made(&self, round: u64) -> Json {
+        let card = self.services().0.card(&self.workspace, &format!("key-{round}")).await.ok();
+        let (state, key) =
+            (card.as_ref().map(|it| it.row.state.text()), card.map(|it| it.row.id.to_string()));
+        let policies = self.look(store::policies).await;
+        let own = policies.iter().filter(|it| Some(&it.scope) == key.as_ref()).count();
+        let policies = i64::try_from(policies.len()).unwrap();
+        let policies = policies - self.baseline(round, policies);
+        let held = i64::try_from(self.double.keys_held()).unwrap();
+        let held = held - self.baseline(round + (1 << 40), held);
+        json!({ "key": state, "its_policies": own, "policies": policies, "in_token": held })
+    }
+
+    /// A change of the workspace's policy to one that expires after so many seconds.
+    pub(crate) fn change(&self, expires_seconds: u64) -> ChangePlan {
+        let scope = "workspace".to_owned();
+        ChangePlan { workspace: self.workspace.clone(), scope, policy: policy(expires_seconds) }
+    }
+
+    /// The ballot of the vote that is about to open.
+    pub(crate) async fn ballot_soon(&self) -> Ballot {
+        let open = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                match self.ballot().await {
+                    Some(ballot) => return ballot,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        });
+        open.await.expect("a vote opens")
+    }
+
+    /// Everything that was written agrees with itself, as an auditor's own tool finds it.
+    pub(crate) async fn the_ledger_verifies(&self) {
+        self.ledger().close().await;
+        let source = Source::open(&self.directory.path().join("ledger.db")).expect("a ledger file");
+        let report = verify(&source, &Terms::default(), |_| {}).expect("a report");
+        assert!(report.finding.is_none() && report.entries > 100, "{report:?}");
+    }
+
     /// What a figure was when the round was looked at first.
     fn baseline(&self, name: u64, figure: i64) -> i64 {
         *self.baselines.lock().unwrap().entry(name).or_insert(figure)
@@ -268,7 +311,8 @@ fn build(directory: &TempDir, clock: &Arc<TestClock>, token: &Token) -> Built {
     let custody = Custody::new(MasterKey::generate().expect("a master key"));
     let roster = Roster::new(clock.clone());
     let workspaces = Arc::new(Workspaces::new(ground.clone(), roster, custody, token.clone()));
-    let keys = Arc::new(Keys::new(ground.clone(), workspaces, token.clone()));
+    let keys =
+        Arc::new(Keys::new(ground.clone(), workspaces, token.clone(), directory.path().join("backups")));
     let signer = Signer::new(token.clone(), Metrics::default());
     let signing = Arc::new(Signing::new(ground.clone(), keys.clone(), Admission::default(), signer));
     Built { ground, keys, signing }
@@ -313,9 +357,14 @@ impl World for SignWorld {
                 StartRequest::new("signing.batch", self.scope(), &plan)
             }
             Proven::Change => {
-                let scope = "workspace".to_owned();
-                let plan = ChangePlan { workspace, scope, policy: policy(60 + round) };
-                StartRequest::new("signing.policy_change", self.scope(), &plan)
+                StartRequest::new("signing.policy_change", self.scope(), &self.change(60 + round))
+            }
+            Proven::Key => {
+                let name = format!("key-{round}").parse().expect("a name");
+                let (key, kind) = (SigningKeyId::new(&Dice::system()), KeyKind::P256);
+                let (custody, policy) = (hsm::Custody::NonExtractable, Some(policy(60)));
+                let plan = NewKeyPlan { workspace, key, name, kind, custody, policy };
+                StartRequest::new("key.generate", self.scope(), &plan)
             }
         };
         wish.expect("a wish").origin(by("cl_asker/ak_asker"))
@@ -343,6 +392,7 @@ impl World for SignWorld {
     async fn snapshot(&self, round: u64) -> Json {
         match self.proven {
             Proven::Change => self.changed(round).await,
+            Proven::Key => self.made(round).await,
             _ => self.requested(round).await,
         }
     }

@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
+use audit::Told;
 use base64::Engine;
-use sagas::testing::{Proof, expected_cells, prove};
+use gateway::services::signing::changes::{self, ChangePlan, Staged};
+use sagas::testing::{Proof, World, expected_cells, prove};
+use sagas::{Definition, SignalRequest, State, Undo, Workflow};
 use serde_json::{Value, json};
 
 use crate::common::house::{Answer, Program, Standing, house};
@@ -17,6 +20,7 @@ async fn proven(what: Proven) -> (SignWorld, Proof) {
     match prove(&world, &definition).await {
         Ok(proof) => {
             assert_eq!(proof.coverage.count(), expected_cells(&definition).len());
+            world.the_ledger_verifies().await;
             (world, proof)
         }
         Err(why) => panic!("{why}"),
@@ -38,6 +42,48 @@ async fn a_batch_holds_in_every_cell() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_policy_holds_in_every_cell() {
     proven(Proven::Change).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_a_policy_holds_in_every_cell() {
+    proven(Proven::Key).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_under_a_policy_that_no_longer_holds_counts_for_nothing() {
+    let world = SignWorld::new(Proven::Request).await;
+    let engine = world.engine(vec![world.definition(), change_behind_ones_back()]).await;
+    let asked = engine.launch(world.request(1)).await.expect("a start");
+    let ballot = world.ballot_soon().await;
+    // The same change by its own workflow would have called the request off; here nobody does.
+    world.succeeds(&engine, "test.change_behind", &world.change(61)).await;
+    let before = world.signatures();
+    let yes = SignalRequest::new(asked.key.clone(), "approve", "voter", &ballot).expect("a signal");
+    engine.signal(yes).await.expect("a vote");
+    let end = engine.wait(&asked.key, Duration::from_secs(30)).await.expect("a ledger").expect("an end");
+    assert_eq!((end.state, end.code.as_deref()), (State::Compensated, Some("policy_refused")), "{end:?}");
+    assert_eq!(world.signatures(), before);
+    engine.close().await;
+}
+
+/// A change of policy without agreement and without consequences for what waits.
+fn change_behind_ones_back() -> Definition {
+    Workflow::define("test.change_behind")
+        .version(1)
+        .input::<ChangePlan>()
+        .local(
+            "stage",
+            |tx, cx, plan, ()| changes::stage(tx, cx, plan),
+            Undo::local(|tx, cx, plan, ()| changes::discard(tx, cx, plan)),
+        )
+        .local(
+            "look",
+            |_, cx, _, staged: &Staged| Ok(Told::new(staged.clone(), cx.entry("test.look", "policy"))),
+            Undo::none("looking changes nothing"),
+        )
+        .pivot_local("activate", |tx, cx, plan, staged: &Staged| changes::activate(tx, cx, plan, staged))
+        .build()
+        .expect("a definition")
 }
 
 /// A workspace with a key, its first policy set by the operator, and as many members as asked for.
@@ -225,6 +271,20 @@ async fn a_change_takes_the_quorum_of_the_present_policy_and_calls_off_what_wait
 }
 
 #[tokio::test]
+async fn the_first_policy_takes_one_other_person() {
+    let (_standing, programs) = ring(Value::Null, 2).await;
+    let first = json!({ "scope": "workspace", "policy": { "direct": false, "approvals": 1 } });
+    let change = programs[0].asker.post("/v1/workflows/signing.policy_change", first).await;
+    let at = change.header("location").to_owned();
+    let run = run_in(&programs[0], &at, "waiting").await;
+    assert_eq!(run["approval"]["needs"], 1);
+    assert_eq!(sign(&programs[0]).await.status, 200, "nothing holds yet");
+    assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+    run_in(&programs[0], &at, "succeeded").await;
+    assert_eq!(sign(&programs[0]).await.code(), "policy_refused");
+}
+
+#[tokio::test]
 async fn a_change_can_be_vetoed_while_its_time_lock_runs() {
     let policy = json!({ "direct": false, "approvals": 1, "timelock_seconds": 3600 });
     let (_standing, programs) = ring(policy, 3).await;
@@ -278,4 +338,49 @@ async fn a_batch_is_agreed_to_by_its_root_and_reports_each_item() {
         let check = json!({ "scheme": "ecdsa-sha256", "digest": digest(byte), "signature": signature });
         assert_eq!(programs[0].asker.post("/v1/keys/release/verify", check).await.json()["valid"], true);
     }
+}
+
+#[tokio::test]
+async fn what_a_batch_does_not_sign_is_said_and_given_back() {
+    let policy = json!({ "direct": true, "approvals": 1, "limit": { "uses": 2, "per_seconds": 2_592_000 } });
+    let (_standing, programs) = ring(policy, 2).await;
+    let items: Vec<_> = (1..=2).map(|byte| json!({ "digest": digest(byte) })).collect();
+    let wanted = json!({ "key": "release", "scheme": "ecdsa-sha256", "items": items, "nonce": "one" });
+    for (verb, signed) in [("disable", 0), ("enable", 2)] {
+        let asked = programs[0].asker.post("/v1/workflows/signing.batch", wanted.clone()).await;
+        let at = asked.header("location").to_owned();
+        let run = run_in(&programs[0], &at, "waiting").await;
+        assert_eq!(sign(&programs[0]).await.status / 100, 4, "both uses are reserved");
+        let changed = programs[0].asker.ask("POST", &format!("/v1/keys/release/{verb}"), None).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+        assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+        let report = run_in(&programs[0], &at, "succeeded").await["result"].clone();
+        assert_eq!(report["signed"], signed, "{report}");
+        if signed == 0 {
+            assert_eq!(report["items"][1]["refused"]["code"], "key_unusable", "{report}");
+        }
+    }
+    assert_eq!(sign(&programs[0]).await.code(), "policy_refused", "now both are used");
+}
+
+#[tokio::test]
+async fn a_request_for_a_key_that_is_disabled_meanwhile_ends_unsigned() {
+    let (_standing, programs) = ring(json!({ "direct": true, "approvals": 1 }), 2).await;
+    let at = ask(&programs[0], 1, "one", "wait=0").await.header("location").to_owned();
+    let run = run_in(&programs[0], &at, "waiting").await;
+    assert_eq!(programs[0].asker.ask("POST", "/v1/keys/release/disable", None).await.status, 200);
+    assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+    let ended = run_in(&programs[0], &at, "compensated").await;
+    assert!(ended["error"].as_str().unwrap_or_default().contains("disabled"), "{ended}");
+    assert_eq!(uses(&programs[0]).await, 0);
+}
+
+#[tokio::test]
+async fn a_lost_signature_is_made_again_and_the_counter_shows_both() {
+    let (standing, programs) = ring(Value::Null, 1).await;
+    standing.double.next(hsm::double::DoubleFault::LoseAfter);
+    let signed = ask(&programs[0], 1, "one", "wait=30").await;
+    assert_eq!(signed.status, 201, "{signed:?}");
+    assert_eq!((&signed.json()["use"], uses(&programs[0]).await), (&json!(2), 2));
+    assert_eq!(standing.house.keys.check_counters().await.expect("a ledger"), 0, "and so does the ledger");
 }

@@ -88,12 +88,16 @@ impl<W: World> Prover<'_, W> {
 
     pub(super) async fn until_waiting(&self, run: &Run, step: &str) -> Result<(), String> {
         for _ in 0..LOOKS_MAX {
-            let shown = run.engine.show(&run.key).await.map_err(|why| why.to_string())?;
-            let summary = shown.ok_or("it is gone")?.summary;
-            if summary.state == State::Waiting.as_str() && summary.step == Some(step) {
+            let all = self.list(run).await?;
+            let mine = own(&all, run)?;
+            if mine.state == State::Waiting.as_str() && mine.step == Some(step) {
                 return Ok(());
             }
-            self.look(run, None).await?;
+            // Helped by the list that was looked at: a wait that opened since is not answered before it is seen.
+            for summary in &all {
+                self.help(run, summary, None).await?;
+            }
+            run.engine.wait(&run.key, LOOK).await.map_err(|why| why.to_string())?;
         }
         Err(format!("it never waits at {step}"))
     }
@@ -117,9 +121,8 @@ impl<W: World> Prover<'_, W> {
 
     /// One turn of the hand: answers what waits, moves time to what is due, and waits a moment for the end.
     async fn look(&self, run: &Run, silent: Option<&str>) -> Result<Option<State>, String> {
-        let page = Filter { rows_max: 50, ..Filter::default() };
-        let all = run.engine.list(page).await.map_err(|why| why.to_string())?;
-        let mine = all.iter().find(|it| it.id == run.key.id.to_string()).ok_or("it is not listed")?;
+        let all = self.list(run).await?;
+        let mine = own(&all, run)?;
         let state = State::from_word(mine.state).ok_or("it has no state")?;
         if state.is_over() || state.is_stuck() {
             return Ok(Some(state));
@@ -129,6 +132,11 @@ impl<W: World> Prover<'_, W> {
         }
         run.engine.wait(&run.key, LOOK).await.map_err(|why| why.to_string())?;
         Ok(None)
+    }
+
+    async fn list(&self, run: &Run) -> Result<Vec<Summary>, String> {
+        let page = Filter { rows_max: 50, ..Filter::default() };
+        run.engine.list(page).await.map_err(|why| why.to_string())
     }
 
     async fn help(&self, run: &Run, summary: &Summary, silent: Option<&str>) -> Result<(), String> {
@@ -171,6 +179,11 @@ impl<W: World> Prover<'_, W> {
     pub(super) async fn leave_changed(&self, run: Run) {
         run.engine.close().await;
     }
+}
+
+fn own<'s>(all: &'s [Summary], run: &Run) -> Result<&'s Summary, String> {
+    let id = run.key.id.to_string();
+    all.iter().find(|it| it.id == id).ok_or_else(|| "it is not listed".to_owned())
 }
 
 pub(super) fn operator() -> Origin {

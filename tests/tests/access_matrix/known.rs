@@ -4,7 +4,7 @@
 
 /// Every route there is. One that is served and does not stand here, or the reverse, fails the test: whoever adds a
 /// route decides in this list, in the open, who may use it.
-pub(crate) const KNOWN: [&str; 52] = [
+pub(crate) const KNOWN: [&str; 55] = [
     "DELETE /v1/api-keys/{api_key}: scope access:manage",
     "DELETE /v1/clients/{client}: scope access:manage",
     "GET /health/live: open",
@@ -23,6 +23,8 @@ pub(crate) const KNOWN: [&str; 52] = [
     "GET /v1/keys/{key}: scope keys:read",
     "GET /v1/keys: scope keys:read",
     "GET /v1/openapi.json: open",
+    "GET /v1/policies/{scope}: scope keys:read",
+    "GET /v1/policies: scope keys:read",
     "GET /v1/routes/explain: operator",
     "GET /v1/routes: operator",
     "GET /v1/status: operator",
@@ -45,6 +47,7 @@ pub(crate) const KNOWN: [&str; 52] = [
     "POST /v1/keys/{key}/rotate: scope keys:manage",
     "POST /v1/keys/{key}/schedule-destruction: scope keys:manage",
     "POST /v1/keys/{key}/sign: scope sign",
+    "POST /v1/keys/{key}/signatures: scope sign",
     "POST /v1/keys/{key}/verify: scope verify",
     "POST /v1/keys: scope keys:manage",
     "POST /v1/sign-batch: scope sign",

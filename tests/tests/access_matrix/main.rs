@@ -256,6 +256,7 @@ fn succeeding_calls(
     let (_, csr) = promises::identity::request();
     let key_to = |verb: &str| post(format!("/v1/keys/{key}/{verb}"), Value::Null);
     let sign = json!({ "scheme": "ecdsa-sha256", "message": "eA==" });
+    let wanted = json!({ "scheme": "ecdsa-sha256", "message": "eA==", "nonce": "one" });
     let verify = json!({ "scheme": "ecdsa-sha256", "message": "eA==", "signature": "eA==" });
     let batch = json!({ "items": [{ "key": key, "scheme": "ecdsa-sha256", "message": "eA==" }] });
     vec![
@@ -265,6 +266,7 @@ fn succeeding_calls(
         ("POST /v1/api-keys", post("/v1/api-keys", json!({ "name": "more", "scopes": ["sign"] }))),
         ("POST /v1/keys", post("/v1/keys", json!({ "name": "more", "kind": "p256" }))),
         ("POST /v1/keys/{key}/sign", post(format!("/v1/keys/{key}/sign"), sign)),
+        ("POST /v1/keys/{key}/signatures", post(format!("/v1/keys/{key}/signatures"), wanted)),
         ("POST /v1/sign-batch", post("/v1/sign-batch", batch)),
         ("POST /v1/keys/{key}/verify", post(format!("/v1/keys/{key}/verify"), verify)),
         ("POST /v1/keys/{key}/rotate", key_to("rotate")),

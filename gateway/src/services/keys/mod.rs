@@ -483,8 +483,8 @@ pub fn signing_key(
     version: i64,
 ) -> Result<SigningKey, KeysRefused> {
     let row = store::key(view, workspace, key.as_str())?.ok_or(KeysRefused::NoSuchKey)?;
-    let versions = store::versions(view, workspace, &row.id)?.into_iter();
-    let found = versions.filter(|it| it.version == version && version <= row.latest).next_back();
+    let mut versions = store::versions(view, workspace, &row.id)?.into_iter();
+    let found = versions.rfind(|it| it.version == version && version <= row.latest);
     let (id, made) = found.and_then(|it| Some((it.token_key, it.made?))).ok_or(KeysRefused::NoSuchVersion)?;
     let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
     Ok(SigningKey {

@@ -149,7 +149,10 @@ impl Keys {
 
     async fn plan_restore(&self, workspace: WorkspaceId, form: RestoreForm) -> Result<RestorePlan, Problem> {
         let (of, backup) = (workspace.clone(), form.backup.clone());
-        let key = self.ground.read::<_, KeysRefused>(move |view| Ok(store::backup_key(view, &of, &backup)?)).await?;
+        let key = self
+            .ground
+            .read::<_, KeysRefused>(move |view| Ok(store::backup_key(view, &of, &backup)?))
+            .await?;
         let key = key.ok_or(KeysRefused::NoSuchBackup)?;
         Ok(RestorePlan { workspace, key, backup: form.backup })
     }

@@ -477,6 +477,10 @@ pub(super) fn backup_key(
 }
 
 /// Strikes the backups of a key off the record.
-pub(super) fn delete_backups(tx: &Tx<'_>, workspace: &WorkspaceId, key: &SigningKeyId) -> Result<(), SqlFault> {
+pub(super) fn delete_backups(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+) -> Result<(), SqlFault> {
     tx.within(workspace.on_ledger()).run(&DELETE_BACKUPS, params![key.as_str()]).map(drop)
 }

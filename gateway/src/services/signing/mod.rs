@@ -2,6 +2,7 @@
 //! Who enters: members with the scope `sign`, with a message or a digest.
 //! What leaves: verified signatures, each with the entry and the use count that were written before the key was touched.
 
+pub mod agreement;
 pub mod approvals;
 mod batch;
 pub mod bundle;

@@ -189,7 +189,7 @@ impl Signing {
         let sign = wire::Sign { scheme, message, digest, version, encoding, context };
         let (command, encoding) = sign.into_command(key)?;
         let context = command.context.clone();
-        let prepared = command.prepare(&card).map_err(SigningRefused::from)?;
+        let prepared = command.prepare(&card)?;
         small_enough([&prepared.input].into_iter())?;
         let (key, version) = (prepared.target.key, prepared.target.version);
         let content = Content::of(&prepared.input);

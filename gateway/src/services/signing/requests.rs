@@ -2,18 +2,17 @@
 //! Who enters: the steps of `signing.request`, inside their transactions and calls.
 //! What leaves: one verified signature for one key, nonce and content, or a world as it was before.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use audit::{Entry, Recorded, Told, Tx};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hsm::{Hash, Scheme, SignInput, TokenError};
-use sagas::{Never, Reason, Refused, RemoteFault, Ruling, Signal, StepContext};
+use sagas::{Never, Refused, RemoteFault, StepContext};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::approvals::{self, Quorum};
 use super::policies::{self, Asked, Wish};
 use super::{Signing, store, wire};
 use crate::crypto::Encoding;
@@ -142,76 +141,6 @@ impl RequestPlan {
 pub fn evaluate(tx: &Tx<'_>, cx: &StepContext, plan: &RequestPlan) -> Result<Told<Asked>, Refused> {
     let what = json!({ "digest": plan.content.digest(), "nonce": plan.nonce, "version": plan.version, "context": plan.context });
     policies::reserve(tx, cx, &plan.wish(), what)
-}
-
-/// How long others have to agree; no time at all where the policy says in so many words that nobody has to.
-pub fn patience(asked: &Asked) -> Duration {
-    match asked.approvals {
-        0 => Duration::ZERO,
-        _ => Duration::from_secs(asked.expires_seconds),
-    }
-}
-
-fn quorum(workspace: &WorkspaceId, asked: &Asked) -> Quorum {
-    Quorum {
-        workspace: workspace.clone(),
-        needs: asked.approvals,
-        policy_version: asked.policy_version,
-        within: patience(asked),
-    }
-}
-
-/// Opens the vote, where there is one.
-///
-/// # Errors
-/// The ledger did not do it.
-pub fn open(
-    tx: &Tx<'_>,
-    cx: &StepContext,
-    workspace: &WorkspaceId,
-    asked: &Asked,
-    plan: &impl Serialize,
-) -> Result<Vec<Entry>, Refused> {
-    if asked.approvals == 0 {
-        let after = json!({ "needs": 0, "policy_version": asked.policy_version });
-        let object = format!("workflow/{}", cx.saga.id);
-        return Ok(vec![cx.entry_with("approval.not_asked", object, |detail| detail.after(after))]);
-    }
-    approvals::open(tx, cx, &quorum(workspace, asked), plan)
-}
-
-/// Hears a vote on what is asked for in a scope. One under a policy that no longer holds counts for nothing, and ends it.
-///
-/// # Errors
-/// The ledger did not do it.
-pub fn hear<A>(
-    tx: &Tx<'_>,
-    cx: &StepContext,
-    (workspace, scope): (&WorkspaceId, &str),
-    (asked, after): (&Asked, A),
-    signal: &Signal,
-) -> Result<Ruling<A>, Refused> {
-    match policies::confirm(tx, workspace, scope, asked) {
-        Err(Refused::Business(reason)) => {
-            let facts = json!({ "vote": signal.name, "outcome": "not counted: the policy has changed" });
-            let object = format!("workflow/{}", cx.saga.id);
-            let entry = cx.entry_with("approval.vote", object, |detail| detail.after(facts));
-            Ok(Ruling::Refused(reason, vec![entry.actor(signal.actor.clone())]))
-        }
-        Err(other) => Err(other),
-        Ok(()) => approvals::hear(tx, cx, &quorum(workspace, asked), signal, after),
-    }
-}
-
-/// The time to agree is over: nobody had to, or too few did.
-pub fn at_deadline<A>(asked: &Asked, after: A) -> Ruling<A> {
-    match asked.approvals {
-        0 => Ruling::Passed(after, Vec::new()),
-        needs => {
-            let words = format!("{needs} approvals were needed and did not come in time; ask again");
-            Ruling::Refused(Reason::new("deadline", words), Vec::new())
-        }
-    }
 }
 
 /// Claims key, nonce and content, for ever once it is signed: the same can never be signed twice under one nonce.
