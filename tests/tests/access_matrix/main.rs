@@ -286,7 +286,13 @@ async fn every_changing_route_leaves_an_entry_that_names_its_request() {
     let acme = house.member("acme").await;
     let key = acme.create_key("release", "p256").await;
     let operator = house.operator().acting_in(&acme.workspace);
-    let calls = succeeding_calls(&key, &acme.workspace, &acme.client, &acme.api_key);
+    let spare = house.operator().create_workspace("spare").await;
+    let shred = json!({ "reason": "no longer needed", "grace_days": 30 });
+    let mut calls = succeeding_calls(&key, &acme.workspace, &acme.client, &acme.api_key);
+    calls.push((
+        "POST /v1/workspaces/{workspace}/shred",
+        post(format!("/v1/workspaces/{spare}/shred"), shred),
+    ));
     let called: BTreeSet<&str> = calls.iter().map(|(name, _)| *name).collect();
     let changing: BTreeSet<String> =
         routes(&house).await.iter().filter(|route| route.method != "GET").map(Route::name).collect();
