@@ -257,6 +257,23 @@ async fn a_backup_that_was_changed_on_disk_is_not_restored() {
     );
 }
 
+#[tokio::test]
+async fn the_backups_of_a_destroyed_key_go_with_the_keys_they_are_wrapped_under() {
+    let standing = house().await;
+    let (workspace, key) = recoverable(&standing).await;
+    let held = standing.double.ceremony_keys_held();
+    let run = agreed(&standing, "key.backup", json!({ "key": "root" })).await;
+    assert_eq!((&run["state"], standing.double.ceremony_keys_held()), (&json!("succeeded"), held + 1), "{run}");
+    let backups = standing.directory.path().join("backups");
+    assert_eq!(std::fs::read_dir(&backups).unwrap().count(), 1);
+    for twice in [1, 2] {
+        let keys = standing.house.keys.clone();
+        assert_eq!(keys.delete_backups(workspace.clone(), key.clone()).await, Ok(1), "the {twice}. time");
+        assert_eq!(std::fs::read_dir(&backups).unwrap().count(), 0);
+        assert_eq!(standing.double.ceremony_keys_held(), held);
+    }
+}
+
 /// An import that waits for its blob: the workflow's id, and for what the key has to be wrapped.
 async fn begun(program: &Program, key: &KeyPair) -> (String, String) {
     let form = json!({ "name": "brought", "kind": "p256", "public_key": key.public_key_pem() });

@@ -3,6 +3,7 @@
 //! What leaves: rows, and an API key's secret exactly once.
 
 pub mod closing;
+mod data_keys;
 pub mod founding;
 pub mod routes;
 pub mod state;
@@ -10,14 +11,14 @@ pub mod store;
 pub mod wire;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hsm::custody::DataKey;
-use hsm::{Kek, Token, TokenError};
+use hsm::{Token, TokenError};
 use sagas::SagaKey;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -26,14 +27,14 @@ use zeroize::Zeroizing;
 use self::closing::ClosingPlan;
 use self::founding::FoundingPlan;
 use self::state::WorkspaceState;
-use self::store::{ApiKeyRow, DataKeyRow, WorkspaceRow};
+use self::store::{ApiKeyRow, WorkspaceRow};
 use super::ground::{Ground, LedgerRefused, Telling, written};
 use super::roster::{ApiKeyCard, Roster};
 use crate::api::guard::{Permit, Standing, may};
 use crate::api::{OperatorPermit, Origin, Scopes};
 use crate::custody::Custody;
 use crate::ids::{ApiKeyId, Name, WorkspaceId};
-use crate::limits::{DATA_KEYS_OPEN_MAX, SHRED_GRACE_MAX, SHRED_GRACE_MIN, TOKEN_CALL_WAIT_MAX};
+use crate::limits::{SHRED_GRACE_MAX, SHRED_GRACE_MIN};
 use crate::moment::Moment;
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
@@ -86,8 +87,6 @@ pub enum WorkspacesRefused {
 }
 refused_by_ledger!(WorkspacesRefused);
 
-/// The data key's inner wrapping is bound to this version, whatever lies over it.
-const MASTER_WRAPPED: i64 = 1;
 /// Between two looks at a workspace that a workflow is about to freeze.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// A freeze that has not come within this is waiting for something; the caller looks at the workflow.
@@ -389,61 +388,6 @@ impl Workspaces {
             .await?;
         self.roster.drop_api_key(&id);
         Ok(recorded.seq())
-    }
-
-    /// The workspace's data key, to seal or open its rows. The token is asked once, and then again after a restart.
-    ///
-    /// # Errors
-    /// No such workspace, it was shredded, or the key does not open.
-    pub async fn data_key(&self, id: &WorkspaceId) -> Result<Arc<DataKey>, WorkspacesRefused> {
-        if let Some(key) = self.opened().get(id) {
-            return Ok(Arc::clone(key));
-        }
-        let row = self.data_key_row(id).await?;
-        let key = Arc::new(match row.version {
-            0 => return Err(WorkspacesRefused::NoDataKey),
-            store::UNDER_KEK => {
-                let kek = row.kek.as_deref().and_then(|kept| self.open_kek(id, kept));
-                let kek = kek.ok_or(WorkspacesRefused::NoDataKey)?;
-                let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-                let inner =
-                    self.token.unwrap_under(&kek, &row.wrapped, &founding::bound_to(id), deadline).await;
-                let inner = inner.map_err(WorkspacesRefused::Token)?;
-                self.custody.open_data_key(id, MASTER_WRAPPED, &inner).map_err(WorkspacesRefused::DataKey)?
-            }
-            version => {
-                self.custody.open_data_key(id, version, &row.wrapped).map_err(WorkspacesRefused::DataKey)?
-            }
-        });
-        let mut opened = self.opened();
-        if opened.len() >= DATA_KEYS_OPEN_MAX {
-            opened.clear();
-        }
-        opened.insert(id.clone(), Arc::clone(&key));
-        Ok(key)
-    }
-
-    /// The workspace's own key in the token; none for workspaces from before there were such keys.
-    async fn kek(&self, id: &WorkspaceId) -> Result<Option<Kek>, WorkspacesRefused> {
-        match self.data_key_row(id).await?.kek {
-            None => Ok(None),
-            Some(kept) => self.open_kek(id, &kept).map(Some).ok_or(WorkspacesRefused::NoDataKey),
-        }
-    }
-
-    async fn data_key_row(&self, id: &WorkspaceId) -> Result<DataKeyRow, WorkspacesRefused> {
-        let of = id.clone();
-        let row =
-            self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::data_key(view, &of)?)).await?;
-        row.ok_or(WorkspacesRefused::NothingToChange)
-    }
-
-    fn forget_data_key(&self, id: &WorkspaceId) {
-        self.opened().remove(id);
-    }
-
-    fn opened(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Arc<DataKey>>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes down when API keys were last used. Not an act of anyone, so there is no entry.

@@ -1,0 +1,75 @@
+//! Data keys: opened through the master key and the workspace's own key in the token, kept in locked memory while they are used.
+//! Who enters: whoever seals or opens a workspace's rows.
+//! What leaves: the key, until the workspace is shredded.
+
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use hsm::Kek;
+use hsm::custody::DataKey;
+
+use super::store::{self, DataKeyRow};
+use super::{Workspaces, WorkspacesRefused, founding};
+use crate::ids::WorkspaceId;
+use crate::limits::{DATA_KEYS_OPEN_MAX, TOKEN_CALL_WAIT_MAX};
+
+/// The data key's inner wrapping is bound to this version, whatever lies over it.
+const MASTER_WRAPPED: i64 = 1;
+
+impl Workspaces {
+    /// The workspace's data key, to seal or open its rows. The token is asked once, and then again after a restart.
+    ///
+    /// # Errors
+    /// No such workspace, it was shredded, or the key does not open.
+    pub async fn data_key(&self, id: &WorkspaceId) -> Result<Arc<DataKey>, WorkspacesRefused> {
+        if let Some(key) = self.opened().get(id) {
+            return Ok(Arc::clone(key));
+        }
+        let row = self.data_key_row(id).await?;
+        let key = Arc::new(match row.version {
+            0 => return Err(WorkspacesRefused::NoDataKey),
+            store::UNDER_KEK => {
+                let kek = row.kek.as_deref().and_then(|kept| self.open_kek(id, kept));
+                let kek = kek.ok_or(WorkspacesRefused::NoDataKey)?;
+                let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
+                let inner =
+                    self.token.unwrap_under(&kek, &row.wrapped, &founding::bound_to(id), deadline).await;
+                let inner = inner.map_err(WorkspacesRefused::Token)?;
+                self.custody.open_data_key(id, MASTER_WRAPPED, &inner).map_err(WorkspacesRefused::DataKey)?
+            }
+            version => {
+                self.custody.open_data_key(id, version, &row.wrapped).map_err(WorkspacesRefused::DataKey)?
+            }
+        });
+        let mut opened = self.opened();
+        if opened.len() >= DATA_KEYS_OPEN_MAX {
+            opened.clear();
+        }
+        opened.insert(id.clone(), Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// The workspace's own key in the token; none for workspaces from before there were such keys.
+    pub(super) async fn kek(&self, id: &WorkspaceId) -> Result<Option<Kek>, WorkspacesRefused> {
+        match self.data_key_row(id).await?.kek {
+            None => Ok(None),
+            Some(kept) => self.open_kek(id, &kept).map(Some).ok_or(WorkspacesRefused::NoDataKey),
+        }
+    }
+
+    async fn data_key_row(&self, id: &WorkspaceId) -> Result<DataKeyRow, WorkspacesRefused> {
+        let of = id.clone();
+        let row =
+            self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::data_key(view, &of)?)).await?;
+        row.ok_or(WorkspacesRefused::NothingToChange)
+    }
+
+    pub(super) fn forget_data_key(&self, id: &WorkspaceId) {
+        self.opened().remove(id);
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Arc<DataKey>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
