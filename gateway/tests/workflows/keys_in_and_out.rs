@@ -263,7 +263,11 @@ async fn the_backups_of_a_destroyed_key_go_with_the_keys_they_are_wrapped_under(
     let (workspace, key) = recoverable(&standing).await;
     let held = standing.double.ceremony_keys_held();
     let run = agreed(&standing, "key.backup", json!({ "key": "root" })).await;
-    assert_eq!((&run["state"], standing.double.ceremony_keys_held()), (&json!("succeeded"), held + 1), "{run}");
+    assert_eq!(
+        (&run["state"], standing.double.ceremony_keys_held()),
+        (&json!("succeeded"), held + 1),
+        "{run}"
+    );
     let backups = standing.directory.path().join("backups");
     assert_eq!(std::fs::read_dir(&backups).unwrap().count(), 1);
     for twice in [1, 2] {

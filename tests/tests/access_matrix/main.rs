@@ -314,7 +314,6 @@ async fn every_changing_route_leaves_an_entry_that_names_its_request() {
     let acme = house.member("acme").await;
     let key = acme.create_key("release", "p256").await;
     let operator = house.operator().acting_in(&acme.workspace);
-<<<<<<< HEAD
     let first_ca = operator.authorities().await[0]["fingerprint"].as_str().unwrap().to_owned();
     let mut waiting = Vec::new();
     for name in ["doomed", "damned"] {
@@ -323,19 +322,15 @@ async fn every_changing_route_leaves_an_entry_that_names_its_request() {
         let run = acme.ask(asked).await.expect(202).json()["workflow"].as_str().unwrap().to_owned();
         waiting.push(promises::runs::waiting_for_approval(&operator, &run).await);
     }
-    let calls = succeeding_calls(&key, &acme, &first_ca, waiting.try_into().unwrap());
-    let elsewhere = CALLED_ELSEWHERE.iter().map(|(name, _)| *name);
-    let called: BTreeSet<&str> = calls.iter().map(|(name, _)| *name).chain(elsewhere).collect();
-=======
     let spare = house.operator().create_workspace("spare").await;
     let shred = json!({ "reason": "no longer needed", "grace_days": 30 });
-    let mut calls = succeeding_calls(&key, &acme.workspace, &acme.client, &acme.api_key);
+    let mut calls = succeeding_calls(&key, &acme, &first_ca, waiting.try_into().unwrap());
     calls.push((
         "POST /v1/workspaces/{workspace}/shred",
         post(format!("/v1/workspaces/{spare}/shred"), shred),
     ));
-    let called: BTreeSet<&str> = calls.iter().map(|(name, _)| *name).collect();
->>>>>>> wwork
+    let elsewhere = CALLED_ELSEWHERE.iter().map(|(name, _)| *name);
+    let called: BTreeSet<&str> = calls.iter().map(|(name, _)| *name).chain(elsewhere).collect();
     let changing: BTreeSet<String> =
         routes(&house).await.iter().filter(|route| route.method != "GET").map(Route::name).collect();
     let missing: Vec<_> = changing.iter().filter(|name| !called.contains(name.as_str())).collect();
