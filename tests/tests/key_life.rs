@@ -83,6 +83,7 @@ async fn a_key_called_back_from_destruction_stands_as_it_stood_before() {
         "key.order",
         "key.reserve",
         "key.made",
+        "policy.none",
         "key.create",
         "key.schedule_destruction",
         "key.keep",

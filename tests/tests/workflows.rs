@@ -129,6 +129,8 @@ async fn a_rotation_killed_at_any_moment_ends_with_one_more_version_or_none() {
 async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
     let mut house = Appliance::start().await;
     let acme = house.member("acme").await;
+    // The workspace's own key is opened once, while the token still answers.
+    acme.create_key("first", "p256").await;
     let worker = house.daemon().workers()[0];
     promises::daemon::kill(worker, Signal::STOP);
     let start = post("/v1/workflows/key.generate", json!({ "name": "meddled", "kind": "p256" }));

@@ -72,7 +72,10 @@ pub(crate) const WITHOUT_ENTRY: [(&str, &str); 2] = [
 ];
 
 /// Changing routes that need a run in a rare state; the test named beside each calls them.
-pub(crate) const CALLED_ELSEWHERE: [(&str, &str); 1] = [(
-    "POST /v1/workflows/{workflow}/lead/{verb}",
-    "a_stuck_run_is_shown_in_words_and_led_on_by_an_operator",
-)];
+pub(crate) const CALLED_ELSEWHERE: [(&str, &str); 2] = [
+    ("POST /v1/workflows/{workflow}/lead/{verb}", "a_stuck_run_is_shown_in_words_and_led_on_by_an_operator"),
+    (
+        "POST /v1/workflows/{workflow}/blob",
+        "a_key_brought_in_as_the_recipe_says_signs_what_its_public_half_outside_verifies",
+    ),
+];
