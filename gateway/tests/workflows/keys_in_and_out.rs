@@ -91,7 +91,7 @@ async fn importing_a_key_holds_in_every_cell() {
 }
 
 /// Votes of two others on what waits in the newest request of a workspace.
-async fn votes(stage: &Stage, workspace: &WorkspaceId) -> Vec<Heard> {
+pub(crate) async fn votes(stage: &Stage, workspace: &WorkspaceId) -> Vec<Heard> {
     let within = stage.standing.operator().with("chancery-workspace", workspace.as_str());
     let opened = within.get("/v1/audit/entries?action=approval.open&newest_first=true&limit=1").await.json();
     let Some(digest) = opened["entries"][0]["detail"]["after"]["digest"].as_str() else { return Vec::new() };

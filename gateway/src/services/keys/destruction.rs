@@ -83,7 +83,8 @@ pub fn keep(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Tol
     let (Some(row), Some(was)) = (row, was) else {
         return Ok(Told::new((), entry("untouched", "untouched")));
     };
-    if row.state == KeyState::DestructionPending {
+    // Also from `destroying`: the engine turns round there only when the token has certainly destroyed nothing.
+    if matches!(row.state, KeyState::DestructionPending | KeyState::Destroying) {
         store::set_state(tx, &plan.workspace, &plan.key, row.state, was, None)?;
     }
     store::remember_state(tx, &plan.workspace, &plan.key, None)?;
