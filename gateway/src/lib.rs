@@ -21,6 +21,7 @@ pub mod hardware;
 pub mod health;
 pub mod housekeeping;
 pub mod ids;
+pub mod leases;
 pub mod limits;
 pub mod malformed;
 pub mod metrics;

@@ -13,7 +13,7 @@ use crate::identity::{self, Identity};
 use crate::wire::{Answer, Ask, Connection, Door, Protocol, get, post};
 
 /// Every scope there is.
-pub const SCOPES: [&str; 11] = [
+pub const SCOPES: [&str; 12] = [
     "sign",
     "verify",
     "keys:read",
@@ -25,6 +25,7 @@ pub const SCOPES: [&str; 11] = [
     "workflows:read",
     "workflows:manage",
     "approve",
+    "locks",
 ];
 
 /// The person at the local socket.

@@ -66,6 +66,8 @@ scopes! {
     WorkflowsManage = "workflows:manage";
     /// Approve or refuse what others have asked for.
     Approve = "approve";
+    /// Lease locks for work of one's own.
+    Locks = "locks";
 }
 
 impl FromStr for Scope {

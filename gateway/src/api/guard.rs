@@ -91,7 +91,8 @@ pub mod may {
         AuditRead,
         WorkflowsRead,
         WorkflowsManage,
-        Approve
+        Approve,
+        Locks
     );
 }
 

@@ -69,6 +69,10 @@ codes! {
     WrongState = "wrong_state", 409, "Not possible in the present state";
     /// The first request with this idempotency key is under way.
     RequestInProgress = "request_in_progress", 409, "The same request is under way";
+    /// Somebody else holds the lock.
+    LockHeld = "lock_held", 409, "Somebody else holds the lock";
+    /// The lease is over, even if nobody else has taken it.
+    LeaseExpired = "lease_expired", 410, "The lease has expired";
     /// Another workflow holds what this one needs.
     ResourceLocked = "resource_locked", 409, "Another workflow is at work on this";
     /// A workflow ended without success, and what it had done was undone.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::audit::{NoProof, SealRefused};
 use hsm::{Refusal, TokenError};
+use sagas::lock::lease::LeaseRefused;
 use sagas::{SignalRefused, StartRefused, VerbRefused};
 
 use super::audit::AuditRefused;
@@ -20,6 +21,7 @@ use crate::api::{Code, Problem};
 use crate::appliance::succession::LineRefused;
 use crate::ca::CaRefused;
 use crate::crypto::VerifyRefused;
+use crate::leases::LeasesRefused;
 use crate::limits::AUTHORITIES_TRUSTED_MAX;
 use crate::runner::RunRefused;
 use crate::runs::RunsRefused;
@@ -356,6 +358,27 @@ fn signal_refused(refused: SignalRefused) -> Problem {
         SignalRefused::NoSuchSaga => Problem::new(Code::NotFound, "no such workflow here"),
         SignalRefused::Sql(_) => Problem::internal(&chain(&refused)),
         refused => Problem::new(Code::WrongState, refused.to_string()),
+    }
+}
+
+impl From<LeasesRefused> for Problem {
+    fn from(refused: LeasesRefused) -> Self {
+        match refused {
+            LeasesRefused::Lease(refused @ LeaseRefused::Held { .. }) => {
+                Self::new(Code::LockHeld, format!("{refused}; ask again, or stand in line with wait_seconds"))
+                    .after(SHORTLY)
+            }
+            LeasesRefused::Lease(LeaseRefused::Expired) => Self::new(
+                Code::LeaseExpired,
+                "whatever you protect with it may be another's by now; acquire it anew and mind the new fence",
+            ),
+            LeasesRefused::Lease(LeaseRefused::Bad(words)) => Self::new(Code::Invalid, words),
+            LeasesRefused::Lease(refused @ LeaseRefused::Crowded) => {
+                Self::new(Code::Overloaded, refused.to_string()).after(SOON)
+            }
+            LeasesRefused::Lease(refused) => Self::internal(&chain(&refused)),
+            LeasesRefused::Ledger(refused) => refused.into(),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::dial::{Dialer, TrustFiles, TrustRefused};
 use crate::dice::Dice;
 use crate::following::{self, Following};
 use crate::health::Health;
+use crate::leases::{self, Leases};
 use crate::limits::{CONNECT_WAIT_MAX, EXPORT_QUEUE_MAX, SERVICE_IN_FLIGHT_MAX, SERVICE_QUEUE_MAX};
 use crate::metrics::Metrics;
 use crate::routing::{Room, Router, Unroutable};
@@ -44,6 +45,7 @@ pub(super) struct Services<'a> {
     pub(super) devices: &'a Arc<Devices>,
     pub(super) succession: &'a Arc<Succession>,
     pub(super) runs: &'a Arc<Runs>,
+    pub(super) leases: &'a Arc<Leases>,
     pub(super) keys: &'a Arc<Keys>,
     pub(super) signing: &'a Arc<Signing>,
     pub(super) audit: &'a Arc<Audit>,
@@ -111,6 +113,7 @@ impl Doors<'_> {
             ("devices", services::devices::routes::routes(services.devices)),
             ("succession", services::succession::routes::routes(services.succession)),
             ("workflows", runs::routes::routes(services.runs)),
+            ("locks", leases::routes::routes(services.leases)),
             ("keys", services::keys::routes::routes(services.keys)),
             ("signing", services::signing::routes::routes(services.signing)),
             ("audit", services::audit::routes::routes(services.audit)),

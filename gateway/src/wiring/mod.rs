@@ -15,6 +15,7 @@ use audit::{
 };
 use hsm::{Token, TokenConfig};
 use sagas::idempotency::Idempotency;
+use sagas::lock::lease::Leases as Queue;
 use sagas::{Catalog, Seal};
 
 pub use self::doors::UpstreamsRefused;
@@ -36,6 +37,7 @@ use crate::custody::Custody;
 use crate::dice::Dice;
 use crate::hardware::{TokenAnchor, TokenSealer};
 use crate::health::{Health, Probes};
+use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::routing::Router;
 use crate::runner::Runner;
@@ -307,8 +309,11 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         &devices,
     )
     .await?;
+    let queue = Queue::new(ground.ledger.clone(), Arc::clone(&ground.clock), Arc::new(MachineRandom));
+    let leases = Leases::new(queue);
     let services = Services {
         runs: &runs,
+        leases: &leases,
         workspaces: &workspaces,
         devices: &devices,
         succession: &succession,

@@ -27,7 +27,8 @@ async fn many_keys(standing: &Standing) -> (WorkspaceId, Vec<String>) {
     let within = operator.with("chancery-workspace", "acme");
     let mut keys = Vec::new();
     for round in 0..ROUNDS_MAX {
-        let key = within.post("/v1/keys", json!({ "name": format!("k{round}"), "kind": "p256" })).await.json();
+        let key =
+            within.post("/v1/keys", json!({ "name": format!("k{round}"), "kind": "p256" })).await.json();
         keys.push(key["id"].as_str().unwrap().to_owned());
     }
     (made["id"].as_str().unwrap().parse().unwrap(), keys)

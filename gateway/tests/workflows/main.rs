@@ -4,9 +4,9 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod audit;
-mod keys;
 #[path = "../common/mod.rs"]
 mod common;
+mod keys;
 mod keys_in_and_out;
 mod sign_world;
 mod signing;

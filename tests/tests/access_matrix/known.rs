@@ -4,7 +4,7 @@
 
 /// Every route there is. One that is served and does not stand here, or the reverse, fails the test: whoever adds a
 /// route decides in this list, in the open, who may use it.
-pub(crate) const KNOWN: [&str; 55] = [
+pub(crate) const KNOWN: [&str; 59] = [
     "DELETE /v1/api-keys/{api_key}: scope access:manage",
     "DELETE /v1/clients/{client}: scope access:manage",
     "GET /health/live: open",
@@ -22,6 +22,7 @@ pub(crate) const KNOWN: [&str; 55] = [
     "GET /v1/clients: scope access:read",
     "GET /v1/keys/{key}: scope keys:read",
     "GET /v1/keys: scope keys:read",
+    "GET /v1/locks: scope locks",
     "GET /v1/openapi.json: open",
     "GET /v1/policies/{scope}: scope keys:read",
     "GET /v1/policies: scope keys:read",
@@ -50,13 +51,16 @@ pub(crate) const KNOWN: [&str; 55] = [
     "POST /v1/keys/{key}/signatures: scope sign",
     "POST /v1/keys/{key}/verify: scope verify",
     "POST /v1/keys: scope keys:manage",
+    "POST /v1/locks/{name}/release: scope locks",
+    "POST /v1/locks/{name}/renew: scope locks",
+    "POST /v1/locks: scope locks",
     "POST /v1/sign-batch: scope sign",
     "POST /v1/workflows/{workflow}/approvals: scope approve",
+    "POST /v1/workflows/{workflow}/blob: scope keys:manage",
     "POST /v1/workflows/{workflow}/cancel: scope workflows:manage",
     "POST /v1/workflows/{workflow}/lead/{verb}: operator",
     "POST /v1/workflows/{workflow}: scope workflows:manage",
     "POST /v1/workspaces/{workspace}/close: operator",
-    "POST /v1/workflows/{workflow}/blob: scope keys:manage",
     "POST /v1/workspaces/{workspace}/open: operator",
     "POST /v1/workspaces/{workspace}/shred: operator",
     "POST /v1/workspaces: operator",

@@ -325,6 +325,13 @@ async fn every_changing_route_leaves_an_entry_that_names_its_request() {
     let spare = house.operator().create_workspace("spare").await;
     let shred = json!({ "reason": "no longer needed", "grace_days": 30 });
     let mut calls = succeeding_calls(&key, &acme, &first_ca, waiting.try_into().unwrap());
+    let lease = post("/v1/locks", json!({ "name": "held", "ttl_seconds": 60 }));
+    let lease = operator.ask(lease).await.expect(201).json()["lease_id"].clone();
+    calls.push(("POST /v1/locks", post("/v1/locks", json!({ "name": "nightly", "ttl_seconds": 60 }))));
+    let renewal = json!({ "lease_id": lease, "ttl_seconds": 90 });
+    calls.push(("POST /v1/locks/{name}/renew", post("/v1/locks/held/renew", renewal)));
+    let release = json!({ "lease_id": lease });
+    calls.push(("POST /v1/locks/{name}/release", post("/v1/locks/held/release", release)));
     calls.push((
         "POST /v1/workspaces/{workspace}/shred",
         post(format!("/v1/workspaces/{spare}/shred"), shred),
