@@ -39,11 +39,13 @@ lint: deps ## formatting, clippy with warnings as errors, units, advisories wher
 	systemd/check.sh
 	@.ci/advisories
 
-bench: deps ## measure the gateway against a bare token, and write target/bench/report.json
+bench: deps ## measure the gateway against a bare token, routing, workflows and the ledger (ENTRIES=10000000 for the long one)
 	$(CARGO) build --release --workspace --bins
 	target/release/bench
 	target/release/bench --routing
+	$(CARGO) run --release -p sagas --features double --example saga_figures
 	$(CARGO) run --release -p audit --example figures -- $(or $(ENTRIES),1000000)
+	target/release/bench --growth 1000 $(or $(ENTRIES),1000000)
 
 torture: deps ## all crash points and fault cycles, not only the sample (hours)
 	$(CARGO) build --workspace --bins
