@@ -22,7 +22,7 @@ use crate::signer::SigningKey;
 /// One part and how it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Part {
-    /// `token`, `tpm`, `ledger`, `anchor` or `daemon`.
+    /// `token`, `tpm`, `ledger`, `anchor`, `daemon`, or `workflows` while some are stuck.
     pub part: &'static str,
     /// Fit for service.
     pub ready: bool,
@@ -130,9 +130,10 @@ impl Health {
                 None => None,
             }
         };
-        let (token, ledger, tpm) = tokio::join!(probes.token(), probes.ledger(), tpm);
+        let (token, ledger, tpm, stuck) =
+            tokio::join!(probes.token(), probes.ledger(), tpm, probes.stuck_workflows());
         let parts: Vec<Part> =
-            [Some(token), Some(ledger), Some(probes.anchor()), tpm].into_iter().flatten().collect();
+            [Some(token), Some(ledger), Some(probes.anchor()), tpm, stuck].into_iter().flatten().collect();
         probes.figures(&parts);
         let ready = parts.iter().all(|part| part.ready);
         self.put(Readiness { ready, parts, services: Vec::new() });
@@ -199,6 +200,17 @@ impl Probes {
             Ok(()) => part(true, "writes", None),
             Err(why) => part(false, "does_not_write", Some(why.to_string())),
         }
+    }
+
+    /// Workflows that need a person, if there are any. Everything else goes on without them, so this is no lack of
+    /// readiness, but nobody should have to look for it.
+    async fn stuck_workflows(&self) -> Option<Part> {
+        let stuck = self.ground.runner.engine().ok()?.stuck().await.ok()?;
+        let total: u64 = stuck.iter().map(|(_, count)| count).sum();
+        self.metrics.set("workflows", "stuck", as_figure(total));
+        let names: Vec<_> = stuck.iter().map(|(workflow, count)| format!("{workflow}: {count}")).collect();
+        let detail = Some(format!("{}; `chancery saga list` shows them", names.join(", ")));
+        (total > 0).then_some(Part { part: "workflows", ready: true, code: "stuck", detail })
     }
 
     fn anchor(&self) -> Part {

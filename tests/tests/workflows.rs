@@ -150,6 +150,12 @@ async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
     promises::daemon::kill(worker, Signal::CONT);
     let stuck = in_state(&operator, &run, "stuck_forward").await;
     assert!(stuck["advice"].as_array().is_some_and(|advice| !advice.is_empty()), "{stuck}");
+    let told = || async {
+        let ready = operator.ask(get("/health/ready")).await.json();
+        let parts = ready["parts"].as_array().cloned().unwrap_or_default();
+        parts.into_iter().find(|part| part["part"] == "workflows" && part["code"] == "stuck")
+    };
+    promises::eventually("health that says so", Duration::from_secs(20), told).await;
     let picture = said(&house.cli(&["-w", "acme", "saga", "show", &run]));
     for word in ["keys.activate", "stuck", "retry"] {
         assert!(picture.contains(word), "{picture}");
