@@ -8,8 +8,9 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit::{EntryFilter, EntryScope, Told, WriteRefused};
+use audit::{Clock, EntryFilter, EntryScope, Told, WriteRefused};
 use common::{Input, SECOND, Sample, fan, mixed, parent, plain_local, remote_pivot, scope};
+use sagas::testing::TestClock;
 use sagas::testing::inject::{Fault, How, Plan, wrap};
 use sagas::{
     Catalog, Definition, End, Engine, EngineParts, Filter, OnConflict, Origin, Phase, SagaKey, SignalRefused,
@@ -457,17 +458,51 @@ async fn every_commit_is_told_in_order_and_the_order_of_a_call_leads_its_commit(
     sample.clock.advance(SECOND * 61);
     engine.tick();
     assert_eq!(end(&engine, &key).await.state, State::Succeeded);
-    let told = [
-        "workflow.start",
-        "thing.put", // claim
-        "thing.put", // the order of the call, which is its evidence
-        "workflow.step",
-        "workflow.wait",
-        "thing.cooled",
-        "thing.put",
-        "workflow.done",
-    ];
-    assert_eq!(actions(&sample).await, told);
+    assert_eq!(actions(&sample).await, TOLD_BY_REMOTE_PIVOT);
+}
+
+const TOLD_BY_REMOTE_PIVOT: [&str; 8] = [
+    "workflow.start",
+    "thing.put", // claim
+    "thing.put", // the order of the call, which is its evidence
+    "workflow.step",
+    "workflow.wait",
+    "thing.cooled",
+    "thing.put",
+    "workflow.done",
+];
+
+/// Seven seconds pass from one look at it to the next.
+#[derive(Debug)]
+struct Hasty(Arc<TestClock>);
+
+impl Clock for Hasty {
+    fn unix_us(&self) -> u64 {
+        self.0.advance(SECOND * 7);
+        self.0.unix_us()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_falls_due_between_two_looks_of_one_commit_is_told_too() {
+    for round in 0..12 {
+        let sample = Sample::new("");
+        sample.clock.advance(SECOND * round);
+        let parts = sample.parts_with(vec![remote_pivot(&sample.outside)]);
+        let clock = Arc::new(Hasty(sample.clock.clone()));
+        let engine = Engine::start(EngineParts { clock, ..parts }).await.unwrap();
+        let key = engine.launch(request("sample.remote_pivot", 1)).await.unwrap().key;
+        while !matches!(engine.wait(&key, Duration::ZERO).await, Ok(Some(_))) {
+            engine.tick();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(actions(&sample).await, TOLD_BY_REMOTE_PIVOT, "round {round}");
+        engine.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,16 +68,16 @@ impl Inner {
                 }
                 Telling::Bookkeeping => {
                     let why = "an attempt that is in the saga's log and was told of before, or a timer";
-                    let outcome = self
+                    let written = self
                         .parts
                         .ledger
-                        .write_unaudited(why, move |tx| {
-                            let mut turn = Turn::new(tx, &env, live.clone(), now_us);
-                            work(&mut turn)?;
-                            Ok::<_, No>(turn.save()?.0)
-                        })
-                        .await;
-                    break (outcome.map_err(stop)?, None);
+                        .write_unaudited(why, move |tx| untold(tx, &env, &live, now_us, &*work));
+                    match written.await {
+                        Ok(moved) => break (moved, None),
+                        // Between the two looks a signal came or a moment passed: now there is something to tell.
+                        Err(WriteRefused::Rejected(No::Told)) => kind = Telling::Told,
+                        Err(refused) => return Err(stop(refused)),
+                    }
                 }
             }
         };
@@ -89,6 +89,7 @@ impl Inner {
     pub(crate) fn after_commit(self: &Arc<Self>, moved: &Moved, took: Duration) {
         let row = &moved.live.row;
         self.parts.observer.committed(&row.key, &row.workflow, took);
+        self.waiters.committed(&row.key);
         moved.woken.iter().for_each(|key| self.nudge(key));
         if row.state.is_over() {
             let age = Duration::from_micros(row.updated_us.saturating_sub(row.created_us));
@@ -109,6 +110,8 @@ enum No {
     Halt(Halt),
     /// The commit has nothing to tell; it goes as bookkeeping.
     Untold,
+    /// The commit has something to tell, so it is more than bookkeeping.
+    Told,
 }
 
 impl From<Halt> for No {
@@ -130,13 +133,28 @@ fn told(
     Ok(told.ok_or(No::Untold)?.beside(moved))
 }
 
+fn untold(
+    tx: &mut audit::Tx<'_>,
+    env: &Arc<super::parts::Env>,
+    live: &Live,
+    now_us: u64,
+    work: &dyn Fn(&mut Turn<'_, '_>) -> Result<(), Halt>,
+) -> Result<Moved, No> {
+    let mut turn = Turn::new(tx, env, live.clone(), now_us);
+    work(&mut turn)?;
+    match turn.save()? {
+        (moved, None) => Ok(moved),
+        (_, Some(_)) => Err(No::Told),
+    }
+}
+
 fn stop(refused: WriteRefused<No>) -> Stop {
     match refused {
         WriteRefused::Rejected(No::Halt(Halt::Zombie)) => Stop::LetGo,
         WriteRefused::Rejected(No::Halt(Halt::Refused(place, refused))) => Stop::Refused(place, refused),
         WriteRefused::Rejected(No::Halt(Halt::Sql(fault))) => Stop::Bug(fault.to_string()),
         WriteRefused::Rejected(No::Halt(Halt::Bug(why))) => Stop::Bug(why),
-        WriteRefused::Rejected(No::Untold) => Stop::Bug("a commit had nothing to tell".to_owned()),
+        WriteRefused::Rejected(No::Untold | No::Told) => Stop::Bug("a commit was told wrongly".to_owned()),
         WriteRefused::Panicked => Stop::Panicked,
         WriteRefused::EntryTooLong { field, bytes, bytes_max } => {
             Stop::Bug(format!("{field} of an entry has {bytes} bytes, more than {bytes_max}"))
