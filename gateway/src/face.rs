@@ -154,9 +154,8 @@ async fn issue(api: &ApiConfig, house: &House, line: &Line) -> Result<Face, Face
     let draft = issuer.draft_server(&api.names, &key, &subject, &ground.dice);
     let draft = draft.map_err(FaceUnmade::Certificate)?;
     let (order, not_after) = (issuer.order(&draft, Instant::now() + TOKEN_CALL_WAIT_MAX), draft.not_after);
-    let telling = Telling::own(None);
     let after = json!({ "names": api.names, "serial": draft.serial, "not_after": not_after, "authority": issuer.fingerprint() });
-    let recorded = ground.write::<_, FaceUnmade>(move |_| {
+    let recorded = ground.write::<_, FaceUnmade>(Telling::own(None), move |_, telling| {
         let entry =
             telling.entry("appliance.server_certificate", "server", |detail| detail.after(after.clone()));
         Ok(Told::new(order.clone(), entry))
@@ -179,8 +178,7 @@ async fn issue(api: &ApiConfig, house: &House, line: &Line) -> Result<Face, Face
 async fn keep(house: &House, kept: Kept) -> Result<(), FaceUnmade> {
     let hash = crate::api::CertificateHash::of(&kept.certificate).to_string();
     let bytes = serde_json::to_vec(&kept).map_err(|_| LedgerRefused::Fault(None))?;
-    let telling = Telling::own(None);
-    let recorded = house.ground.write::<_, FaceUnmade>(move |tx| {
+    let recorded = house.ground.write::<_, FaceUnmade>(Telling::own(None), move |tx, telling| {
         store::replace(tx, store::SERVER_FACE, &bytes)?;
         let after = json!({ "certificate": hash.clone() });
         Ok(Told::new(

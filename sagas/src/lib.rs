@@ -26,8 +26,8 @@ pub use catalog::{Catalog, CatalogRefused};
 pub use context::{Origin, StepContext};
 pub use define::{Builder, Definition, DefinitionRefused, Undo, Workflow, pinned};
 pub use engine::{
-    Deaf, End, Engine, EngineParts, EngineRefused, Observer, OnConflict, SignalRefused, SignalRequest,
-    Signalled, Start, StartRefused, StartRequest, Started, Verb, VerbRefused,
+    Cancelling, Deaf, End, Engine, EngineParts, EngineRefused, Observer, OnConflict, SignalRefused,
+    SignalRequest, Signalled, Start, StartRefused, StartRequest, Started, Verb, VerbRefused,
 };
 pub use ids::{EffectId, NotASaga, Phase, SagaId, SagaKey, Scope};
 pub use limits::SagaLimits;

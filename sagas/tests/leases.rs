@@ -6,6 +6,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use audit::{Told, WriteRefused};
@@ -202,6 +203,42 @@ async fn who_loses_patience_gives_up_the_place_and_who_comes_later_cannot_pass_b
     let lease = waiter.await.unwrap().unwrap();
     assert_eq!(lease.holder, "waiter");
     assert!(matches!(refusal(&all, wish("late")).await, LeaseRefused::Held { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_no_longer_when_the_turn_comes_gets_nothing_and_the_next_in_line_does() {
+    let sample = Sample::new("");
+    let all = leases(&sample);
+    let may = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&may);
+    let short_lived =
+        all.as_long_as(Arc::new(
+            move |_| {
+                if asked.load(Ordering::SeqCst) { Ok(()) } else { Err("revoked".into()) }
+            },
+        ));
+    let held = all.acquire(wish("a")).await.unwrap();
+    let waiting = async |count| {
+        until(async || sagas::lock::lease::waiting(&sample.ledger(), &scope(), "vault", 0).await == count)
+            .await;
+    };
+    let revoked = tokio::spawn({
+        let all = short_lived.clone();
+        async move { refusal(&all, patient("revoked")).await }
+    });
+    waiting(1).await;
+    let next = tokio::spawn({
+        let all = all.clone();
+        async move { all.acquire(patient("next")).await }
+    });
+    waiting(2).await;
+    may.store(false, Ordering::SeqCst);
+    assert!(release(&all, &held).await);
+    assert!(matches!(revoked.await.unwrap(), LeaseRefused::NotAllowed(_)));
+    let lease = next.await.unwrap().unwrap();
+    let renewed = short_lived.renew(&scope(), "vault", lease.lease_id, SECOND * 10, Origin::default()).await;
+    assert!(matches!(renewed, Err(WriteRefused::Rejected(LeaseRefused::NotAllowed(_)))));
+    assert!(release(&all, &lease).await, "and nothing of the refusals was left behind");
 }
 
 #[tokio::test]

@@ -108,19 +108,18 @@ pub async fn record(
     let order = ca::order(&facts.ca.signing("CA")?, &draft, soon());
     let kept = serde_json::to_vec(facts).map_err(|_| BadRecord { which: "own" })?;
     let summary = describe(facts, now);
-    let first = telling.clone();
-    let recorded = ground.write::<_, InitRefused>(move |tx| {
+    let recorded = ground.write::<_, InitRefused>(telling.clone(), move |tx, telling| {
         store::put(tx, store::FACTS, &kept)?;
         Ok(Told::new(
             order.clone(),
-            first.entry("appliance.init", "appliance", |detail| detail.after(summary.clone())),
+            telling.entry("appliance.init", "appliance", |detail| detail.after(summary.clone())),
         ))
     });
     let signer = Signer::new(tokens.keys.clone(), Metrics::default());
     let certificate = ca::complete(&signer, recorded.await?, draft).await.map_err(InitRefused::Ca)?;
     let hash = crate::api::CertificateHash::of(&certificate);
     ground
-        .write::<_, InitRefused>(move |tx| {
+        .write::<_, InitRefused>(telling, move |tx, telling| {
             store::put(tx, store::CA_CERTIFICATE, &certificate)?;
             let after = json!({ "certificate": hash.to_string() });
             Ok(Told::new((), telling.entry("appliance.ca", "ca", |detail| detail.after(after))))

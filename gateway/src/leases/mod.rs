@@ -15,7 +15,7 @@ use sagas::lock::lease::{Lease, LeaseRefused, LeaseRequest, Leases as Queue};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::ids::Name;
-use crate::services::ground::{LedgerRefused, Telling, was_read, written};
+use crate::services::ground::{Ground, LedgerRefused, Telling, was_read, written};
 
 /// Why there is no lease.
 #[derive(Debug, thiserror::Error)]
@@ -31,13 +31,14 @@ crate::refused_by_ledger!(LeasesRefused);
 
 /// The room.
 pub struct Leases {
+    ground: Ground,
     queue: Queue,
 }
 
 impl Leases {
-    /// The room over the queue of all leases.
-    pub fn new(queue: Queue) -> Arc<Self> {
-        Arc::new(Self { queue })
+    /// The room on its ground, over the queue of all leases.
+    pub fn new(ground: Ground, queue: Queue) -> Arc<Self> {
+        Arc::new(Self { ground, queue })
     }
 
     /// Acquires a lease, standing in line as long as the request says.
@@ -60,9 +61,9 @@ impl Leases {
             request_key: None,
             ttl,
             wait,
-            origin: Telling::of(by.actor(), Some(by.workspace()), origin).origin(),
+            origin: Telling::member(by, origin).origin(),
         };
-        settled(self.queue.acquire(request).await)
+        settled(self.queue_for(by).acquire(request).await)
     }
 
     /// Makes a lease last longer from now on.
@@ -77,8 +78,8 @@ impl Leases {
         lease_id: [u8; 16],
         ttl: Duration,
     ) -> Result<Lease, LeasesRefused> {
-        let told = Telling::of(by.actor(), Some(by.workspace()), origin).origin();
-        settled(self.queue.renew(&scope(by), name.as_str(), lease_id, ttl, told).await)
+        let told = Telling::member(by, origin).origin();
+        settled(self.queue_for(by).renew(&scope(by), name.as_str(), lease_id, ttl, told).await)
     }
 
     /// Gives a lease back. One that is another's by now is left alone.
@@ -92,8 +93,8 @@ impl Leases {
         name: &Name,
         lease_id: [u8; 16],
     ) -> Result<bool, LeasesRefused> {
-        let told = Telling::of(by.actor(), Some(by.workspace()), origin).origin();
-        settled(self.queue.release(&scope(by), name.as_str(), lease_id, told).await)
+        let told = Telling::member(by, origin).origin();
+        settled(self.queue_for(by).release(&scope(by), name.as_str(), lease_id, told).await)
     }
 
     /// The leases of the workspace that are held now.
@@ -108,6 +109,14 @@ impl Leases {
     ) -> Result<Vec<Lease>, LeasesRefused> {
         let listed = self.queue.list(&scope(by), after, rows_max).await;
         was_read(listed.map_err(|refused| refused.map(LeasesRefused::from)))
+    }
+
+    /// The queue as a member meets it, whose credentials must stand when the turn comes, however long that takes.
+    fn queue_for(&self, by: &Permit<may::Locks>) -> Queue {
+        let (ground, workspace, standing) =
+            (self.ground.clone(), by.workspace().clone(), by.standing().clone());
+        self.queue
+            .as_long_as(Arc::new(move |tx| Ok((ground.confirm)(tx, &workspace, &standing, ground.now())?)))
     }
 }
 

@@ -8,18 +8,15 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit::Tx;
-use sagas::{Detail, End, Filter, SagaId, SagaKey, Scope, SignalRequest, StartRefused, Summary, Verb};
+use sagas::{Detail, End, Filter, SagaId, SagaKey, Scope, StartRefused, Summary, Verb};
 
 use crate::api::guard::{Permit, may, scope_missing};
 use crate::api::{Offer, OperatorPermit, Origin, Problem};
 use crate::ids::WorkspaceId;
 use crate::refused_by_ledger;
 use crate::runner::RunRefused;
-use crate::services::devices::{self, DevicesRefused};
-use crate::services::ground::{Ground, LedgerRefused, Telling, was_read, written};
+use crate::services::ground::{Ground, LedgerRefused, Signal, Telling, was_read, written};
 use crate::services::signing::approvals::{self, APPROVE, Ballot, Pending, REFUSE, Vote, same_hand};
-use crate::services::workspaces::{self, WorkspacesRefused};
 
 /// Why nothing was shown or done.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +36,6 @@ pub enum RunsRefused {
     /// The engine said no.
     #[error(transparent)]
     Run(#[from] RunRefused),
-    /// The API key was revoked since the guard saw it.
-    #[error(transparent)]
-    ApiKey(#[from] WorkspacesRefused),
-    /// The certificate was revoked since the guard saw it.
-    #[error(transparent)]
-    Client(#[from] DevicesRefused),
     /// The ledger did not take or give it.
     #[error(transparent)]
     Ledger(#[from] LedgerRefused),
@@ -96,13 +87,7 @@ impl Runs {
             return Err(scope_missing(offer.scope));
         }
         let plan = offer.prepare(by.workspace().clone(), input).await?;
-        let wish = Telling::of(by.actor(), Some(by.workspace()), origin).wish(offer.workflow, &plan)?;
-        let (workspace, standing, now) = (by.workspace().clone(), by.standing().clone(), self.ground.now());
-        let check = move |tx: &mut Tx<'_>| {
-            workspaces::confirm(tx, &workspace, &standing, now)?;
-            Ok::<_, RunsRefused>(devices::confirm(tx, &workspace, &standing)?)
-        };
-        Ok(self.ground.launch(wish, check).await?)
+        Ok(self.ground.launch::<RunsRefused>(Telling::member(by, origin), offer.workflow, &plan).await?)
     }
 
     /// The end of a run, if it comes while its caller has patience.
@@ -154,8 +139,7 @@ impl Runs {
         id: SagaId,
         reason: &str,
     ) -> Result<(), RunsRefused> {
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
-        self.ground.cancel(&key(Some(by.workspace()), id), telling.origin(), reason).await
+        self.ground.cancel(Telling::member(by, origin), &key(Some(by.workspace()), id), reason).await
     }
 
     /// Says yes or no to a request that waits for approval.
@@ -178,23 +162,9 @@ impl Runs {
         if same_hand(by.actor().as_str(), &pending.initiator) {
             return Err(RunsRefused::OwnRequest);
         }
-        let telling = Telling::of(by.actor(), Some(&workspace), origin);
-        let key = key(Some(&workspace), id);
         let name = if yes { APPROVE } else { REFUSE };
-        let request = SignalRequest::new(key.clone(), name, by.actor().as_str(), &ballot);
-        let request = request.map_err(RunRefused::Signal)?.origin(telling.origin());
-        let engine = self.ground.runner.engine()?;
-        let signalling = engine.prepare_signal(request).await.map_err(RunRefused::Signal)?;
-        let (standing, now) = (by.standing().clone(), self.ground.now());
-        self.ground
-            .write::<_, RunsRefused>(move |tx: &mut Tx<'_>| {
-                workspaces::confirm(tx, &workspace, &standing, now)?;
-                devices::confirm(tx, &workspace, &standing)?;
-                signalling.commit(tx).map_err(|refused| RunRefused::Signal(refused).into())
-            })
-            .await?;
-        engine.nudge(&key);
-        Ok(())
+        let vote = Signal { name, dedupe: by.actor().as_str().to_owned(), payload: &ballot };
+        self.ground.signal(Telling::member(by, origin), &key(Some(&workspace), id), vote).await
     }
 
     /// Brings a run what it waits for. Whether it is the right thing is for the run to say.
@@ -209,24 +179,9 @@ impl Runs {
         signal: &'static str,
         payload: &(impl serde::Serialize + Sync),
     ) -> Result<(), RunsRefused> {
-        let workspace = by.workspace().clone();
-        let telling = Telling::of(by.actor(), Some(&workspace), origin);
-        let key = key(Some(&workspace), id);
         // One delivery for each request: what did not read may be sent again.
-        let request = SignalRequest::new(key.clone(), signal, origin.request.to_string(), payload);
-        let request = request.map_err(RunRefused::Signal)?.origin(telling.origin());
-        let engine = self.ground.runner.engine()?;
-        let signalling = engine.prepare_signal(request).await.map_err(RunRefused::Signal)?;
-        let (standing, now) = (by.standing().clone(), self.ground.now());
-        self.ground
-            .write::<_, RunsRefused>(move |tx: &mut Tx<'_>| {
-                workspaces::confirm(tx, &workspace, &standing, now)?;
-                devices::confirm(tx, &workspace, &standing)?;
-                signalling.commit(tx).map_err(|refused| RunRefused::Signal(refused).into())
-            })
-            .await?;
-        engine.nudge(&key);
-        Ok(())
+        let delivery = Signal { name: signal, dedupe: origin.request.to_string(), payload };
+        self.ground.signal(Telling::member(by, origin), &key(Some(by.workspace()), id), delivery).await
     }
 
     async fn pending(&self, workspace: &WorkspaceId, id: SagaId) -> Result<Pending, RunsRefused> {
@@ -250,7 +205,7 @@ impl Runs {
         verb: Verb,
         reason: &str,
     ) -> Result<(), RunsRefused> {
-        let telling = Telling::of(by.actor(), scope, origin);
+        let telling = Telling::operator(by, scope, origin);
         let engine = self.ground.runner.engine()?;
         let led = engine.operate(&key(scope, id), verb, telling.origin(), reason).await;
         written(led.map(drop).map_err(|refused| refused.map(|verb| RunRefused::Verb(verb).into())))

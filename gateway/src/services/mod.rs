@@ -4,6 +4,7 @@
 
 pub mod audit;
 mod columns;
+pub mod credentials;
 pub mod devices;
 pub mod ground;
 pub mod keys;

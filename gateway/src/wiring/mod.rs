@@ -45,6 +45,7 @@ use crate::runs::Runs;
 use crate::sealing::Keeper;
 use crate::services;
 use crate::services::audit::Audit;
+use crate::services::credentials;
 use crate::services::devices::Devices;
 use crate::services::ground::Ground;
 use crate::services::keys::Keys;
@@ -139,7 +140,7 @@ pub fn ledger(config: &Config) -> Result<Ledger, Unbuilt> {
 
 fn ground(ledger: Ledger) -> Ground {
     let clock: Arc<dyn Clock> = Arc::new(MachineClock::new());
-    Ground { ledger, clock, dice: Dice::system(), runner: Runner::default() }
+    Ground { ledger, clock, dice: Dice::system(), runner: Runner::default(), confirm: credentials::confirm }
 }
 
 /// The keeper over the anchor there is: the TPM's, or the token's object.
@@ -310,7 +311,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     )
     .await?;
     let queue = Queue::new(ground.ledger.clone(), Arc::clone(&ground.clock), Arc::new(MachineRandom));
-    let leases = Leases::new(queue);
+    let leases = Leases::new(ground.clone(), queue);
     let services = Services {
         runs: &runs,
         leases: &leases,

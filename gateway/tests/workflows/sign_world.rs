@@ -307,7 +307,13 @@ fn build(directory: &TempDir, clock: &Arc<TestClock>, token: &Token) -> Built {
         dangerous_without_recovery: true,
     })
     .expect("a ledger");
-    let ground = Ground { ledger, clock: clock.clone(), dice: Dice::system(), runner: Runner::default() };
+    let ground = Ground {
+        ledger,
+        clock: clock.clone(),
+        dice: Dice::system(),
+        runner: Runner::default(),
+        confirm: gateway::services::credentials::confirm,
+    };
     let custody = Custody::new(MasterKey::generate().expect("a master key"));
     let roster = Roster::new(clock.clone());
     let workspaces = Arc::new(Workspaces::new(ground.clone(), roster, custody, token.clone()));

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 pub use begin::{OnConflict, Start, StartRefused, StartRequest, Started};
 pub use parts::{Deaf, EngineParts, Observer};
 pub use signals::{SignalRefused, SignalRequest, Signalled};
-pub use verbs::{Verb, VerbRefused};
+pub use verbs::{Cancelling, Verb, VerbRefused};
 pub use waiters::End;
 
 use crate::ids::{SagaId, SagaKey};
@@ -146,6 +146,20 @@ impl Engine {
     /// Why the ledger could not be read.
     pub async fn wait(&self, key: &SagaKey, at_most: Duration) -> Result<Option<End>, ReadRefused<SqlFault>> {
         self.inner.wait(key, at_most).await
+    }
+
+    /// As [`wait`](Self::wait), but only until the saga has come so far as `seen` says, which is asked now and after each
+    /// of its commits.
+    ///
+    /// # Errors
+    /// Why the ledger could not be read.
+    pub async fn wait_or<F: Future<Output = bool> + Send>(
+        &self,
+        key: &SagaKey,
+        at_most: Duration,
+        seen: impl Fn() -> F + Send,
+    ) -> Result<Option<End>, ReadRefused<SqlFault>> {
+        self.inner.wait_or(key, at_most, seen).await
     }
 
     /// Looks at once for what is due, without waiting for a timer: after the clock was set, or in a test that owns it.

@@ -1,13 +1,13 @@
 //! Those who wait for the end of a saga: told in the moment it is durable.
-//! Who enters: callers with patience; the engine with an end.
-//! What leaves: the end, its result opened, at most once to each.
+//! Who enters: callers with patience; the engine with a commit or an end.
+//! What leaves: the end, its result opened, at most once to each; a nudge at every commit.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use audit::{ReadRefused, SqlFault};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::Inner;
 use super::live::Live;
@@ -30,12 +30,15 @@ pub struct End {
 
 /// Who waits for what.
 #[derive(Default)]
-pub(crate) struct Waiters(Mutex<HashMap<SagaKey, Vec<oneshot::Sender<End>>>>);
+pub(crate) struct Waiters {
+    ends: Mutex<HashMap<SagaKey, Vec<oneshot::Sender<End>>>>,
+    commits: Mutex<HashMap<SagaKey, Weak<Notify>>>,
+}
 
 impl Waiters {
     fn listen(&self, key: &SagaKey) -> oneshot::Receiver<End> {
         let (tell, hear) = oneshot::channel();
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let list = waiting.entry(key.clone()).or_default();
         list.retain(|it| !it.is_closed());
         list.push(tell);
@@ -44,7 +47,7 @@ impl Waiters {
 
     /// Who lost patience leaves nothing behind.
     fn forget(&self, key: &SagaKey) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(list) = waiting.get_mut(key) {
             list.retain(|it| !it.is_closed());
             if list.is_empty() {
@@ -53,8 +56,25 @@ impl Waiters {
         }
     }
 
+    /// Whoever holds this hears of every commit of the saga from now on.
+    fn follow(&self, key: &SagaKey) -> Arc<Notify> {
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = commits.get(key).and_then(Weak::upgrade).unwrap_or_default();
+        commits.insert(key.clone(), Arc::downgrade(&followed));
+        followed
+    }
+
+    pub(crate) fn committed(&self, key: &SagaKey) {
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        match commits.get(key).map(Weak::upgrade) {
+            Some(Some(followed)) => followed.notify_waiters(),
+            Some(None) => drop(commits.remove(key)),
+            None => {}
+        }
+    }
+
     pub(crate) fn tell(&self, live: &Live) {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(live.key());
+        let waiting = self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(live.key());
         let Some(waiting) = waiting else { return };
         let result = live.fold.last().cloned().flatten();
         let result = result
@@ -82,6 +102,30 @@ impl Inner {
         let end = tokio::time::timeout(at_most, hear).await.ok().and_then(Result::ok);
         self.waiters.forget(key);
         Ok(end)
+    }
+
+    /// As [`wait`](Self::wait), but only until `seen` says so after one of the saga's commits.
+    pub(crate) async fn wait_or<F: Future<Output = bool> + Send>(
+        self: &Arc<Self>,
+        key: &SagaKey,
+        at_most: Duration,
+        seen: impl Fn() -> F + Send,
+    ) -> Result<Option<End>, ReadRefused<SqlFault>> {
+        let commits = self.waiters.follow(key);
+        let looked = async {
+            loop {
+                let next = commits.notified();
+                if seen().await {
+                    return;
+                }
+                next.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            end = self.wait(key, at_most) => end,
+            () = looked => Ok(None),
+        }
     }
 
     /// The end of a saga that is over.

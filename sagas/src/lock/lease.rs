@@ -4,8 +4,10 @@
 
 mod queue;
 mod rows;
+mod turns;
 mod words;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +16,11 @@ use audit::{Clock, Entry, Ledger, Random, ReadRefused, Recorded, SqlFault, Told,
 use crate::context::Origin;
 use crate::define::pinned::hex;
 use crate::ids::Scope;
-use crate::limits::{LEASE_WAITING_MAX, PAGE_ROWS_MAX};
+use crate::limits::PAGE_ROWS_MAX;
 use queue::Queue;
 use rows::Row;
 pub(crate) use rows::STATEMENTS;
+use turns::Tried;
 pub use words::{Fenced, Lease, LeaseRefused, LeaseRequest};
 use words::{check, check_ttl};
 
@@ -39,6 +42,9 @@ pub async fn waiting(ledger: &Ledger, scope: &Scope, name: &str, now_us: u64) ->
     ledger.read(move |view| rows::waiting(view, &scope, &name, now_us)).await.unwrap_or_default()
 }
 
+/// Says in the transaction that would do it why whoever asked no longer may.
+pub type May = Arc<dyn Fn(&Tx<'_>) -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync>;
+
 /// All leases of an appliance.
 #[derive(Clone)]
 pub struct Leases {
@@ -46,18 +52,19 @@ pub struct Leases {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     queue: Arc<Queue>,
-}
-
-/// What one try at a lease gave.
-enum Tried {
-    Got(Lease),
-    InLine { ticket: i64, retry_us: u64 },
+    may: Option<May>,
 }
 
 impl Leases {
     /// Over a ledger that was opened with [`crate::SCHEMA`].
     pub fn new(ledger: Ledger, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { ledger, clock, random, queue: Arc::default() }
+        Self { ledger, clock, random, queue: Arc::default(), may: None }
+    }
+
+    /// The same leases, as someone meets them whose right may end while they stand in line.
+    #[must_use]
+    pub fn as_long_as(&self, may: May) -> Self {
+        Self { may: Some(may), ..self.clone() }
     }
 
     /// Acquires a lease, standing in line if the request says so.
@@ -92,7 +99,8 @@ impl Leases {
                     }
                 }
                 Err(refused) => {
-                    self.queue.leave(&request.scope, &request.name, ticket);
+                    // If this is not taken, the place in line ends by itself.
+                    let _ = self.step_out(&request, ticket).await;
                     return Err(refused);
                 }
             }
@@ -113,7 +121,9 @@ impl Leases {
     ) -> Result<Lease, WriteRefused<LeaseRefused>> {
         check_ttl(ttl).map_err(WriteRefused::Rejected)?;
         let (scope, name, now_us) = (scope.clone(), name.to_owned(), self.clock.unix_us());
+        let may = self.may.clone();
         let renewed = self.ledger.write(move |tx| {
+            allowed(tx, may.as_ref())?;
             let row = rows::row(tx, &scope, &name)?.filter(|row| row.is_held_by(&lease_id, now_us));
             let mut row = row.ok_or(LeaseRefused::Expired)?;
             row.until_us = now_us + micros(ttl);
@@ -167,77 +177,6 @@ impl Leases {
         self.ledger.read(move |view| rows::held(view, &scope, &after, now_us, rows_max)).await
     }
 
-    async fn attempt(
-        &self,
-        request: &LeaseRequest,
-        lease_id: [u8; 16],
-        ticket: Option<i64>,
-        until_us: u64,
-    ) -> Result<Tried, WriteRefused<LeaseRefused>> {
-        let (wish, now_us) = (request.clone(), self.clock.unix_us());
-        let written = self.ledger.write(move |tx| try_once(tx, &wish, lease_id, ticket, until_us, now_us));
-        match written.await {
-            Ok(got) => Ok(Tried::Got(got.into_value())),
-            Err(WriteRefused::Rejected(No::Refused(refused))) => Err(WriteRefused::Rejected(refused)),
-            Err(WriteRefused::Rejected(No::InLine { ticket: Some(ticket), retry_us })) => {
-                Ok(Tried::InLine { ticket, retry_us })
-            }
-            Err(WriteRefused::Rejected(No::InLine { ticket: None, .. })) => {
-                self.line_up(request, lease_id, until_us).await
-            }
-            Err(refused) => Err(plain(refused)),
-        }
-    }
-
-    async fn line_up(
-        &self,
-        request: &LeaseRequest,
-        lease_id: [u8; 16],
-        until_us: u64,
-    ) -> Result<Tried, WriteRefused<LeaseRefused>> {
-        let (wish, now_us) = (request.clone(), self.clock.unix_us());
-        let why = "a place in line changes nothing that is protected; the lease itself is told";
-        let written = self.ledger.write_unaudited(why, move |tx| {
-            if rows::waiting(tx, &wish.scope, &wish.name, now_us)? >= LEASE_WAITING_MAX {
-                return Err(LeaseRefused::Crowded);
-            }
-            let ticket = rows::draw(tx, &wish.scope, &wish.name)?;
-            rows::stand(tx, &wish, ticket, &lease_id, until_us)?;
-            Ok(ticket)
-        });
-        Ok(Tried::InLine { ticket: written.await?, retry_us: 0 })
-    }
-
-    async fn give_up(
-        &self,
-        request: &LeaseRequest,
-        lease_id: [u8; 16],
-        ticket: Option<i64>,
-    ) -> Result<Lease, WriteRefused<LeaseRefused>> {
-        let (wish, now_us) = (request.clone(), self.clock.unix_us());
-        let why = "a place in line that was given up; nothing that is protected changed";
-        let written = self.ledger.write_unaudited(why, move |tx| {
-            if let Some(ticket) = ticket {
-                rows::leave(tx, &wish.scope, &wish.name, ticket, now_us)?;
-            }
-            Ok(rows::row(tx, &wish.scope, &wish.name)?.filter(|row| row.until_us > now_us))
-        });
-        let row = written.await;
-        self.queue.leave(&request.scope, &request.name, ticket);
-        self.queue.call_first(&request.scope, &request.name);
-        match row? {
-            // It came free in the last moment: one more look, without standing in line.
-            None => match self
-                .attempt(&LeaseRequest { wait: Duration::ZERO, ..request.clone() }, lease_id, None, 0)
-                .await?
-            {
-                Tried::Got(lease) => Ok(lease),
-                Tried::InLine { .. } => Err(WriteRefused::Rejected(LeaseRefused::Crowded)),
-            },
-            Some(row) => Err(WriteRefused::Rejected(row.held_by_another())),
-        }
-    }
-
     async fn free(
         &self,
         scope: &Scope,
@@ -247,7 +186,9 @@ impl Leases {
         mine: impl Fn(&Row) -> bool + Send + 'static,
     ) -> Result<bool, WriteRefused<LeaseRefused>> {
         let (wanted, key) = (scope.clone(), name.to_owned());
+        let may = self.may.clone();
         let written = self.ledger.write(move |tx| {
+            allowed(tx, may.as_ref())?;
             let row = rows::row(tx, &wanted, &key)?.filter(|row| mine(row));
             let mut row = row.ok_or(LeaseRefused::Expired)?;
             let lease = row.lease(&wanted).ok_or(LeaseRefused::Expired)?;
@@ -268,56 +209,8 @@ impl Leases {
     }
 }
 
-/// Why one try gave nothing.
-#[derive(Debug)]
-enum No {
-    Refused(LeaseRefused),
-    /// Someone holds it or stands before us; `ticket` if we have a place already.
-    InLine {
-        ticket: Option<i64>,
-        retry_us: u64,
-    },
-}
-
-impl From<SqlFault> for No {
-    fn from(fault: SqlFault) -> Self {
-        Self::Refused(LeaseRefused::Sql(fault))
-    }
-}
-
-fn try_once(
-    tx: &mut Tx<'_>,
-    wish: &LeaseRequest,
-    lease_id: [u8; 16],
-    ticket: Option<i64>,
-    until_us: u64,
-    now_us: u64,
-) -> Result<Told<Lease>, No> {
-    let mut row = rows::row_or_new(tx, &wish.scope, &wish.name)?;
-    let held = row.lease_id.is_some() && row.until_us > now_us;
-    let same = wish.request_key.is_some() && row.request_key == wish.request_key && row.is_of(&wish.holder);
-    if held && same {
-        let lease = row.lease(&wish.scope).ok_or(No::Refused(LeaseRefused::Expired))?;
-        let told = entry("lock.acquire_again", &wish.scope, &lease, &wish.origin);
-        return Ok(Told::new(lease, told));
-    }
-    let before = rows::before(tx, &wish.scope, &wish.name, ticket.unwrap_or(i64::MAX), now_us)?;
-    if held || before {
-        let retry_us = if held { row.until_us } else { until_us };
-        return match (wish.wait.is_zero(), ticket) {
-            (true, _) if held => Err(No::Refused(row.held_by_another())),
-            (true, _) => Err(No::Refused(LeaseRefused::Crowded)),
-            (false, ticket) => Err(No::InLine { ticket, retry_us }),
-        };
-    }
-    if let Some(ticket) = ticket {
-        rows::leave(tx, &wish.scope, &wish.name, ticket, now_us)?;
-    }
-    row.grant(wish, lease_id, now_us);
-    rows::save(tx, &wish.scope, &row)?;
-    let lease = row.lease(&wish.scope).ok_or(No::Refused(LeaseRefused::Expired))?;
-    let told = entry("lock.acquire", &wish.scope, &lease, &wish.origin);
-    Ok(Told::new(lease, told))
+fn allowed(tx: &Tx<'_>, may: Option<&May>) -> Result<(), LeaseRefused> {
+    may.map_or(Ok(()), |may| may(tx)).map_err(LeaseRefused::NotAllowed)
 }
 
 fn entry(action: &'static str, scope: &Scope, lease: &Lease, by: &Origin) -> Entry {
@@ -333,23 +226,6 @@ fn entry(action: &'static str, scope: &Scope, lease: &Lease, by: &Origin) -> Ent
     match scope.workspace() {
         Some(workspace) => entry.workspace(workspace),
         None => entry,
-    }
-}
-
-fn plain(refused: WriteRefused<No>) -> WriteRefused<LeaseRefused> {
-    match refused {
-        WriteRefused::Rejected(_) | WriteRefused::Panicked => WriteRefused::Panicked,
-        WriteRefused::Unverified => WriteRefused::Unverified,
-        WriteRefused::Frozen(freeze) => WriteRefused::Frozen(freeze),
-        WriteRefused::Unanchored { rows } => WriteRefused::Unanchored { rows },
-        WriteRefused::Overloaded => WriteRefused::Overloaded,
-        WriteRefused::NoSpace => WriteRefused::NoSpace,
-        WriteRefused::EntryTooLong { field, bytes, bytes_max } => {
-            WriteRefused::EntryTooLong { field, bytes, bytes_max }
-        }
-        WriteRefused::NoRandomness => WriteRefused::NoRandomness,
-        WriteRefused::Lost => WriteRefused::Lost,
-        WriteRefused::Closed => WriteRefused::Closed,
     }
 }
 

@@ -173,8 +173,9 @@ impl Audit {
     /// # Errors
     /// Ledger, hardware or disk did not do their part.
     pub async fn export(&self, by: &OperatorPermit, origin: &Origin) -> Result<Exported, AuditRefused> {
-        let wish = Telling::of(by.actor(), None, origin).wish("audit.seal_export", &ExportPlan {})?;
-        let workflow = self.ground.launch::<AuditRefused>(wish, |_| Ok(())).await?;
+        let telling = Telling::operator(by, None, origin);
+        let workflow =
+            self.ground.launch::<AuditRefused>(telling, "audit.seal_export", &ExportPlan {}).await?;
         Ok(match self.ground.outcome::<Stored, AuditRefused>(&workflow, origin.deadline).await? {
             Ran::Done(stored) => Exported::Done(stored),
             Ran::Going => Exported::Going(workflow),

@@ -16,7 +16,7 @@ use serde_json::json;
 use self::store::ClientRow;
 use super::ground::{Ground, LedgerRefused, Telling};
 use super::roster::Roster;
-use crate::api::guard::{Permit, Standing, may};
+use crate::api::guard::{Permit, may};
 use crate::api::{CertificateHash, Client, ClientStanding, HangUp, OperatorPermit, Origin};
 use crate::appliance::succession;
 use crate::ca::authorities::Authorities;
@@ -38,9 +38,6 @@ pub enum DevicesRefused {
     /// The CA was retired while the certificate was being made.
     #[error("the CA was retired while the certificate was being made")]
     AuthorityRetired,
-    /// The client was revoked between the guard and the transaction.
-    #[error("the client certificate no longer stands")]
-    NoLongerStands,
     /// The ledger did not take or give it.
     #[error(transparent)]
     Ledger(#[from] LedgerRefused),
@@ -146,7 +143,7 @@ impl Devices {
             not_after: draft.not_after,
             authority: Some(authority.fingerprint()),
         };
-        let telling = Telling::of(by.actor(), Some(&new.workspace), origin);
+        let telling = Telling::operator(by, Some(&new.workspace), origin);
         let order = authority.order(&draft, origin.deadline);
         let certificate = self.issue(&telling, &new.workspace, &row, draft, order).await?;
         let hash = CertificateHash::of(&certificate);
@@ -167,10 +164,10 @@ impl Devices {
         draft: Draft,
         order: SignOrder,
     ) -> Result<Vec<u8>, DevicesRefused> {
-        let (kept, workspace, telling) = (row.clone(), workspace.clone(), telling.clone());
+        let (kept, workspace) = (row.clone(), workspace.clone());
         let recorded = self
             .ground
-            .write::<_, DevicesRefused>(move |tx| {
+            .write::<_, DevicesRefused>(telling.clone(), move |tx, telling| {
                 confirm_issuer(tx, kept.authority)?;
                 store::insert(tx, &workspace, &kept)?;
                 let after = json!({ "name": kept.name.as_str(), "serial": kept.serial, "not_after": kept.not_after, "authority": kept.authority });
@@ -191,7 +188,7 @@ impl Devices {
         let (id, workspace) = (row.id.clone(), workspace.clone());
         let recorded = self
             .ground
-            .write::<_, DevicesRefused>(move |tx| {
+            .write::<_, DevicesRefused>(telling, move |tx, telling| {
                 // A draft that is gone was revoked together with its CA.
                 if !store::enrol(tx, &workspace, &id, &hash)? {
                     return Err(DevicesRefused::AuthorityRetired);
@@ -226,11 +223,10 @@ impl Devices {
         origin: &Origin,
         id: ClientId,
     ) -> Result<u64, DevicesRefused> {
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
         let workspace = by.workspace().clone();
         let recorded = self
             .ground
-            .write::<_, DevicesRefused>(move |tx| {
+            .write::<_, DevicesRefused>(Telling::member(by, origin), move |tx, telling| {
                 let hash = store::revoke(tx, &workspace, &id)?.ok_or(DevicesRefused::NoSuchClient)?;
                 let before = json!({ "state": "enrolled", "certificate": hash.to_string() });
                 let entry = telling.entry("client.revoke", id.as_str(), |detail| {
@@ -311,17 +307,5 @@ impl Devices {
             self.register.hang_up(&hash);
         }
         Ok(())
-    }
-}
-
-/// Checks, inside a transaction, that the permit's certificate has not been revoked since the guard saw it.
-///
-/// # Errors
-/// It no longer stands.
-pub fn confirm(tx: &Tx<'_>, workspace: &WorkspaceId, standing: &Standing) -> Result<(), DevicesRefused> {
-    match standing {
-        Standing::Operator => Ok(()),
-        Standing::Program { client, .. } if store::stands(tx, workspace, client)? => Ok(()),
-        Standing::Program { .. } => Err(DevicesRefused::NoLongerStands),
     }
 }

@@ -187,7 +187,10 @@ pub(super) fn revoke_all(tx: &Tx<'_>, workspace: &WorkspaceId) -> Result<usize, 
 }
 
 /// Is the client still enrolled, as the database sees it in this very transaction?
-pub(super) fn stands(tx: &Tx<'_>, workspace: &WorkspaceId, id: &ClientId) -> Result<bool, SqlFault> {
+///
+/// # Errors
+/// The database did not do it.
+pub fn stands(tx: &Tx<'_>, workspace: &WorkspaceId, id: &ClientId) -> Result<bool, SqlFault> {
     Ok(tx.within(workspace.on_ledger()).one(&STANDS, params![id.as_str()], |_| Ok(()))?.is_some())
 }
 

@@ -37,7 +37,7 @@ impl Keys {
     async fn raise_alarm(&self, gap: Gap) -> Result<(), KeysRefused> {
         tracing::error!(key = %gap.key, counted = gap.counted, told = gap.told, "a use counter and the ledger differ: signatures are missing from one of them");
         let telling = Telling::own(Some(&gap.workspace));
-        let told = self.ground.write::<_, KeysRefused>(move |tx| {
+        let told = self.ground.write::<_, KeysRefused>(telling, move |tx, telling| {
             store::raise_uses(tx, &gap.workspace, &gap.key, gap.told)?;
             let after = json!({ "counted": gap.counted, "told": gap.told });
             let entry = telling.entry("key.counter_gap", gap.key.as_str(), |detail| detail.after(after));

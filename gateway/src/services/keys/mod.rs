@@ -3,6 +3,8 @@
 //! What leaves: rows and public keys. A record is never deleted, whatever the token says.
 
 pub mod backup;
+mod blobs;
+mod commands;
 mod counters;
 pub mod destruction;
 pub mod faults;
@@ -18,40 +20,29 @@ pub mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use audit::{EntryFilter, EntryOrder, EntryScope, SqlFault, Told, Tx, View};
-use hsm::{Custody, KeyId, KeyKind, KeyRef, Token, TokenError};
-use sagas::{SagaId, SagaKey, Scope};
-use serde::Serialize;
+use audit::{SqlFault, Told, Tx, View};
+use hsm::{Custody, KeyRef, Token};
 use serde_json::json;
 
-use self::destruction::DestructionPlan;
-use self::making::NewKeyPlan;
-
+pub use self::commands::Changed;
 use self::ring::{KeyCard, KeyRing};
-use self::rotation::RotationPlan;
-use self::state::{KeyEvent, KeyState, WrongState};
+use self::state::{KeyEvent, WrongState};
 use self::store::{KeyRow, VersionRow};
 use super::ground::{Ground, LedgerRefused, Telling};
-use super::workspaces::{self, Workspaces, WorkspacesRefused};
+use super::workspaces::{Workspaces, WorkspacesRefused};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::crypto::{PinnedKey, Unusable};
-use crate::custody::{CustodyRefused, Place};
-use crate::ids::{Name, RequestId, SigningKeyId, WorkspaceId};
-use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
+use crate::custody::CustodyRefused;
+use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::refused_by_ledger;
-use crate::runner::{Ran, RunRefused};
-use crate::services::policy::Policy;
+use crate::runner::RunRefused;
 use crate::signer::SigningKey;
 
 /// Why a command on keys was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysRefused {
-    /// The name is taken in this workspace.
-    #[error("there is a key named {0} already")]
-    NameTaken(Name),
     /// No such key in this workspace.
     #[error("no such key")]
     NoSuchKey,
@@ -64,9 +55,6 @@ pub enum KeysRefused {
     /// The key changed in the same moment.
     #[error("the key changed at the same moment")]
     Raced,
-    /// The key has as many versions as it may have.
-    #[error("the key has all the versions it may have")]
-    TooManyVersions,
     /// The overlap is too long.
     #[error("the overlap is out of bounds")]
     Overlap,
@@ -82,9 +70,6 @@ pub enum KeysRefused {
     /// The notice is too short or too long.
     #[error("the notice is out of bounds")]
     Notice,
-    /// The token did not do it, or we do not know.
-    #[error("the token did not do it")]
-    Token(#[source] TokenError),
     /// The record of a key cannot be used.
     #[error("the key's record cannot be used")]
     Record(#[source] Unusable),
@@ -109,17 +94,6 @@ pub struct KeyWithVersions {
     pub versions: Vec<VersionRow>,
 }
 
-/// What became of a command that runs as a workflow.
-#[derive(Debug)]
-pub struct Changed {
-    /// The newest entry about the key, once the workflow is done.
-    pub seq: Option<u64>,
-    /// The workflow.
-    pub workflow: SagaKey,
-    /// The key as it is now; absent while the workflow goes on.
-    pub key: Option<KeyWithVersions>,
-}
-
 impl KeyWithVersions {
     /// Whether the key may ever leave the token, as its newest version says.
     pub fn custody(&self) -> Custody {
@@ -129,9 +103,6 @@ impl KeyWithVersions {
         provenance.map(|it| it.custody).unwrap_or_default()
     }
 }
-
-/// Between two looks at a key that a workflow is about to change.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A change of state that members ask for.
 #[derive(Clone, Copy, Debug)]
@@ -158,185 +129,6 @@ impl Keys {
         Self { ground, workspaces, token, ring: KeyRing::default(), backups }
     }
 
-    /// Makes a key in the token, step by step; a step that fails undoes those before it.
-    ///
-    /// # Errors
-    /// The name is taken, or token or ledger did not do it.
-    pub async fn create(
-        &self,
-        by: &Permit<may::KeysManage>,
-        origin: &Origin,
-        name: Name,
-        kind: KeyKind,
-        custody: Custody,
-        policy: Option<Policy>,
-    ) -> Result<Changed, KeysRefused> {
-        let key = SigningKeyId::new(&self.ground.dice);
-        let plan = NewKeyPlan { workspace: by.workspace().clone(), key, name, kind, custody, policy };
-        self.run(by, origin, "key.generate", &plan, plan.key.clone()).await
-    }
-
-    /// Makes a new version, announces it, and lets it sign after the overlap; the old ones go on verifying.
-    ///
-    /// # Errors
-    /// The key is not enabled, or token or ledger did not do it.
-    pub async fn rotate(
-        &self,
-        by: &Permit<may::KeysManage>,
-        origin: &Origin,
-        selector: &str,
-        overlap: Duration,
-    ) -> Result<Changed, KeysRefused> {
-        if overlap > ROTATION_OVERLAP_MAX {
-            return Err(KeysRefused::Overlap);
-        }
-        let found = self.find(by.workspace(), selector).await?;
-        let key = found.row.id.clone();
-        let plan = RotationPlan {
-            workspace: by.workspace().clone(),
-            key: key.clone(),
-            custody: found.custody(),
-            overlap_seconds: overlap.as_secs(),
-        };
-        self.run(by, origin, "key.rotate", &plan, key).await
-    }
-
-    /// Takes a key out of use and destroys it after approvals and notice.
-    ///
-    /// # Errors
-    /// Not possible in its present state, or the notice is out of bounds.
-    pub async fn schedule_destruction(
-        &self,
-        by: &Permit<may::KeysManage>,
-        origin: &Origin,
-        selector: &str,
-        notice: Duration,
-        reason: String,
-    ) -> Result<Changed, KeysRefused> {
-        if !(DESTRUCTION_NOTICE_MIN..=DESTRUCTION_NOTICE_MAX).contains(&notice) {
-            return Err(KeysRefused::Notice);
-        }
-        let key = self.find(by.workspace(), selector).await?.row.id;
-        let plan = DestructionPlan {
-            workspace: by.workspace().clone(),
-            key: key.clone(),
-            reason,
-            notice_seconds: notice.as_secs(),
-        };
-        // It takes days, so nobody waits for its end: only until the key is out of use.
-        let workflow = self.launch(by, origin, "key.destroy", &plan).await?;
-        tokio::select! {
-            // An end so soon is a refusal.
-            ended = self.ground.outcome::<SigningKeyId, KeysRefused>(&workflow, origin.deadline) => drop(ended?),
-            () = self.until(by.workspace(), &key, origin.deadline, |row| row.workflow.is_some()) => {}
-        }
-        self.seen(workflow, by.workspace(), &key, origin).await
-    }
-
-    /// Calls the destruction of a key off: it stands again as it stood before.
-    ///
-    /// # Errors
-    /// Its destruction is not scheduled, or can no longer be called off.
-    pub async fn keep(
-        &self,
-        by: &Permit<may::KeysManage>,
-        origin: &Origin,
-        selector: &str,
-    ) -> Result<Changed, KeysRefused> {
-        let row = self.find(by.workspace(), selector).await?.row;
-        let pending = row.state == KeyState::DestructionPending;
-        let workflow = row.workflow.as_ref().filter(|_| pending).and_then(|id| id.parse().ok());
-        let id: SagaId = workflow.ok_or(KeysRefused::WrongState(WrongState { state: row.state }))?;
-        let workflow = SagaKey { scope: Scope::Workspace(by.workspace().on_ledger().clone()), id };
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
-        self.ground.cancel::<KeysRefused>(&workflow, telling.origin(), "the key is to be kept").await?;
-        self.until(by.workspace(), &row.id, origin.deadline, |row| row.workflow.is_none()).await;
-        self.seen(workflow, by.workspace(), &row.id, origin).await
-    }
-
-    /// Starts a workflow about a key and waits for its end, as long as the request has time.
-    async fn run(
-        &self,
-        by: &Permit<may::KeysManage>,
-        origin: &Origin,
-        workflow: &'static str,
-        plan: &(impl Serialize + Sync),
-        key: SigningKeyId,
-    ) -> Result<Changed, KeysRefused> {
-        let workflow = self.launch(by, origin, workflow, plan).await?;
-        match self.ground.outcome::<SigningKeyId, KeysRefused>(&workflow, origin.deadline).await? {
-            Ran::Going => Ok(Changed { seq: None, workflow, key: None }),
-            Ran::Done(_) => self.seen(workflow, by.workspace(), &key, origin).await,
-        }
-    }
-
-    /// The key as the workflow has left it so far.
-    async fn seen(
-        &self,
-        workflow: SagaKey,
-        workspace: &WorkspaceId,
-        key: &SigningKeyId,
-        origin: &Origin,
-    ) -> Result<Changed, KeysRefused> {
-        let found = self.find(workspace, key.as_str()).await?;
-        let seq = self.newest_entry(workspace, key, &origin.request).await?;
-        Ok(Changed { seq, workflow, key: Some(found) })
-    }
-
-    async fn launch(
-        &self,
-        by: &Permit<may::KeysManage>,
-        origin: &Origin,
-        workflow: &'static str,
-        plan: &(impl Serialize + Sync),
-    ) -> Result<SagaKey, KeysRefused> {
-        let wish = Telling::of(by.actor(), Some(by.workspace()), origin).wish(workflow, plan)?;
-        let (workspace, standing, now) = (by.workspace().clone(), by.standing().clone(), self.ground.now());
-        let check = move |tx: &mut Tx<'_>| Ok(workspaces::confirm(tx, &workspace, &standing, now)?);
-        self.ground.launch(wish, check).await
-    }
-
-    /// Waits until the key is as wanted, at most until the deadline; how it is then is for the caller to see.
-    async fn until(
-        &self,
-        workspace: &WorkspaceId,
-        key: &SigningKeyId,
-        deadline: Instant,
-        wanted: impl Fn(&KeyRow) -> bool,
-    ) {
-        while Instant::now() < deadline {
-            let found = self.find(workspace, key.as_str()).await;
-            if found.is_ok_and(|found| wanted(&found.row)) {
-                return;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// The newest entry of this request: about the key, or else about the workflow that it touched.
-    async fn newest_entry(
-        &self,
-        workspace: &WorkspaceId,
-        key: &SigningKeyId,
-        request: &RequestId,
-    ) -> Result<Option<u64>, KeysRefused> {
-        let of_request = EntryFilter {
-            scope: EntryScope::Workspace(workspace.on_ledger().clone()),
-            request_id: Some(request.to_string()),
-            order: EntryOrder::NewestFirst,
-            limit: 1,
-            ..EntryFilter::default()
-        };
-        let about_key = EntryFilter { object: Some(key.to_string()), ..of_request.clone() };
-        self.ground
-            .read::<_, KeysRefused>(move |view| {
-                let found = view.entries(&about_key)?;
-                let found = if found.is_empty() { view.entries(&of_request)? } else { found };
-                Ok(found.first().map(|entry| entry.seq))
-            })
-            .await
-    }
-
     /// Forgets what the signing path remembers of a workspace's keys, because one of them changed.
     pub fn forget(&self, workspace: &WorkspaceId) {
         self.ring.forget(workspace);
@@ -353,15 +145,11 @@ impl Keys {
         selector: &str,
         change: Change,
     ) -> Result<(u64, KeyWithVersions), KeysRefused> {
-        let now = self.ground.now();
         let (action, event) = change.parts();
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
-        let (workspace, standing, selector) =
-            (by.workspace().clone(), by.standing().clone(), selector.to_owned());
+        let (workspace, selector) = (by.workspace().clone(), selector.to_owned());
         let recorded = self
             .ground
-            .write::<_, KeysRefused>(move |tx| {
-                workspaces::confirm(tx, &workspace, &standing, now)?;
+            .write::<_, KeysRefused>(Telling::member(by, origin), move |tx, telling| {
                 let row = store::key(tx, &workspace, &selector)?.ok_or(KeysRefused::NoSuchKey)?;
                 let next = row.state.after(event)?;
                 if !store::set_state(tx, &workspace, &row.id, row.state, next, None)? {
@@ -427,37 +215,6 @@ impl Keys {
         let card = Arc::new(KeyCard::new(found.row, versions)?);
         self.ring.put(workspace, selector, Arc::clone(&card));
         Ok(card)
-    }
-
-    /// Seals what a TPM needs to load a key; where the token keeps the key itself there is nothing.
-    async fn seal_blob(
-        &self,
-        workspace: &WorkspaceId,
-        token_key: &KeyId,
-        blob: &[u8],
-    ) -> Result<Option<Vec<u8>>, KeysRefused> {
-        if blob.is_empty() {
-            return Ok(None);
-        }
-        let data_key = self.workspaces.data_key(workspace).await?;
-        // A version's row is named by what never changes and is never used twice.
-        let sealed =
-            Place::of("key_versions", &token_key.to_string(), "token blob").seal(&data_key, workspace, blob);
-        sealed.map(Some).map_err(KeysRefused::Sealing)
-    }
-
-    /// The blob with which a TPM loads the key; empty where the token keeps the key itself.
-    async fn open_sealed(
-        &self,
-        workspace: &WorkspaceId,
-        token_key: &KeyId,
-        sealed: Option<&[u8]>,
-    ) -> Result<Vec<u8>, KeysRefused> {
-        let Some(sealed) = sealed else { return Ok(Vec::new()) };
-        let data_key = self.workspaces.data_key(workspace).await?;
-        let opened = Place::of("key_versions", &token_key.to_string(), "token blob")
-            .open(&data_key, workspace, sealed);
-        opened.map_err(KeysRefused::Sealing)
     }
 
     async fn find(&self, workspace: &WorkspaceId, selector: &str) -> Result<KeyWithVersions, KeysRefused> {

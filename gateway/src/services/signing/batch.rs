@@ -8,7 +8,7 @@ use audit::{Each, Recorded, Told};
 use tokio::task::JoinSet;
 
 use super::order::{Prepared, SignCommand, Target, Unrecorded};
-use super::{Signed, Signing, SigningRefused, confirm, policies};
+use super::{Signed, Signing, SigningRefused, policies};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::services::ground::Telling;
@@ -42,7 +42,7 @@ impl Signing {
         let targets: Vec<Target> = fitting.orders.iter().map(|order| order.target.clone()).collect();
         // One place in the queue says whether there is time at all; the items then take their turns one by one.
         drop(self.admission.admit(by.workspace(), origin.urgent, origin.deadline).await?);
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
+        let telling = Telling::member(by, origin);
         if let Some(recorded) = self.authorise_all(by, &telling, fitting.orders).await? {
             let places = fitting.places.into_iter().zip(targets);
             self.act_on_all(by, origin, recorded, places.collect(), &telling, &mut outcomes).await;
@@ -81,12 +81,10 @@ impl Signing {
         if orders.is_empty() {
             return Ok(None);
         }
-        let (workspace, standing, now, telling) =
-            (by.workspace().clone(), by.standing().clone(), self.ground.now(), telling.clone());
+        let (workspace, now) = (by.workspace().clone(), self.ground.now());
         let recorded = self
             .ground
-            .write::<_, SigningRefused>(move |tx| {
-                confirm(tx, &workspace, &standing, now)?;
+            .write::<_, SigningRefused>(telling.clone(), move |tx, telling| {
                 let mut told = Vec::with_capacity(orders.len());
                 for order in &orders {
                     policies::admit_direct::<SigningRefused>(
@@ -97,7 +95,7 @@ impl Signing {
                         now,
                     )?;
                     let use_number = keys::count_uses(tx, &workspace, &order.target.key, 1)?;
-                    told.push(order.told(&telling, use_number));
+                    told.push(order.told(telling, use_number));
                 }
                 let first = told.remove(0);
                 Ok(Told::each(first, told))

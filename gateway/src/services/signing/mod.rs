@@ -18,7 +18,7 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{Outcome, Recorded, Told, Tx};
+use audit::{Outcome, Recorded, Told};
 use hsm::TokenError;
 use sagas::SagaKey;
 use serde_json::json;
@@ -27,16 +27,12 @@ use self::order::{SignCommand, Target, Unrecorded, VerifyCommand};
 use self::policies::{Effective, PolicyRefused};
 use self::requests::{Made, RequestPlan};
 use self::store::PolicyRow;
-use super::devices::{self, DevicesRefused};
 use super::ground::{Ground, LedgerRefused, Telling};
 use super::keys::{self, Keys, KeysRefused};
-use super::workspaces::{self, WorkspacesRefused};
 use crate::admission::{Admission, Shed};
 use crate::api::Origin;
-use crate::api::guard::{Permit, Standing, may};
+use crate::api::guard::{Permit, may};
 use crate::crypto::VerifyRefused;
-use crate::ids::WorkspaceId;
-use crate::moment::Moment;
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
 use crate::signer::{SignFailed, SignOrder, Signer};
@@ -59,12 +55,6 @@ pub enum SigningRefused {
     /// The workflow that carries the request.
     #[error(transparent)]
     Run(#[from] RunRefused),
-    /// The API key was revoked since the guard saw it.
-    #[error(transparent)]
-    ApiKey(#[from] WorkspacesRefused),
-    /// The certificate was revoked since the guard saw it.
-    #[error(transparent)]
-    Client(#[from] DevicesRefused),
     /// Authorised and recorded, but no signature came of it.
     #[error(transparent)]
     Failed(#[from] SignFailed),
@@ -115,7 +105,7 @@ impl Signing {
         let prepared = command.prepare(&card)?;
         let slot = self.admission.admit(by.workspace(), origin.urgent, origin.deadline).await?;
         let attendance = self.ground.ledger.attend();
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
+        let telling = Telling::member(by, origin);
         let target = prepared.target.clone();
         let authorised = self.authorise(by, telling.clone(), prepared.order(origin.deadline)).await?;
         let signed = self.act(authorised, target, telling).await;
@@ -134,10 +124,8 @@ impl Signing {
         plan: &RequestPlan,
         patience: Duration,
     ) -> Result<(SagaKey, Ran<Made>), SigningRefused> {
-        let wish = Telling::of(by.actor(), Some(by.workspace()), origin).wish("signing.request", plan)?;
-        let (workspace, standing, now) = (by.workspace().clone(), by.standing().clone(), self.ground.now());
-        let check = move |tx: &mut Tx<'_>| confirm(tx, &workspace, &standing, now);
-        let run = self.ground.launch::<SigningRefused>(wish, check).await?;
+        let telling = Telling::member(by, origin);
+        let run = self.ground.launch::<SigningRefused>(telling, "signing.request", plan).await?;
         let made = self.ground.outcome::<Made, SigningRefused>(&run, Instant::now() + patience).await?;
         Ok((run, made))
     }
@@ -192,10 +180,9 @@ impl Signing {
         telling: Telling,
         order: Unrecorded,
     ) -> Result<Recorded<SignOrder>, SigningRefused> {
-        let (workspace, standing, now) = (by.workspace().clone(), by.standing().clone(), self.ground.now());
+        let (workspace, now) = (by.workspace().clone(), self.ground.now());
         self.ground
-            .write::<_, SigningRefused>(move |tx| {
-                confirm(tx, &workspace, &standing, now)?;
+            .write::<_, SigningRefused>(telling, move |tx, telling| {
                 policies::admit_direct::<SigningRefused>(
                     tx,
                     &workspace,
@@ -204,7 +191,7 @@ impl Signing {
                     now,
                 )?;
                 let use_number = keys::count_uses(tx, &workspace, &order.target.key, 1)?;
-                let (order, entry) = order.told(&telling, use_number);
+                let (order, entry) = order.told(telling, use_number);
                 Ok(Told::new(order, entry))
             })
             .await
@@ -241,7 +228,7 @@ impl Signing {
 
     async fn tell_failure(&self, telling: Telling, target: &Target, seq: u64, what: &'static str) {
         let object = target.key.to_string();
-        let told = self.ground.write::<_, SigningRefused>(move |_| {
+        let told = self.ground.write::<_, SigningRefused>(telling.sequel(), move |_, telling| {
             let entry = telling.entry("key.sign_failed", object.clone(), |detail| {
                 detail.after(json!({ "authorised_in": seq, "outcome": what }))
             });
@@ -252,17 +239,6 @@ impl Signing {
             tracing::error!(%error, seq, "a failed signature could not be told");
         }
     }
-}
-
-/// Checks, inside a transaction, that certificate and API key still stand.
-fn confirm(
-    tx: &Tx<'_>,
-    workspace: &WorkspaceId,
-    standing: &Standing,
-    now: Moment,
-) -> Result<(), SigningRefused> {
-    workspaces::confirm(tx, workspace, standing, now)?;
-    Ok(devices::confirm(tx, workspace, standing)?)
 }
 
 fn word_for(failed: &SignFailed) -> &'static str {

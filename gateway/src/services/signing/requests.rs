@@ -18,7 +18,7 @@ use super::{Signing, store, wire};
 use crate::crypto::Encoding;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
-use crate::services::ground::LedgerRefused;
+use crate::services::ground::{LedgerRefused, Telling};
 use crate::services::keys::{self, KeysRefused, faults};
 use crate::signer::{SignFailed, SignOrder};
 
@@ -286,7 +286,7 @@ impl Signing {
     /// An order came to nothing, and is told so; the run says whether another follows.
     async fn tell_attempt(&self, cx: &StepContext, key: &SigningKeyId, seq: u64, what: &'static str) {
         let (cx, key) = (cx.clone(), key.to_string());
-        let told = self.ground.write::<_, super::SigningRefused>(move |_| {
+        let told = self.ground.write::<_, super::SigningRefused>(Telling::own(None), move |_, _| {
             let after = json!({ "authorised_in": seq, "outcome": what });
             let entry = cx.entry_with("key.sign_failed", key.clone(), |detail| detail.after(after));
             Ok(Told::new((), entry.outcome(audit::Outcome::Failed)))

@@ -53,8 +53,7 @@ impl Succession {
     /// Gives the successor's place in the line, counted from one.
     /// If we stop after this, the start finds the order, destroys what the token may hold under its name, and closes it.
     async fn order(&self, telling: &Telling, id: KeyId) -> Result<usize, SuccessionRefused> {
-        let telling = telling.clone();
-        let recorded = self.ground.write::<_, SuccessionRefused>(move |tx| {
+        let recorded = self.ground.write::<_, SuccessionRefused>(telling.clone(), move |tx, telling| {
             let line = succession::change::<SuccessionRefused>(tx, |line| line.order(id))?;
             let after = json!({ "token_key": id.to_string() });
             let entry = telling.entry("ca.order", id.to_string(), |detail| detail.after(after));
@@ -100,13 +99,13 @@ impl Succession {
         draft: &Draft,
         order: SignOrder,
     ) -> Result<Recorded<SignOrder>, SuccessionRefused> {
-        let (telling, id) = (telling.clone(), own.key.id);
+        let id = own.key.id;
         let after = json!({
             "serial": draft.serial,
             "not_after": draft.not_after,
             "key": own.key.fingerprint.to_string(),
         });
-        let recorded = self.ground.write::<_, SuccessionRefused>(move |_| {
+        let recorded = self.ground.write::<_, SuccessionRefused>(telling.clone(), move |_, telling| {
             let entry = telling.entry("ca.draft", id.to_string(), |detail| detail.after(after.clone()));
             Ok(Told::new(order.clone(), entry))
         });
@@ -120,8 +119,8 @@ impl Succession {
         own: OwnKey,
         certificate: Vec<u8>,
     ) -> Result<Recorded<RecordedLine>, SuccessionRefused> {
-        let (telling, fingerprint) = (telling.clone(), CertificateHash::of(&certificate));
-        let recorded = self.ground.write::<_, SuccessionRefused>(move |tx| {
+        let fingerprint = CertificateHash::of(&certificate);
+        let recorded = self.ground.write::<_, SuccessionRefused>(telling.clone(), move |tx, telling| {
             let line = succession::change::<SuccessionRefused>(tx, |line| {
                 line.succeed(own.clone(), certificate.clone())
             })?;
@@ -155,8 +154,7 @@ impl Succession {
             // The order stays open; the next rotation or start closes it.
             return Err(SuccessionRefused::Unsettled);
         }
-        let telling = telling.clone();
-        let recorded = self.ground.write::<_, SuccessionRefused>(move |tx| {
+        let recorded = self.ground.write::<_, SuccessionRefused>(telling.clone(), move |tx, telling| {
             succession::change::<SuccessionRefused>(tx, |line| line.strike(id))?;
             let after = json!({ "state": "not_made" });
             let entry = telling.entry("ca.order_closed", id.to_string(), |detail| detail.after(after));

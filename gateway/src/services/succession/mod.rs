@@ -132,7 +132,7 @@ impl Succession {
     /// One is being made already, there are too many, or token or ledger did not do it.
     pub async fn rotate(&self, by: &OperatorPermit, origin: &Origin) -> Result<Rotated, SuccessionRefused> {
         let _turn = self.turn.try_lock().map_err(|_| LineRefused::UnderWay)?;
-        let telling = Telling::of(by.actor(), None, origin);
+        let telling = Telling::operator(by, None, origin);
         let recorded = self.succeed(&telling).await?;
         let (seq, fingerprint) = (recorded.seq(), self.publish(recorded.value())?);
         Ok(Rotated { fingerprint, in_use: self.authorities.come_to_be_worn(FACE_WAIT_MAX).await, seq })
@@ -149,15 +149,15 @@ impl Succession {
         fingerprint: CertificateHash,
     ) -> Result<Retired, SuccessionRefused> {
         let _turn = self.turn.lock().await;
-        let (telling, now) = (Telling::of(by.actor(), None, origin), self.ground.now());
+        let (telling, now) = (Telling::operator(by, None, origin), self.ground.now());
         let is_first = self.authorities.present().is_first(&fingerprint);
         // If we stop after this, the next start finds the line without it and its clients revoked.
         let recorded = self
             .ground
-            .write::<_, SuccessionRefused>(move |tx| {
+            .write::<_, SuccessionRefused>(telling, move |tx, telling| {
                 let line =
                     succession::change::<SuccessionRefused>(tx, |line| line.retire(&fingerprint, now))?;
-                let (revoked, entries) = devices::revoke_issued(tx, &fingerprint, is_first, &telling)?;
+                let (revoked, entries) = devices::revoke_issued(tx, &fingerprint, is_first, telling)?;
                 let after = json!({ "state": "retired", "clients_revoked": entries.len() });
                 let entry = telling.entry("ca.retire", fingerprint.to_string(), |detail| {
                     detail.before(json!({ "state": "trusted" })).after(after)

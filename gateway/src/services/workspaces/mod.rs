@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
+use audit::{EntryFilter, EntryOrder, EntryScope, Told};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hsm::custody::DataKey;
@@ -30,7 +30,7 @@ use self::state::WorkspaceState;
 use self::store::{ApiKeyRow, WorkspaceRow};
 use super::ground::{Ground, LedgerRefused, Telling, written};
 use super::roster::{ApiKeyCard, Roster};
-use crate::api::guard::{Permit, Standing, may};
+use crate::api::guard::{Permit, may};
 use crate::api::{OperatorPermit, Origin, Scopes};
 use crate::custody::Custody;
 use crate::ids::{ApiKeyId, Name, WorkspaceId};
@@ -60,9 +60,6 @@ pub enum WorkspacesRefused {
     /// The end lies in the past.
     #[error("the end lies in the past")]
     EndsInThePast,
-    /// The credentials were revoked between the guard and the transaction.
-    #[error("the credentials no longer stand")]
-    NoLongerStands,
     /// The data key could not be made or opened.
     #[error("the workspace's data key cannot be used")]
     DataKey(#[source] crate::custody::CustodyRefused),
@@ -87,8 +84,6 @@ pub enum WorkspacesRefused {
 }
 refused_by_ledger!(WorkspacesRefused);
 
-/// Between two looks at a workspace that a workflow is about to freeze.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// A freeze that has not come within this is waiting for something; the caller looks at the workflow.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -172,8 +167,8 @@ impl Workspaces {
     ) -> Result<Founded, WorkspacesRefused> {
         let id = WorkspaceId::new(&self.ground.dice).map_err(|_| LedgerRefused::Fault(None))?;
         let plan = FoundingPlan { workspace: id.clone(), name };
-        let wish = Telling::of(by.actor(), Some(&id), origin).wish("workspace.create", &plan)?;
-        let workflow = self.ground.launch::<WorkspacesRefused>(wish, |_| Ok(())).await?;
+        let telling = Telling::operator(by, Some(&id), origin);
+        let workflow = self.ground.launch::<WorkspacesRefused>(telling, "workspace.create", &plan).await?;
         match self.ground.outcome::<WorkspaceId, WorkspacesRefused>(&workflow, origin.deadline).await? {
             Ran::Going => Ok(Founded::Going(workflow)),
             Ran::Done(_) => {
@@ -200,18 +195,12 @@ impl Workspaces {
             return Err(WorkspacesRefused::NoQuorum);
         }
         let id = plan.workspace.clone();
-        let wish = Telling::of(by.actor(), Some(&id), origin).wish("workspace.close", plan)?;
-        let workflow = self.ground.launch::<WorkspacesRefused>(wish, |_| Ok(())).await?;
+        let telling = Telling::operator(by, Some(&id), origin);
+        let workflow = self.ground.launch::<WorkspacesRefused>(telling, "workspace.close", plan).await?;
         // It takes days, so nobody waits for its end: only for what would end it at once.
         let soon = origin.deadline.min(Instant::now() + SOON);
-        while self.state_of(&id).await?.is_some_and(|state| state != WorkspaceState::Closing) {
-            let so_far =
-                self.ground.outcome::<WorkspaceId, WorkspacesRefused>(&workflow, Instant::now()).await?;
-            if matches!(so_far, Ran::Done(_)) || Instant::now() >= soon {
-                break;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        let frozen = || async { matches!(self.state_of(&id).await, Ok(Some(WorkspaceState::Closing))) };
+        self.ground.progress::<WorkspaceId, WorkspacesRefused, _>(&workflow, soon, frozen).await?;
         self.refresh(&id).await?;
         Ok(workflow)
     }
@@ -278,11 +267,11 @@ impl Workspaces {
         id: WorkspaceId,
         open: bool,
     ) -> Result<u64, WorkspacesRefused> {
-        let telling = Telling::of(by.actor(), Some(&id), origin);
+        let telling = Telling::operator(by, Some(&id), origin);
         let of = id.clone();
         let recorded = self
             .ground
-            .write::<_, WorkspacesRefused>(move |tx| {
+            .write::<_, WorkspacesRefused>(telling, move |tx, telling| {
                 let name = store::set_state(tx, &of, open)?.ok_or(WorkspacesRefused::NothingToChange)?;
                 let (action, before, after) = if open {
                     ("workspace.open", "closed", "open")
@@ -330,10 +319,8 @@ impl Workspaces {
             expires: new.expires,
             last_used: None,
         };
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
-        let (kept, workspace, standing) = (row.clone(), by.workspace().clone(), by.standing().clone());
-        let recorded = self.ground.write::<_, WorkspacesRefused>(move |tx| {
-            confirm(tx, &workspace, &standing, now)?;
+        let (kept, workspace) = (row.clone(), by.workspace().clone());
+        let recorded = self.ground.write::<_, WorkspacesRefused>(Telling::member(by, origin), move |tx, telling| {
             store::insert_api_key(tx, &workspace, &kept, &hash)?;
             let after = json!({ "name": kept.name.as_str(), "scopes": kept.scopes.as_ref().map(Scopes::stored), "expires": kept.expires });
             Ok(Told::new((), telling.entry("api_key.create", kept.id.as_str(), |detail| detail.after(after))))
@@ -372,11 +359,10 @@ impl Workspaces {
         origin: &Origin,
         id: ApiKeyId,
     ) -> Result<u64, WorkspacesRefused> {
-        let telling = Telling::of(by.actor(), Some(by.workspace()), origin);
         let (of, workspace) = (id.clone(), by.workspace().clone());
         let recorded = self
             .ground
-            .write::<_, WorkspacesRefused>(move |tx| {
+            .write::<_, WorkspacesRefused>(Telling::member(by, origin), move |tx, telling| {
                 let name =
                     store::revoke_api_key(tx, &workspace, &of)?.ok_or(WorkspacesRefused::NoSuchApiKey)?;
                 let before = json!({ "name": name.as_str(), "state": "active" });
@@ -414,22 +400,5 @@ impl Workspaces {
         let secret = Zeroizing::new(format!("ck_{}", URL_SAFE_NO_PAD.encode(bytes.as_ref())));
         let hash = Sha256::digest(secret.as_bytes()).into();
         (secret, hash)
-    }
-}
-
-/// Checks, inside a transaction, that the permit's API key has not been revoked since the guard saw it.
-///
-/// # Errors
-/// It no longer stands.
-pub fn confirm(
-    tx: &Tx<'_>,
-    workspace: &WorkspaceId,
-    standing: &Standing,
-    now: Moment,
-) -> Result<(), WorkspacesRefused> {
-    match standing {
-        Standing::Operator => Ok(()),
-        Standing::Program { api_key, .. } if store::api_key_stands(tx, workspace, api_key, now)? => Ok(()),
-        Standing::Program { .. } => Err(WorkspacesRefused::NoLongerStands),
     }
 }

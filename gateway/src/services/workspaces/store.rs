@@ -305,7 +305,10 @@ pub(super) fn revoke_api_key(
 }
 
 /// Is the API key still good, as the database sees it in this very transaction?
-pub(super) fn api_key_stands(
+///
+/// # Errors
+/// The database did not do it.
+pub fn api_key_stands(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
     id: &ApiKeyId,

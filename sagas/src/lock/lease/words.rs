@@ -2,6 +2,7 @@
 //! Who enters: clients' wishes.
 //! What leaves: leases, refusals, and the bounds every wish is held to.
 
+use std::error::Error;
 use std::time::Duration;
 
 use audit::SqlFault;
@@ -69,6 +70,9 @@ pub enum LeaseRefused {
     /// Correct the request.
     #[error("{0}")]
     Bad(String),
+    /// Whoever asked no longer may.
+    #[error("whoever asked for the lease no longer may")]
+    NotAllowed(#[source] Box<dyn Error + Send + Sync>),
     /// Too many stand in line.
     #[error("{LEASE_WAITING_MAX} requests stand in line for this name already")]
     Crowded,

@@ -2,10 +2,14 @@
 //! Who enters: the commands, inside a ledger transaction or view.
 //! What leaves: rows as types. No other service can run these statements.
 
+mod backups;
+
 use audit::{Row, Schema, SqlFault, Statement, Table, Tx, View, params};
 use hsm::{Fingerprint, KeyId, KeyKind};
 use serde::{Deserialize, Serialize};
 
+pub use self::backups::BackupRow;
+pub(super) use self::backups::{backup_key, backups, delete_backups, insert_backup};
 use super::making::Making;
 use super::state::KeyState;
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
@@ -23,9 +27,9 @@ pub static SCHEMA: Schema = Schema {
         Table { name: "key_backups", tenant: true },
     ],
     migrations: &[
-        include_str!("schema/0001.sql"),
-        include_str!("schema/0002.sql"),
-        include_str!("schema/0003.sql"),
+        include_str!("../schema/0001.sql"),
+        include_str!("../schema/0002.sql"),
+        include_str!("../schema/0003.sql"),
     ],
     statements: &[
         &INSERT_KEY,
@@ -48,10 +52,10 @@ pub static SCHEMA: Schema = Schema {
         &STATE_BEFORE,
         &SET_INCOMING,
         &STANDING,
-        &INSERT_BACKUP,
-        &BACKUPS,
-        &BACKUP_KEY,
-        &DELETE_BACKUPS,
+        &backups::INSERT,
+        &backups::OF_KEY,
+        &backups::KEY,
+        &backups::DELETE,
     ],
 };
 
@@ -133,20 +137,6 @@ static STANDING: Statement = Statement::tenant(
     SERVICE,
     "SELECT COUNT(*) FROM keys WHERE workspace = ?1 AND state NOT IN ('destroyed', 'failed')",
 );
-
-static INSERT_BACKUP: Statement = Statement::tenant(
-    SERVICE,
-    "INSERT INTO key_backups (workspace, id, key, version, backup_key, file, digest, created_us)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-);
-static BACKUPS: Statement = Statement::tenant(
-    SERVICE,
-    "SELECT id, key, version, backup_key, file, digest FROM key_backups WHERE workspace = ?1 AND key = ?2 ORDER BY id",
-);
-static BACKUP_KEY: Statement =
-    Statement::tenant(SERVICE, "SELECT key FROM key_backups WHERE workspace = ?1 AND id = ?2");
-static DELETE_BACKUPS: Statement =
-    Statement::tenant(SERVICE, "DELETE FROM key_backups WHERE workspace = ?1 AND key = ?2");
 
 /// A key row.
 #[derive(Clone, Debug)]
@@ -418,69 +408,4 @@ pub(super) fn set_incoming(
 pub(super) fn standing(view: &View<'_>, workspace: &WorkspaceId) -> Result<i64, SqlFault> {
     let counted = view.within(workspace.on_ledger()).one(&STANDING, params![], |row| row.integer(0));
     Ok(counted?.unwrap_or_default())
-}
-
-/// A backup row.
-#[derive(Clone, Debug)]
-pub struct BackupRow {
-    /// Its id: that of the workflow which made it.
-    pub id: String,
-    /// Of which key.
-    pub key: SigningKeyId,
-    /// Of which version.
-    pub version: i64,
-    /// The key of the token under which it is wrapped.
-    pub under: KeyId,
-    /// The file it lies in.
-    pub file: String,
-    /// SHA-256 of the file.
-    pub digest: [u8; 32],
-}
-
-/// Puts a backup on record.
-pub(super) fn insert_backup(
-    tx: &Tx<'_>,
-    workspace: &WorkspaceId,
-    row: &BackupRow,
-    now: Moment,
-) -> Result<(), SqlFault> {
-    let (under, file, digest) = (&row.under.0, row.file.as_str(), &row.digest);
-    let params = params![row.id.as_str(), row.key.as_str(), row.version, under, file, digest, now.micros()];
-    tx.within(workspace.on_ledger()).run(&INSERT_BACKUP, params).map(drop)
-}
-
-/// The backups of a key.
-pub(super) fn backups(
-    view: &View<'_>,
-    workspace: &WorkspaceId,
-    key: &SigningKeyId,
-) -> Result<Vec<BackupRow>, SqlFault> {
-    view.within(workspace.on_ledger()).all(&BACKUPS, params![key.as_str()], |row| {
-        Ok(BackupRow {
-            id: row.text(0)?,
-            key: typed(row, 1)?,
-            version: row.integer(2)?,
-            under: KeyId(bytes(row, 3)?),
-            file: row.text(4)?,
-            digest: bytes(row, 5)?,
-        })
-    })
-}
-
-/// Whose backup it is.
-pub(super) fn backup_key(
-    view: &View<'_>,
-    workspace: &WorkspaceId,
-    backup: &str,
-) -> Result<Option<SigningKeyId>, SqlFault> {
-    view.within(workspace.on_ledger()).one(&BACKUP_KEY, params![backup], |row| typed(row, 0))
-}
-
-/// Strikes the backups of a key off the record.
-pub(super) fn delete_backups(
-    tx: &Tx<'_>,
-    workspace: &WorkspaceId,
-    key: &SigningKeyId,
-) -> Result<(), SqlFault> {
-    tx.within(workspace.on_ledger()).run(&DELETE_BACKUPS, params![key.as_str()]).map(drop)
 }

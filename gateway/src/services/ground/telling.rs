@@ -1,0 +1,130 @@
+//! Where an act came from: what its entry tells of it, and what must still stand when it is written.
+//! Who enters: permits and the origin of their request.
+//! What leaves: entries that name actor, request and workspace in one way.
+
+use std::sync::Arc;
+
+use audit::{Detail, Entry};
+use sagas::Scope;
+
+use crate::api::guard::{Permit, Standing};
+use crate::api::{Actor, Once, OperatorPermit, Origin};
+use crate::ids::WorkspaceId;
+
+/// Where an act came from, as its entry tells it: everything but what was done.
+#[derive(Clone, Debug)]
+pub struct Telling {
+    actor: Actor,
+    workspace: Option<WorkspaceId>,
+    request: String,
+    ip: Option<String>,
+    user_agent: String,
+    once: Option<Arc<Once>>,
+    standing: Option<Standing>,
+}
+
+impl Telling {
+    /// For an act that an operator asked for, in a workspace if it concerns one.
+    pub fn operator(by: &OperatorPermit, workspace: Option<&WorkspaceId>, origin: &Origin) -> Self {
+        Self::of(by.actor(), workspace, origin, None)
+    }
+
+    /// For an act that a member asked for, whose credentials must still stand when it is written.
+    pub fn member<A>(by: &Permit<A>, origin: &Origin) -> Self {
+        Self::of(by.actor(), Some(by.workspace()), origin, Some(by.standing().clone()))
+    }
+
+    fn of(
+        actor: &Actor,
+        workspace: Option<&WorkspaceId>,
+        origin: &Origin,
+        standing: Option<Standing>,
+    ) -> Self {
+        Self {
+            actor: actor.clone(),
+            workspace: workspace.cloned(),
+            request: origin.request.to_string(),
+            ip: origin.ip.map(|ip| ip.to_string()),
+            user_agent: origin.user_agent.clone(),
+            once: origin.once.clone(),
+            standing,
+        }
+    }
+
+    /// For an act of the appliance itself.
+    pub fn own(workspace: Option<&WorkspaceId>) -> Self {
+        Self {
+            actor: Actor::appliance(),
+            workspace: workspace.cloned(),
+            request: String::new(),
+            ip: None,
+            user_agent: String::new(),
+            once: None,
+            standing: None,
+        }
+    }
+
+    /// The same act's sequel, which follows whatever has become of the credentials behind it.
+    #[must_use]
+    pub fn sequel(self) -> Self {
+        Self { standing: None, ..self }
+    }
+
+    /// The request's claim on its idempotency key, if it has one.
+    pub(super) fn once(&self) -> Option<Arc<Once>> {
+        self.once.clone()
+    }
+
+    /// Where the act takes place, as workflows name it.
+    pub(super) fn scope(&self) -> Scope {
+        match &self.workspace {
+            Some(workspace) => Scope::Workspace(workspace.on_ledger().clone()),
+            None => Scope::Appliance,
+        }
+    }
+
+    /// What must still stand when a member's act is written.
+    pub(super) fn standing(&self) -> Option<(&WorkspaceId, &Standing)> {
+        self.workspace.as_ref().zip(self.standing.as_ref())
+    }
+
+    /// Who asked and from where, as workflows keep it.
+    pub fn origin(&self) -> sagas::Origin {
+        sagas::Origin {
+            actor: self.actor.as_str().to_owned(),
+            request: self.request.clone(),
+            traceparent: None,
+            ip: self.ip.clone(),
+            user_agent: self.user_agent.clone(),
+        }
+    }
+
+    /// The same act, told in a workspace that it concerns.
+    #[must_use]
+    pub fn within(&self, workspace: &WorkspaceId) -> Self {
+        Self { workspace: Some(workspace.clone()), ..self.clone() }
+    }
+
+    /// An entry about `object`, with `detail` filled in by the command.
+    pub fn entry(
+        &self,
+        action: &'static str,
+        object: impl Into<String>,
+        detail: impl FnOnce(Detail) -> Detail,
+    ) -> Entry {
+        let mut facts = Detail::new();
+        if let Some(ip) = &self.ip {
+            facts = facts.ip(ip);
+        }
+        if !self.user_agent.is_empty() {
+            facts = facts.user_agent(&self.user_agent);
+        }
+        let entry =
+            Entry::new(action).actor(self.actor.as_str().to_owned()).object(object).request(&self.request);
+        let entry = match &self.workspace {
+            Some(workspace) => entry.workspace(workspace.on_ledger()),
+            None => entry,
+        };
+        entry.detail(detail(facts))
+    }
+}
