@@ -103,6 +103,22 @@ async fn who_waits_too_long_for_a_lock_ends_without_having_done_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn patience_for_a_lock_is_on_the_row_from_its_first_commit() {
+    let sample = Sample::new("");
+    let engine = engine(&sample, vec![mixed(&sample.outside)]).await;
+    let holder = engine.launch(request("sample.mixed", 1)).await.unwrap().key;
+    until(&engine, &holder, State::Waiting).await;
+    let patient = request("sample.mixed", 1).on_conflict(OnConflict::Queue(SECOND * 5));
+    let start = engine.prepare(patient).await.unwrap();
+    let waiting = start.key().clone();
+    // As if the process had died before the engine heard of it: all that is known stands in the row.
+    sample.ledger().write(move |tx| start.commit(tx)).await.unwrap();
+    sample.clock.advance(SECOND * 5);
+    let end = end(&engine, &waiting).await;
+    assert_eq!((end.state, end.code.as_deref()), (State::Compensated, Some("locked")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_is_heard_once_also_when_it_came_before_anyone_waited() {
     let sample = Sample::new("");
     let plan = Arc::new(Plan::default());

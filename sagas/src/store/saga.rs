@@ -60,9 +60,9 @@ pub(crate) static INSERT: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO saga (workspace, id, workflow, version, def_hash, state, cursor, round, epoch, owner, wake_us,
         deadline_us, attempt, doubt, cancel, input_sealed, parent_workspace, parent_id, parent_step, actor, request_id,
-        traceparent, created_us, updated_us, locks, ip, user_agent)
+        traceparent, created_us, updated_us, locks, ip, user_agent, step_until_us)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 1, ?7, ?8, ?9, 0, 0, 0, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, ?18,
-        ?19, ?20)",
+        ?19, ?20, ?21)",
 );
 pub(crate) static BY_ID: Statement = Statement::tenant(
     SERVICE,
@@ -157,7 +157,8 @@ impl SagaRow {
             big(self.created_us),
             self.locks.as_ref(),
             self.origin.ip.as_ref(),
-            self.origin.user_agent.as_str()
+            self.origin.user_agent.as_str(),
+            self.step_until_us.map(big)
         ];
         tx.within(self.key.scope.rows()).run(&INSERT, params).map(drop)
     }
