@@ -17,7 +17,7 @@ use gateway::config::{
     ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
 };
 use gateway::wiring::{self, House};
-use hsm::{Double, Token, TokenConfig};
+use hsm::{Double, Token, TokenConfig, TokenState};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -82,8 +82,8 @@ pub async fn house() -> Standing {
 pub async fn house_with(rates: RatesConfig) -> Standing {
     let (directory, double) = (tempfile::tempdir().expect("a directory"), Double::new());
     let config = config(directory.path(), rates);
-    wiring::init_over(&config, async { Ok(tokens(&double)) }).await.expect("an appliance");
-    let house = wiring::build_over(&config, async { Ok(tokens(&double)) }).await.expect("a house");
+    wiring::init_over(&config, async { Ok(tokens(&double).await) }).await.expect("an appliance");
+    let house = wiring::build_over(&config, async { Ok(tokens(&double).await) }).await.expect("a house");
     house.health.look(&house.probes).await;
     Standing { house, double, directory }
 }
@@ -93,8 +93,12 @@ pub fn quota(burst: u32, per_second: u32) -> Quota {
     Quota { burst, per_second }
 }
 
-fn tokens(double: &Double) -> Tokens {
-    Tokens { keys: Token::double(double.clone()), tpm: None, keys_are_in_tpm: false }
+/// Ready to be used, however busy the machine is.
+async fn tokens(double: &Double) -> Tokens {
+    let keys = Token::double(double.clone());
+    let ready = |state: &TokenState| matches!(state, TokenState::Ready { .. });
+    keys.watch().wait_for(ready).await.expect("a token in memory");
+    Tokens { keys, tpm: None, keys_are_in_tpm: false }
 }
 
 fn config(directory: &Path, rates: RatesConfig) -> Config {
