@@ -24,7 +24,7 @@ mod view;
 
 pub use catalog::{Catalog, CatalogRefused};
 pub use context::{Origin, StepContext};
-pub use define::{Builder, Definition, DefinitionRefused, Undo, Workflow, pinned};
+pub use define::{Builder, Definition, DefinitionRefused, Undo, Wait, WaitStep, Workflow, pinned};
 pub use engine::{
     Cancelling, Deaf, End, Engine, EngineParts, EngineRefused, Observer, OnConflict, SignalRefused,
     SignalRequest, Signalled, Start, StartRefused, StartRequest, Started, Verb, VerbRefused,

@@ -4,16 +4,19 @@
 
 use std::sync::Arc;
 
-use sagas::{Definition, DefinitionRefused, Lock, Probe, Ruling, Undo, Workflow};
+use sagas::{Definition, DefinitionRefused, Lock, Probe, Reason, Ruling, Undo, Wait, WaitStep, Workflow};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{DAY, asked_again};
 use crate::limits::{POLICY_CHANGE_WAIT_MAX, POLICY_EXPIRES_MAX, POLICY_TIMELOCK_MAX, TOKEN_CALL_WAIT_MAX};
+use crate::services::signing::Signing;
+use crate::services::signing::agreement::{self, Concerns};
 use crate::services::signing::approvals::{APPROVE, REFUSE};
 use crate::services::signing::bundle::{self, BatchPlan, Report};
 use crate::services::signing::changes::{self, ChangePlan, InForce, Staged};
 use crate::services::signing::policies::{self, Asked};
 use crate::services::signing::requests::{self, Made, RequestPlan};
-use crate::services::signing::{Signing, agreement};
 
 /// 27 `signing.request`.
 pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
@@ -30,21 +33,7 @@ pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> 
                 policies::release(tx, cx, &plan.workspace, &plan.key)
             }),
         )
-        .wait(
-            "signing.await_approvals",
-            |step| {
-                step.until(
-                    |_, asked: &Asked| agreement::patience(asked),
-                    |_, _, _, asked| Ok(agreement::at_deadline(asked, asked.clone())),
-                )
-                .open(|tx, cx, plan, asked| agreement::open(tx, cx, &plan.workspace, asked, plan))
-                .on(&[APPROVE, REFUSE], |tx, cx, plan, asked, signal| {
-                    let place = (&plan.workspace, plan.key.as_str());
-                    agreement::hear(tx, cx, place, (asked, asked.clone()), signal)
-                })
-            },
-            Undo::none("waiting changes nothing"),
-        )
+        .wait("signing.await_approvals", agreed, Undo::none("waiting changes nothing"))
         .local(
             "signing.claim",
             |tx, cx, plan, asked: &Asked| requests::claim(tx, cx, plan, asked),
@@ -82,21 +71,7 @@ pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
             |tx, cx, plan, ()| bundle::validate(tx, cx, plan),
             Undo::local(|tx, cx, plan, ()| bundle::release(tx, cx, plan)),
         )
-        .wait(
-            "signing.await_approvals",
-            |step| {
-                step.until(
-                    |_, asked: &Asked| agreement::patience(asked),
-                    |_, _, _, asked| Ok(agreement::at_deadline(asked, asked.clone())),
-                )
-                .open(|tx, cx, plan, asked| agreement::open(tx, cx, &plan.workspace, asked, plan))
-                .on(&[APPROVE, REFUSE], |tx, cx, plan, asked, signal| {
-                    let place = (&plan.workspace, plan.key.as_str());
-                    agreement::hear(tx, cx, place, (asked, asked.clone()), signal)
-                })
-            },
-            Undo::none("waiting changes nothing"),
-        )
+        .wait("signing.await_approvals", agreed, Undo::none("waiting changes nothing"))
         .local(
             "signing.claim_items",
             |tx, cx, plan, asked: &Asked| bundle::claim(tx, cx, plan, asked),
@@ -132,21 +107,7 @@ pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRef
             |tx, cx, plan, ()| changes::stage(tx, cx, plan),
             Undo::local(|tx, cx, plan, ()| changes::discard(tx, cx, plan)),
         )
-        .wait(
-            "signing.await_approvals",
-            |step| {
-                step.until(
-                    |_, staged: &Staged| agreement::patience(&staged.asked),
-                    |_, _, _, staged| Ok(agreement::at_deadline(&staged.asked, staged.clone())),
-                )
-                .open(|tx, cx, plan, staged| agreement::open(tx, cx, &plan.workspace, &staged.asked, plan))
-                .on(&[APPROVE, REFUSE], |tx, cx, plan, staged, signal| {
-                    let place = (&plan.workspace, plan.scope.as_str());
-                    agreement::hear(tx, cx, place, (&staged.asked, staged.clone()), signal)
-                })
-            },
-            Undo::none("waiting changes nothing"),
-        )
+        .wait("signing.await_approvals", agreed, Undo::none("waiting changes nothing"))
         .wait(
             "signing.await_timelock",
             |step| {
@@ -155,10 +116,7 @@ pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRef
                     |_, _, _, staged| Ok(Ruling::Passed(staged.clone(), Vec::new())),
                 )
                 // A refusal by anyone who may approve is a veto, also by one who agreed before.
-                .on(&[REFUSE], |tx, cx, plan, staged, signal| {
-                    let place = (&plan.workspace, plan.scope.as_str());
-                    agreement::hear(tx, cx, place, (&staged.asked, staged.clone()), signal)
-                })
+                .on(&[REFUSE], agreement::hear)
             },
             Undo::none("waiting changes nothing"),
         )
@@ -172,4 +130,18 @@ pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRef
                 .settle(|_, cx, plan, _, now| Ok(changes::told(cx, plan, now)))
         })
         .build()
+}
+
+/// Others have to agree to exactly this plan, in the time and number that the policy says.
+fn agreed<P, B>(step: Wait<P, B, Reason>) -> WaitStep<P, B, Reason, B>
+where
+    P: Concerns + Serialize + DeserializeOwned + Send + 'static,
+    B: AsRef<Asked> + Serialize + DeserializeOwned + Clone + Send + 'static,
+{
+    step.until(
+        |_, before| agreement::patience(before.as_ref()),
+        |_, _, _, before| Ok(agreement::at_deadline(before)),
+    )
+    .open(agreement::open)
+    .on(&[APPROVE, REFUSE], agreement::hear)
 }

@@ -13,6 +13,12 @@ use super::approvals::{self, Quorum};
 use super::policies::{self, Asked};
 use crate::ids::WorkspaceId;
 
+/// What a plan is about: the workspace, and the key or the scope of a policy in it.
+pub trait Concerns {
+    /// Which workspace, and what in it.
+    fn place(&self) -> (&WorkspaceId, &str);
+}
+
 /// How long others have to agree; no time at all where the policy says in so many words that nobody has to.
 pub fn patience(asked: &Asked) -> Duration {
     match asked.approvals {
@@ -35,31 +41,32 @@ fn quorum(workspace: &WorkspaceId, asked: &Asked) -> Quorum {
 /// # Errors
 /// The ledger did not do it.
 pub fn open(
-    tx: &Tx<'_>,
+    tx: &mut Tx<'_>,
     cx: &StepContext,
-    workspace: &WorkspaceId,
-    asked: &Asked,
-    plan: &impl Serialize,
+    plan: &(impl Concerns + Serialize),
+    before: &impl AsRef<Asked>,
 ) -> Result<Vec<Entry>, Refused> {
+    let asked = before.as_ref();
     if asked.approvals == 0 {
         let after = json!({ "needs": 0, "policy_version": asked.policy_version });
         let object = format!("workflow/{}", cx.saga.id);
         return Ok(vec![cx.entry_with("approval.not_asked", object, |detail| detail.after(after))]);
     }
-    approvals::open(tx, cx, &quorum(workspace, asked), plan)
+    approvals::open(tx, cx, &quorum(plan.place().0, asked), plan)
 }
 
 /// Hears a vote on what is asked for in a scope. One under a policy that no longer holds counts for nothing, and ends it.
 ///
 /// # Errors
 /// The ledger did not do it.
-pub fn hear<A>(
-    tx: &Tx<'_>,
+pub fn hear<B: AsRef<Asked> + Clone>(
+    tx: &mut Tx<'_>,
     cx: &StepContext,
-    (workspace, scope): (&WorkspaceId, &str),
-    (asked, after): (&Asked, A),
+    plan: &impl Concerns,
+    before: &B,
     signal: &Signal,
-) -> Result<Ruling<A>, Refused> {
+) -> Result<Ruling<B>, Refused> {
+    let (asked, (workspace, scope)) = (before.as_ref(), plan.place());
     match policies::confirm(tx, workspace, scope, asked) {
         Err(Refused::Business(reason)) => {
             let facts = json!({ "vote": signal.name, "outcome": "not counted: the policy has changed" });
@@ -68,14 +75,14 @@ pub fn hear<A>(
             Ok(Ruling::Refused(reason, vec![entry.actor(signal.actor.clone())]))
         }
         Err(other) => Err(other),
-        Ok(()) => approvals::hear(tx, cx, &quorum(workspace, asked), signal, after),
+        Ok(()) => approvals::hear(tx, cx, &quorum(workspace, asked), signal, before.clone()),
     }
 }
 
 /// The time to agree is over: nobody had to, or too few did.
-pub fn at_deadline<A>(asked: &Asked, after: A) -> Ruling<A> {
-    match asked.approvals {
-        0 => Ruling::Passed(after, Vec::new()),
+pub fn at_deadline<B: AsRef<Asked> + Clone>(before: &B) -> Ruling<B> {
+    match before.as_ref().approvals {
+        0 => Ruling::Passed(before.clone(), Vec::new()),
         needs => {
             let words = format!("{needs} approvals were needed and did not come in time; ask again");
             Ruling::Refused(Reason::new("deadline", words), Vec::new())

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::agreement::Concerns;
 use super::policies::{self, Asked, Wish};
 use super::requests::{self, Content, Item, Made};
 use super::{Signing, store};
@@ -93,6 +94,12 @@ pub fn merkle_root(items: &[Content]) -> Result<String, String> {
         tree.push(leaf.into(), |_, _, _| {});
     }
     Ok(hex::encode(tree.root()))
+}
+
+impl Concerns for BatchPlan {
+    fn place(&self) -> (&WorkspaceId, &str) {
+        (&self.workspace, self.key.as_str())
+    }
 }
 
 impl BatchPlan {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::agreement::Concerns;
 use super::policies::{self, Asked, EVERY_KEY, PolicyRefused};
 use super::{Signing, SigningRefused, store};
 use crate::ids::WorkspaceId;
@@ -28,6 +29,12 @@ pub struct ChangePlan {
     pub policy: Policy,
 }
 
+impl Concerns for ChangePlan {
+    fn place(&self) -> (&WorkspaceId, &str) {
+        (&self.workspace, self.scope.as_str())
+    }
+}
+
 /// A change that is put down and not in force.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Staged {
@@ -37,6 +44,12 @@ pub struct Staged {
     pub timelock_seconds: u64,
     /// Names the exact difference: from what, to what.
     pub diff: String,
+}
+
+impl AsRef<Asked> for Staged {
+    fn as_ref(&self) -> &Asked {
+        &self.asked
+    }
 }
 
 /// A policy in force.

@@ -90,6 +90,12 @@ pub struct Asked {
     pub expires_seconds: u64,
 }
 
+impl AsRef<Self> for Asked {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// The policies that hold for a key, or for the workspace as a whole.
 ///
 /// # Errors

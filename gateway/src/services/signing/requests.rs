@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::agreement::Concerns;
 use super::policies::{self, Asked, Wish};
 use super::{Signing, store, wire};
 use crate::crypto::Encoding;
@@ -119,6 +120,12 @@ impl Content {
             Self::Digest(text) => text.clone(),
             Self::Message(_) => hex::encode(Hash::Sha256.digest(&self.bytes().unwrap_or_default())),
         }
+    }
+}
+
+impl Concerns for RequestPlan {
+    fn place(&self) -> (&WorkspaceId, &str) {
+        (&self.workspace, self.key.as_str())
     }
 }
 
