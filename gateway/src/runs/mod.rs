@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit::Tx;
-use sagas::{Detail, End, Filter, SagaId, SagaKey, Scope, SignalRequest, StartRefused, Summary, Verb};
+use sagas::{
+    Detail, End, Filter, HistoryLine, SagaId, SagaKey, Scope, SignalRequest, StartRefused, Summary, Verb,
+};
 
 use crate::api::guard::{Permit, may, scope_missing};
 use crate::api::{Offer, OperatorPermit, Origin, Problem};
@@ -227,6 +229,15 @@ impl Runs {
             .await?;
         engine.nudge(&key);
         Ok(())
+    }
+
+    /// What was done by the workflows that a request started, whoever drove them. Where none runs, nothing is known.
+    ///
+    /// # Errors
+    /// The ledger gave nothing.
+    pub async fn history(&self, _: &OperatorPermit, request: &str) -> Result<Vec<HistoryLine>, RunsRefused> {
+        let Ok(engine) = self.ground.runner.engine() else { return Ok(Vec::new()) };
+        was_read(engine.history(request).await.map_err(|refused| refused.map(RunsRefused::from)))
     }
 
     async fn pending(&self, workspace: &WorkspaceId, id: SagaId) -> Result<Pending, RunsRefused> {

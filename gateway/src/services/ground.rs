@@ -17,7 +17,7 @@ use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
 use crate::runner::{Ran, RunRefused, Runner, ended};
-use crate::traces::spanned;
+use crate::traces::{here, spanned};
 
 /// The ground of a service; cheap to clone.
 #[derive(Clone)]
@@ -267,12 +267,12 @@ impl Telling {
         Ok(Wish { request: request.origin(self.origin()), once: self.once.clone() })
     }
 
-    /// Who asked and from where, as workflows keep it.
+    /// Who asked, from where and in which trace, as workflows keep it.
     pub fn origin(&self) -> sagas::Origin {
         sagas::Origin {
             actor: self.actor.as_str().to_owned(),
             request: self.request.clone(),
-            traceparent: None,
+            traceparent: here().map(|here| here.context().to_string()),
             ip: self.ip.clone(),
             user_agent: self.user_agent.clone(),
         }
