@@ -24,6 +24,7 @@ fn the_statements_that_cross_workspaces_are_these_and_no_others() {
         "an operator sees which workflow holds what, in every workspace",
         "keys whose time is over go, in every workspace",
         "one-time secrets are wiped when their time is over, in every workspace",
+        "claims of the run before are let go, in every workspace",
     ];
     assert_eq!(reasons, expected);
 }

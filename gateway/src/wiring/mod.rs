@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use audit::{
     Anchor, Clock, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, NoteKey, RecoverRefused,
-    Sealing,
+    Sealing, Standing,
 };
 use hsm::{Token, TokenConfig};
 use sagas::idempotency::Idempotency;
@@ -305,6 +305,9 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
     let again =
         Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));
+    if ground.ledger.health().standing == Standing::Open {
+        again.release().await;
+    }
     let workflows = engine::run(
         &ground,
         seal,
