@@ -127,8 +127,11 @@ impl Again {
 
     async fn take(&self, claim: &Claim) -> Result<Standing, Problem> {
         let claim = claim.clone();
-        let why = "the claim of a request on its key; its effect tells its own entry";
-        self.ledger.write_unaudited(why, move |tx| claim.take(tx)).await.map_err(not_taken)
+        let taken = self.ledger.write_unaudited(
+            "the claim of a request on its key; its effect tells its own entry",
+            move |tx| claim.take(tx),
+        );
+        taken.await.map_err(not_taken)
     }
 
     fn go(&self, claim: Claim, held: sagas::idempotency::Held, asked: &Asked<'_>) -> Begun {

@@ -65,8 +65,11 @@ impl Replayed {
             let replay = Arc::clone(&self);
             let counted = match how {
                 How::Untold => {
-                    let why = "how often an answer was given again, between two that are told";
-                    ledger.write_unaudited(why, move |tx| replay.tick(tx, How::Untold).map(drop)).await
+                    let counted = ledger.write_unaudited(
+                        "how often an answer was given again, between two that are told",
+                        move |tx| replay.tick(tx, How::Untold).map(drop),
+                    );
+                    counted.await
                 }
                 How::Told => {
                     let told = ledger.write(move |tx| Ok(Told::new((), replay.entry(replay.tick(tx, how)?))));

@@ -1,13 +1,12 @@
 //! What an `Idempotency-Key` costs a signature: the same load with a fresh key on each request and without, turn by turn.
 //! Who enters: the appliance under test, with its P-256 key.
-//! What leaves: rates, latencies and syncs of both side by side, and the overhead as a ratio.
+//! What leaves: rates and latencies of both side by side, and the overhead as a ratio.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::appliance::{self, Appliance};
-use crate::figures::Usage;
 use crate::load::{Load, Outcome, Protocol, Trouble};
 
 /// Both, at so many connections.
@@ -27,7 +26,6 @@ pub(crate) struct Side {
     pub(crate) per_s: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    pub(crate) fsyncs_per_signature: f64,
 }
 
 const KIND: &str = "p256";
@@ -44,17 +42,8 @@ pub(crate) fn measure(
 ) -> Result<Vec<Keyed>, Trouble> {
     println!("with and without Idempotency-Key ({KIND}, h1):");
     println!(
-        "{:>5} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-        "conns",
-        "without/s",
-        "with/s",
-        "overhead",
-        "p50 ms",
-        "p50 with",
-        "p99 ms",
-        "p99 with",
-        "fsync/s",
-        "with"
+        "{:>5} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "conns", "without/s", "with/s", "overhead", "p50 ms", "with", "p99 ms", "with"
     );
     CONNECTIONS.into_iter().map(|connections| at(runtime, appliance, duration, connections)).collect()
 }
@@ -76,47 +65,21 @@ fn at(
         keyed,
         every: None,
     };
-    let (mut without, mut with) = (Tally::default(), Tally::default());
+    let (mut without, mut with) = (Outcome::default(), Outcome::default());
     for _ in 0..ROUNDS {
-        without.take(runtime, appliance, &load(false))?;
-        with.take(runtime, appliance, &load(true))?;
+        without.add(runtime.block_on(load(false).run())?.all_signed()?);
+        with.add(runtime.block_on(load(true).run())?.all_signed()?);
     }
-    let (without, with) = (without.side(), with.side());
+    let (without, with) = (Side::of(&without), Side::of(&with));
     let keyed = Keyed { key: KIND, connections, overhead: without.per_s / with.per_s, without, with };
     keyed.tell();
     Ok(keyed)
 }
 
-/// What the turns of one side add up to.
-#[derive(Default)]
-struct Tally {
-    outcome: Outcome,
-    syncs: f64,
-}
-
-impl Tally {
-    fn take(
-        &mut self,
-        runtime: &tokio::runtime::Runtime,
-        appliance: &Appliance,
-        load: &Load,
-    ) -> Result<(), Trouble> {
-        let before = Usage::of(appliance)?;
-        self.outcome.add(runtime.block_on(load.run())?.all_signed()?);
-        self.syncs += Usage::of(appliance)?.since(&before).syncs;
-        Ok(())
-    }
-
-    fn side(&self) -> Side {
-        let millis = |percent: usize| self.outcome.percentile(percent).as_secs_f64() * 1000.0;
-        #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let signed = (self.outcome.latencies.len() as f64).max(1.0);
-        Side {
-            per_s: self.outcome.per_second(),
-            p50_ms: millis(50),
-            p99_ms: millis(99),
-            fsyncs_per_signature: self.syncs / signed,
-        }
+impl Side {
+    fn of(outcome: &Outcome) -> Self {
+        let millis = |percent: usize| outcome.percentile(percent).as_secs_f64() * 1000.0;
+        Self { per_s: outcome.per_second(), p50_ms: millis(50), p99_ms: millis(99) }
     }
 }
 
@@ -124,15 +87,8 @@ impl Keyed {
     fn tell(&self) {
         let Self { connections, without, with, overhead, .. } = self;
         println!(
-            "{connections:>5} {:>9.0} {:>9.0} {overhead:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>8.3} {:>8.3}",
-            without.per_s,
-            with.per_s,
-            without.p50_ms,
-            with.p50_ms,
-            without.p99_ms,
-            with.p99_ms,
-            without.fsyncs_per_signature,
-            with.fsyncs_per_signature
+            "{connections:>5} {:>9.0} {:>9.0} {overhead:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>8.2}",
+            without.per_s, with.per_s, without.p50_ms, with.p50_ms, without.p99_ms, with.p99_ms
         );
     }
 }
