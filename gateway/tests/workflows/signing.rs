@@ -387,7 +387,7 @@ async fn a_lost_signature_is_made_again_and_the_counter_shows_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_signs_is_a_span_below_its_request_with_the_tokens_work_below_it() {
-    let (standing, programs) = ring(json!({ "approvals": 0 }), 1).await;
+    let (standing, programs) = ring(Value::Null, 1).await;
     let made = ask(&programs[0], 1, "n-1", "wait=20").await;
     assert_eq!(made.status, 201, "{made:?}");
     let followed = standing.operator().get(&format!("/v1/traces/{}", made.header("request-id"))).await.json();
