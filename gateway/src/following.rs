@@ -51,7 +51,7 @@ pub struct StoryLine {
 pub struct Followed {
     /// Its id.
     pub request_id: String,
-    /// Its trace; absent once its spans and lines have left the memory.
+    /// Its trace; absent once its spans have left the memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
     /// What is known of it, in the order of time.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use audit::{Detail, Entry, Ledger, SqlFault, Told, Tx, WriteRefused};
+use audit::{Entry, Ledger, SqlFault, Told, Tx, WriteRefused};
 use sagas::idempotency::{Claim, Replay};
 
 use super::{Asked, ENTRY_HEADER, workspace_of};
@@ -15,8 +15,7 @@ use crate::services::ground::Telling;
 /// A replay that is about to be counted.
 pub(super) struct Replayed {
     claim: Claim,
-    /// Who asked again; nobody stands on no entry.
-    telling: Option<Telling>,
+    telling: Telling,
     object: String,
     status: u16,
     /// The entry of what was done the first time.
@@ -45,8 +44,9 @@ impl From<SqlFault> for No {
 
 impl Replayed {
     pub(super) fn of(claim: &Claim, asked: &Asked<'_>, replay: &Replay) -> Arc<Self> {
-        let telling =
-            asked.caller.map(|caller| Telling::of(&Actor::from(caller), workspace_of(caller), asked.origin));
+        let of = |caller| Telling::of(&Actor::from(caller), workspace_of(caller), asked.origin);
+        // Nobody in particular is let in only where nothing changes, and nothing is given again there.
+        let telling = asked.caller.map_or_else(|| Telling::own(None), of);
         let first_entry = replay.answer.headers.iter().find(|(name, _)| name == ENTRY_HEADER);
         Arc::new(Self {
             claim: claim.clone(),
@@ -90,18 +90,14 @@ impl Replayed {
 
     fn tick(&self, tx: &mut Tx<'_>, how: How) -> Result<u64, No> {
         let times = self.claim.count_replay(tx)?;
-        let due = if times.is_power_of_two() && self.telling.is_some() { How::Told } else { How::Untold };
+        let due = if times.is_power_of_two() { How::Told } else { How::Untold };
         if due == how { Ok(times) } else { Err(No::Otherwise(due)) }
     }
 
     fn entry(&self, times: u64) -> Entry {
-        let more = |detail: Detail| {
+        self.telling.entry("request.replayed", self.object.clone(), |detail| {
             let detail = detail.with("times", times).with("status", self.status);
             detail.with("first_entry", self.first_entry.clone())
-        };
-        match &self.telling {
-            Some(telling) => telling.entry("request.replayed", self.object.clone(), more),
-            None => Entry::new("request.replayed").object(self.object.clone()).detail(more(Detail::new())),
-        }
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::limits::LOG_BYTES_KEPT_MAX;
@@ -65,13 +65,14 @@ impl Lines {
 
 /// A line as a value, if it is of this request or trace and does not only mention it.
 fn read(line: &str, id: &str) -> Option<LogLine> {
-    let fields: Map<String, Value> = serde_json::from_str(line).ok()?;
-    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
-    let of = |name: &str| fields["span"][name].as_str();
+    let fields: Value = serde_json::from_str(line).ok()?;
+    let text = |name: &str| fields[name].as_str().unwrap_or_default();
+    // In the span, unless the line names its request itself.
+    let of = |name: &str| fields["span"][name].as_str().or_else(|| fields[name].as_str());
     if !["request_id", "trace_id"].into_iter().any(|name| of(name) == Some(id)) {
         return None;
     }
-    let more = fields.iter().filter(|(name, _)| !OWN_FIELDS.contains(&name.as_str()));
+    let more = fields.as_object()?.iter().filter(|(name, _)| !OWN_FIELDS.contains(&name.as_str()));
     let more: String = more.map(|(name, value)| format!(" {name}={value}")).collect();
     Some(LogLine {
         time: text("timestamp").parse().ok()?,
@@ -129,13 +130,15 @@ mod tests {
             tracing::warn!("nobody asked");
             of_a_request("req_1").in_scope(|| tracing::warn!(why = "away", "the token did not do it"));
             of_a_request("req_2").in_scope(|| tracing::info!(other = "req_1", "refused"));
+            tracing::info!(request_id = "req_3", "by itself");
         });
         let [line] = &lines.of("req_1")[..] else { panic!("{:?}", lines.of("req_1")) };
         assert_eq!(line.what, "WARN the token did not do it why=\"away\"");
         assert_eq!((line.request.as_str(), line.target.ends_with("lines::tests")), ("req_1", true));
         let requests: Vec<_> = lines.of(TRACE).into_iter().map(|line| line.request).collect();
         assert_eq!(requests, ["req_1", "req_2"]);
-        assert_eq!(lines.kept.lock().unwrap().lines.len(), 2);
+        assert_eq!(lines.of("req_3").len(), 1, "without a span");
+        assert_eq!(lines.kept.lock().unwrap().lines.len(), 3);
     }
 
     #[test]
