@@ -114,6 +114,19 @@ async fn what_the_log_says_of_a_request_stands_in_its_story_and_nothing_secret_d
 }
 
 #[tokio::test]
+async fn what_the_log_says_of_a_workflow_names_the_request_that_started_it() {
+    let house = Plan::with(Hardware::Token).start().await;
+    let member = house.member_with("acme", &SCOPES).await;
+    let made = member.ask(post("/v1/keys", json!({ "name": "release", "kind": "p256" }))).await.expect(201);
+    let followed = house.operator().ask(get(format!("/v1/traces/{}", made.request_id()))).await.expect(200);
+    let lines = told_by("log", &followed.json());
+    let of_this = |line: &&String| {
+        line.starts_with("INFO a workflow ended") && line.contains(r#"workflow="key.generate""#)
+    };
+    assert_eq!(lines.iter().filter(of_this).count(), 1, "{lines:?}");
+}
+
+#[tokio::test]
 async fn a_workflow_stays_in_the_story_and_the_trace_of_its_request_across_a_kill() {
     let mut house = Plan::with(Hardware::Token).start().await;
     let acme = house.member_with("acme", &SCOPES).await;
