@@ -1,62 +1,49 @@
-//! Following one request: by its id or its trace's, through the spans still in memory, the ledger, and whatever else tells.
+//! Following one request: by its id or its trace's, through the spans and log lines in memory, the ledger, and workflows.
 //! Who enters: operators, with an id.
-//! What leaves: the spans as a tree, and beside them each thing that was told of it, in the order of time.
+//! What leaves: one story in the order of time, whoever tells each line of it.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use audit::{EntryFilter, EntryScope};
+use sagas::{HistoryLine, LogKind, Phase};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::api::{Code, Exchange, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 use crate::ids::RequestId;
 use crate::moment::Moment;
+use crate::runs::Runs;
 use crate::services::audit::Audit;
-use crate::traces::{Journey, Traces};
+use crate::traces::trail::Span;
+use crate::traces::{Journey, Lines, Traces};
 
-/// Something that was told of a request, outside its spans.
+/// One line of a request's story.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Told {
-    /// When.
+pub struct StoryLine {
+    /// When it was told; of a span, when it began.
     pub time: Moment,
-    /// Where it is told: `ledger`, and others as they come.
+    /// The same in microseconds after the story's first line.
+    pub at_us: u64,
+    /// Who tells it: `span`, `log`, `ledger` or `workflow`.
     pub source: &'static str,
     /// What, in one line.
     pub what: String,
-    /// Where to look further, such as an entry's number.
+    /// How it ended; of spans only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// How long it took, in microseconds; of spans only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
+    /// How deep a span lies below its first.
+    pub depth: usize,
+    /// Where to look further: a span's name in the trace, an entry's number, a workflow's id, a part of the code.
     pub reference: String,
-}
-
-/// Whoever can tell something of a request.
-pub trait TraceSource: Send + Sync {
-    /// Everything it knows of a request.
-    fn about<'a>(&'a self, by: &'a OperatorPermit, request: &'a str) -> Telling<'a>;
-}
-
-/// What a source says, on its way.
-pub type Telling<'a> = Pin<Box<dyn Future<Output = Result<Vec<Told>, Problem>> + Send + 'a>>;
-
-/// One span.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct SpanLine {
-    /// Its name in the trace, hex.
-    pub id: String,
-    /// The span it is a part of.
+    /// The span that this one is a part of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// How deep it lies below the first.
-    pub depth: usize,
-    /// What was done.
-    pub name: String,
-    /// When it began, in microseconds after the request.
-    pub began_us: u64,
-    /// How long it took, in microseconds.
-    pub took_us: u64,
-    /// How it ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
 }
 
 /// One request.
@@ -67,13 +54,8 @@ pub struct Followed {
     /// Its trace; absent once its spans have left the memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
-    /// When it came.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub began: Option<Moment>,
-    /// Its spans, each below the one it is a part of.
-    pub spans: Vec<SpanLine>,
-    /// What was told of it.
-    pub told: Vec<Told>,
+    /// What is known of it, in the order of time.
+    pub story: Vec<StoryLine>,
 }
 
 /// The requests that an id stands for.
@@ -83,31 +65,35 @@ pub struct FollowedList {
     pub requests: Vec<Followed>,
 }
 
+/// Whoever keeps something of a request that a restart does not wipe.
+pub trait TraceSource: Send + Sync {
+    /// Everything it knows of a request.
+    fn about<'a>(&'a self, by: &'a OperatorPermit, request: &'a str) -> Telling<'a>;
+}
+
+/// What a source says, on its way.
+pub type Telling<'a> = Pin<Box<dyn Future<Output = Result<Vec<StoryLine>, Problem>> + Send + 'a>>;
+
 /// Follows requests.
 pub struct Following {
     traces: Traces,
+    lines: Lines,
     sources: Vec<Arc<dyn TraceSource>>,
 }
 
 const ENTRIES_MAX: u32 = 500;
 
 impl Following {
-    /// Over the journeys in memory and these sources.
-    pub fn new(traces: Traces, sources: Vec<Arc<dyn TraceSource>>) -> Self {
-        Self { traces, sources }
+    /// Over the journeys and log lines in memory, and these sources.
+    pub fn new(traces: Traces, lines: Lines, sources: Vec<Arc<dyn TraceSource>>) -> Self {
+        Self { traces, lines, sources }
     }
 
     async fn follow(&self, by: &OperatorPermit, id: &str) -> Result<FollowedList, Problem> {
-        let journeys = self.traces.of(id);
         let mut requests = Vec::new();
-        for journey in &journeys {
-            let told = self.told(by, journey.request.as_str()).await?;
-            requests.push(Followed::new(journey, told));
-        }
-        // Its spans may have left the memory; what was told of it has not.
-        if journeys.is_empty() && id.parse::<RequestId>().is_ok() {
-            let told = self.told(by, id).await?;
-            requests.extend((!told.is_empty()).then(|| Followed::forgotten(id, told)));
+        for request in self.requests(id) {
+            let followed = self.one(by, request).await?;
+            requests.extend((!followed.story.is_empty()).then_some(followed));
         }
         match requests.is_empty() {
             true => Err(Problem::new(
@@ -118,52 +104,77 @@ impl Following {
         }
     }
 
-    async fn told(&self, by: &OperatorPermit, request: &str) -> Result<Vec<Told>, Problem> {
-        let mut told = Vec::new();
-        for source in &self.sources {
-            told.extend(source.about(by, request).await?);
+    /// The request itself, or those that are remembered of a trace.
+    fn requests(&self, id: &str) -> Vec<String> {
+        if id.parse::<RequestId>().is_ok() {
+            return vec![id.to_owned()];
         }
-        told.sort_by_key(|one| one.time);
-        Ok(told)
+        let journeys = self.traces.of(id).into_iter().map(|journey| journey.request.to_string());
+        let mut requests: Vec<_> =
+            journeys.chain(self.lines.of(id).into_iter().map(|line| line.request)).collect();
+        // An id begins with its time, so this is the order in which they came.
+        requests.sort();
+        requests.dedup();
+        requests
+    }
+
+    async fn one(&self, by: &OperatorPermit, request: String) -> Result<Followed, Problem> {
+        let journeys = self.traces.of(&request);
+        let trace_id = journeys.first().map(|journey| journey.context.trace_id());
+        let mut story: Vec<_> = journeys.iter().flat_map(|journey| spans_of(journey)).collect();
+        for source in &self.sources {
+            story.extend(source.about(by, &request).await?);
+        }
+        story.extend(
+            self.lines
+                .of(&request)
+                .into_iter()
+                .map(|line| StoryLine::told(line.time, "log", line.what, line.target)),
+        );
+        // What shares a moment stays as it was told: a span before the parts of it.
+        story.sort_by_key(|line| line.time);
+        let began = story.first().map_or(0, |line| line.time.micros());
+        for line in &mut story {
+            line.at_us = u64::try_from(line.time.micros() - began).unwrap_or_default();
+        }
+        Ok(Followed { request_id: request, trace_id, story })
     }
 }
 
-impl Followed {
-    fn new(journey: &Journey, told: Vec<Told>) -> Self {
-        let mut spans = Vec::with_capacity(journey.spans.len());
-        let first = journey
-            .spans
-            .iter()
-            .filter(|span| !journey.spans.iter().any(|other| Some(other.id) == span.parent));
-        let mut first: Vec<_> = first.collect();
-        first.sort_by_key(|span| span.began);
-        first.into_iter().for_each(|span| gather(journey, span, 0, &mut spans));
-        Self {
-            request_id: journey.request.to_string(),
-            trace_id: Some(journey.context.trace_id()),
-            began: Some(journey.began),
-            spans,
-            told,
-        }
+impl StoryLine {
+    fn told(time: Moment, source: &'static str, what: String, reference: String) -> Self {
+        Self { time, at_us: 0, source, what, ended: None, took_us: None, depth: 0, reference, parent: None }
     }
 
-    fn forgotten(request: &str, told: Vec<Told>) -> Self {
-        Self { request_id: request.to_owned(), trace_id: None, began: None, spans: Vec::new(), told }
+    fn span(journey: &Journey, span: &Span, depth: usize) -> Self {
+        let what = span.name.to_string();
+        Self {
+            ended: span.note.clone(),
+            took_us: Some(micros(span.took)),
+            depth,
+            parent: span.parent.map(hex::encode),
+            ..Self::told(journey.began.plus(span.began), "span", what, hex::encode(span.id))
+        }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A journey's spans, each after the one that it is a part of.
+fn spans_of(journey: &Journey) -> Vec<StoryLine> {
+    let inside = |parent| journey.spans.iter().any(|other| Some(other.id) == parent);
+    let mut first: Vec<_> = journey.spans.iter().filter(|span| !inside(span.parent)).collect();
+    first.sort_by_key(|span| span.began);
+    let mut lines = Vec::with_capacity(journey.spans.len());
+    first.into_iter().for_each(|span| gather(journey, span, 0, &mut lines));
+    lines
 }
 
 /// A span and all below it, in the order in which they began.
-fn gather(journey: &Journey, span: &crate::traces::trail::Span, depth: usize, lines: &mut Vec<SpanLine>) {
-    let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    lines.push(SpanLine {
-        id: hex::encode(span.id),
-        parent: span.parent.map(hex::encode),
-        depth,
-        name: span.name.to_string(),
-        began_us: micros(span.began),
-        took_us: micros(span.took),
-        note: span.note.clone(),
-    });
+fn gather(journey: &Journey, span: &Span, depth: usize, lines: &mut Vec<StoryLine>) {
+    lines.push(StoryLine::span(journey, span, depth));
     let mut below: Vec<_> = journey.spans.iter().filter(|other| other.parent == Some(span.id)).collect();
     below.sort_by_key(|other| other.began);
     below.into_iter().for_each(|other| gather(journey, other, depth + 1, lines));
@@ -183,11 +194,39 @@ impl TraceSource for Audit {
             let told = entries.into_iter().map(|entry| {
                 let entry = crate::services::audit::wire::EntryAnswer::from(entry);
                 let what = format!("{} {} by {}: {}", entry.action, entry.object, entry.actor, entry.outcome);
-                Told { time: entry.time, source: "ledger", what, reference: entry.seq.to_string() }
+                StoryLine::told(entry.time, "ledger", what, entry.seq.to_string())
             });
             Ok(told.collect())
         })
     }
+}
+
+/// Workflows tell of the request that started them by their logs.
+impl TraceSource for Runs {
+    fn about<'a>(&'a self, by: &'a OperatorPermit, request: &'a str) -> Telling<'a> {
+        Box::pin(async move {
+            let told = self.history(by, request).await?.into_iter().map(|line| {
+                let at = i64::try_from(line.line.at_us).unwrap_or(i64::MAX);
+                let reference = line.saga.id.to_string();
+                StoryLine::told(Moment::from_micros(at), "workflow", words(&line), reference)
+            });
+            Ok(told.collect())
+        })
+    }
+}
+
+fn words(line: &HistoryLine) -> String {
+    let HistoryLine { workflow, step, line, .. } = line;
+    let step = step.map_or_else(|| format!("step {}", line.step), str::to_owned);
+    let phase = if line.phase == Phase::Undo { "undo of " } else { "" };
+    let what = match line.kind {
+        LogKind::Intent => "begun",
+        LogKind::Done => "done",
+        LogKind::Failed => "not done",
+        LogKind::Skipped => "left out",
+    };
+    let why = line.error.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("{workflow} {phase}{step} {what}{why}")
 }
 
 /// The routes of following.
@@ -195,7 +234,7 @@ pub fn routes(following: &Arc<Following>) -> Vec<Route> {
     vec![
         Route::get("/v1/traces/{id}")
             .guard::<OperatorOnly>()
-            .says("Follow a request by its id, or by its trace's, through spans and ledger")
+            .says("Follow a request by its id, or by its trace's, through spans, log, ledger and workflows")
             .gives::<FollowedList>(200)
             .to(Arc::clone(following), show),
     ]

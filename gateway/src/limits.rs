@@ -113,6 +113,8 @@ pub const ATTEMPTS_MAX: u32 = 3;
 pub const SPANS_MAX: usize = 64;
 /// Journeys kept for `chancery trace`: each is about a kilobyte.
 pub const JOURNEYS_MAX: usize = 2048;
+/// Bytes of log lines kept for `chancery trace`: some thousand lines, as only what went wrong is logged for a request.
+pub const LOG_BYTES_KEPT_MAX: usize = 1 << 20;
 /// Journeys waiting for the collector; what finds no room is counted and forgotten.
 pub const EXPORT_QUEUE_MAX: usize = 1024;
 /// Journeys in one message to the collector.

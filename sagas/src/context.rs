@@ -51,6 +51,11 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// The id of the trace, as logs name it (Trace Context, section 3.2.2.3).
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_ref()?.split('-').nth(1)
+    }
+
     /// An entry's detail that begins with where the request came from.
     pub fn detail(&self) -> Detail {
         let mut detail = Detail::new();

@@ -8,6 +8,7 @@ mod catalog;
 mod context;
 pub mod define;
 mod engine;
+mod history;
 pub mod idempotency;
 mod ids;
 pub mod limits;
@@ -26,9 +27,11 @@ pub use catalog::{Catalog, CatalogRefused};
 pub use context::{Origin, StepContext};
 pub use define::{Builder, Definition, DefinitionRefused, Undo, Wait, WaitStep, Workflow, pinned};
 pub use engine::{
-    Cancelling, Deaf, End, Engine, EngineParts, EngineRefused, Observer, OnConflict, SignalRefused,
-    SignalRequest, Signalled, Start, StartRefused, StartRequest, Started, Verb, VerbRefused,
+    Cancelling, Deaf, Deed, End, Engine, EngineParts, EngineRefused, Observer, OnConflict, Past,
+    SignalRefused, SignalRequest, Signalled, Start, StartRefused, StartRequest, Started, Verb, VerbRefused,
+    Watched,
 };
+pub use history::HistoryLine;
 pub use ids::{EffectId, NotASaga, Phase, SagaId, SagaKey, Scope};
 pub use limits::SagaLimits;
 pub use lock::{Blocker, HeldLock, Lock};

@@ -76,6 +76,15 @@ impl Refused<Reason> {
     pub fn business(code: impl Into<Cow<'static, str>>, words: impl Into<String>) -> Self {
         Self::Business(Reason::new(code, words))
     }
+
+    /// The same in a word.
+    pub(crate) fn word(&self) -> Cow<'static, str> {
+        match self {
+            Self::Business(reason) => reason.code.clone(),
+            Self::Later(_) => "later".into(),
+            Self::Sql(_) | Self::Bug(_) => "bug".into(),
+        }
+    }
 }
 
 impl<B: Into<Reason>> Refused<B> {
@@ -123,6 +132,16 @@ impl<B> RemoteFault<B> {
     /// It may have happened.
     pub fn unknown(why: impl Into<String>) -> Self {
         Self::Unknown(why.into())
+    }
+
+    /// The same in a word.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Later(_) => "later",
+            Self::Unknown(_) => "unknown",
+            Self::Business(_) => "refused",
+            Self::Bug(_) => "bug",
+        }
     }
 }
 

@@ -298,3 +298,31 @@ async fn a_duplicate_of_a_workflows_start_attaches_to_it_and_lives_as_long_as_it
     assert_eq!(book(&sample).sweep(&sample.ledger()).await.unwrap(), 0);
     assert_eq!(attempt(&sample, &same, FINISH).await, Err(Standing::Attached(start.key().clone())));
 }
+
+#[tokio::test]
+async fn a_claim_of_the_run_before_is_let_go_at_the_start_and_an_answer_stays() {
+    let sample = Sample::new("");
+    let (cut_off, answered) = (claim(&sample, "key:1", b"{}").await, claim(&sample, "key:2", b"{}").await);
+    attempt(&sample, &cut_off, NOTHING).await.unwrap();
+    attempt(&sample, &answered, FINISH).await.unwrap();
+    assert!(matches!(attempt(&sample, &cut_off, NOTHING).await, Err(Standing::InFlight { .. })));
+    assert_eq!(book(&sample).release(&sample.ledger()).await.unwrap(), 1);
+    assert!(matches!(attempt(&sample, &cut_off, FINISH).await, Ok(Standing::Resume(..))), "without a clock");
+    assert_eq!(book(&sample).release(&sample.ledger()).await.unwrap(), 0, "each once");
+    assert_eq!(replayed(attempt(&sample, &answered, FINISH).await).answer, answer(b"made"));
+}
+
+#[tokio::test]
+async fn replays_are_counted_one_by_one_and_anew_for_a_key_that_begins_again() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    attempt(&sample, &same, FINISH).await.unwrap();
+    let count = async || {
+        let claim = same.clone();
+        sample.ledger().write_unaudited("a count", move |tx| claim.count_replay(tx)).await.unwrap()
+    };
+    assert_eq!((count().await, count().await, count().await), (1, 2, 3));
+    sample.clock.advance(DAY);
+    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Fresh(_))));
+    assert_eq!(count().await, 1);
+}

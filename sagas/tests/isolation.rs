@@ -18,11 +18,13 @@ fn the_statements_that_cross_workspaces_are_these_and_no_others() {
         "the engine drives the sagas of every workspace when they fall due",
         "the engine keeps the timers of every workspace's sagas",
         "an operator sees the sagas of the whole appliance",
+        "an operator follows a request through the whole appliance",
         "health and metrics count the stuck sagas of the whole appliance",
         "results are wiped when their time is over, in every workspace",
         "an operator sees which workflow holds what, in every workspace",
         "keys whose time is over go, in every workspace",
         "one-time secrets are wiped when their time is over, in every workspace",
+        "claims of the run before are let go, in every workspace",
     ];
     assert_eq!(reasons, expected);
 }

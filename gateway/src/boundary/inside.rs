@@ -88,7 +88,7 @@ impl Gate {
             query: &query,
             headers,
             body: &bytes,
-            request: &arrived.followed.request,
+            origin: &origin,
         };
         let turn = match self.again().begin(asked).await? {
             Begun::Answered(reply) => return Ok(reply),

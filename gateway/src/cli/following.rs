@@ -73,26 +73,29 @@ pub(super) fn trace(common: &Common, args: &TraceArgs) -> Result<(), Failure> {
         if at > 0 {
             say!("");
         }
-        show::fields(false, request, &["request_id", "trace_id", "began"]);
-        request["spans"].as_array().into_iter().flatten().for_each(show_span);
-        if request["told"].as_array().is_some_and(|told| !told.is_empty()) {
-            say!("");
-            show::table(false, request, "told", &["time", "source", "reference", "what"]);
-        }
+        show::fields(false, request, &["request_id", "trace_id"]);
+        say!("began       {}", show::plain(&request["story"][0]["time"]));
+        say!("");
+        say!("{:>12} {:>12}  told by   what", "at", "took");
+        request["story"].as_array().into_iter().flatten().for_each(show_line);
     }
     Ok(())
 }
 
-/// A span on a line of its own, as deep as it lies: when it began, how long it took, what it was.
-fn show_span(span: &Value) {
+/// A line of the story: when, how long, who tells it, what; a span as deep as it lies.
+fn show_line(line: &Value) {
     let millis = |field: &str| {
-        let micros = span[field].as_u64().unwrap_or_default();
-        format!("{}.{:03}", micros / 1000, micros % 1000)
+        let micros = line[field].as_u64();
+        micros.map(|micros| format!("{}.{:03} ms", micros / 1000, micros % 1000)).unwrap_or_default()
     };
-    let depth = usize::try_from(span["depth"].as_u64().unwrap_or_default()).unwrap_or_default();
-    let (began, took) = (millis("began_us"), millis("took_us"));
-    let (name, note) =
-        (show::plain(&span["name"]), span["note"].as_str().map(|_| show::plain(&span["note"])));
-    let note = note.map(|note| format!(" ({note})")).unwrap_or_default();
-    say!("{began:>10} ms {took:>10} ms  {:indent$}{name}{note}", "", indent = depth * 2);
+    let text = |field: &str| line[field].as_str().map(|_| show::plain(&line[field])).unwrap_or_default();
+    let depth = usize::try_from(line["depth"].as_u64().unwrap_or_default()).unwrap_or_default();
+    let (at, took, source, what) = (millis("at_us"), millis("took_us"), text("source"), text("what"));
+    let more = match source.as_str() {
+        "span" if !text("ended").is_empty() => format!(" ({})", text("ended")),
+        "ledger" => format!(" (entry {})", text("reference")),
+        "workflow" => format!(" ({})", text("reference")),
+        _ => String::new(),
+    };
+    say!("{at:>12} {took:>12}  {source:<8}  {:indent$}{what}{more}", "", indent = depth * 2);
 }

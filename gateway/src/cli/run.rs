@@ -8,10 +8,13 @@ use std::process::ExitCode;
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::{Common, code};
 use crate::config::{Config, ConfigRefused, LogConfig, LogFormat};
 use crate::serve as serving;
+use crate::traces::{Lines, in_json};
 use crate::wiring::{self, Unbuilt};
 
 /// A command that did not do what it should.
@@ -93,10 +96,10 @@ pub(super) fn init(common: &Common) -> Result<(), Failure> {
 
 pub(super) fn serve(common: &Common) -> Result<(), Failure> {
     let config = Config::read(&common.config)?;
-    start_log(&config.log);
+    let lines = start_log(&config.log);
     leave_no_core();
     runtime()?.block_on(async {
-        let house = wiring::build(&config).await.map_err(|why| not_started(&why))?;
+        let house = wiring::build(&config, lines).await.map_err(|why| not_started(&why))?;
         let served = serving::serve(&config, house, |address| say!("serving on https://{address}")).await;
         served.map_err(|why| Failure::because(code::FAILED, "not_serving", &why))
     })
@@ -128,13 +131,16 @@ fn runtime() -> Result<Runtime, Failure> {
     Runtime::new().map_err(|why| Failure::because(code::FAILED, "no_runtime", &why))
 }
 
-fn start_log(log: &LogConfig) {
+/// Writes the log to standard error, and gives the memory of those of its lines that tell of a request.
+fn start_log(log: &LogConfig) -> Lines {
+    let lines = Lines::default();
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log_of = tracing_subscriber::registry().with(filter).with(in_json().with_writer(lines.clone()));
     match log.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).init(),
-        LogFormat::Text => builder.init(),
+        LogFormat::Json => log_of.with(in_json().with_writer(std::io::stderr)).init(),
+        LogFormat::Text => log_of.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
     }
+    lines
 }
 
 /// A core file would hold the master key. The unit says so too; here it holds without one.

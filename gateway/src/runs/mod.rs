@@ -8,7 +8,7 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sagas::{Detail, End, Filter, SagaId, SagaKey, Scope, StartRefused, Summary, Verb};
+use sagas::{Detail, End, Filter, HistoryLine, SagaId, SagaKey, Scope, StartRefused, Summary, Verb};
 
 use crate::api::guard::{Permit, may, scope_missing};
 use crate::api::{Offer, OperatorPermit, Origin, Problem};
@@ -182,6 +182,15 @@ impl Runs {
         // One delivery for each request: what did not read may be sent again.
         let delivery = Signal { name: signal, dedupe: origin.request.to_string(), payload };
         self.ground.signal(Telling::member(by, origin), &key(Some(by.workspace()), id), delivery).await
+    }
+
+    /// What was done by the workflows that a request started, whoever drove them. Where none runs, nothing is known.
+    ///
+    /// # Errors
+    /// The ledger gave nothing.
+    pub async fn history(&self, _: &OperatorPermit, request: &str) -> Result<Vec<HistoryLine>, RunsRefused> {
+        let Ok(engine) = self.ground.runner.engine() else { return Ok(Vec::new()) };
+        was_read(engine.history(request).await.map_err(|refused| refused.map(RunsRefused::from)))
     }
 
     async fn pending(&self, workspace: &WorkspaceId, id: SagaId) -> Result<Pending, RunsRefused> {

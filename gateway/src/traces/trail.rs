@@ -1,5 +1,6 @@
-//! The trail of one request: its spans, opened and closed as the work goes through the house.
-//! Who enters: the gate, which begins it; whoever does a part of the work and names it.
+//! The trail of one request, or of one step of the workflow that it started: its spans, opened and closed as the work goes
+//! through the house.
+//! Who enters: the gate or a step, which begins it; whoever does a part of the work and names it.
 //! What leaves: a journey, complete when the last of its work is over, whoever hung up in between.
 
 use std::borrow::Cow;
@@ -82,6 +83,8 @@ tokio::task_local! {
 
 /// An odd number far from any other: spans of one request step by it, so that a span costs no randomness.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+/// How a span ended whose work was dropped.
+const ABANDONED: &str = "abandoned";
 
 impl Trail {
     /// Begins a trail.
@@ -94,6 +97,30 @@ impl Trail {
     /// Does work on this trail.
     pub async fn follow<F: Future>(self: &Arc<Self>, work: F) -> F::Output {
         HERE.scope(Here { trail: Arc::clone(self), span: self.beginning.context.span() }, work).await
+    }
+
+    /// Does the whole of the trail's work in its first span; it says in a word how it ended. Cut short, it was abandoned.
+    pub async fn whole<F>(self: Arc<Self>, name: String, work: F) -> &'static str
+    where
+        F: Future<Output = &'static str>,
+    {
+        let mut first = First { trail: &self, name, ended: ABANDONED };
+        first.ended = self.follow(work).await;
+        first.ended
+    }
+
+    /// Keeps the journey of work that is over, seen from its end.
+    pub fn over(traces: &Traces, beginning: Beginning, name: String, took: Duration, ended: String) {
+        let Beginning { request, context, parent, link, at } = beginning;
+        let first = Span {
+            id: context.span(),
+            parent,
+            name: name.into(),
+            began: Duration::ZERO,
+            took,
+            note: Some(ended),
+        };
+        traces.keep(Journey { request, context, link, began: at, spans: vec![first] });
     }
 
     /// Closes the first span: the request has its answer.
@@ -131,6 +158,19 @@ impl Drop for Trail {
     }
 }
 
+/// The first span of work that is done as a whole.
+struct First<'a> {
+    trail: &'a Trail,
+    name: String,
+    ended: &'static str,
+}
+
+impl Drop for First<'_> {
+    fn drop(&mut self) {
+        self.trail.answered(std::mem::take(&mut self.name), self.ended.to_owned());
+    }
+}
+
 /// Where the present work is; nowhere, if no request asked for it.
 pub fn here() -> Option<Here> {
     HERE.try_with(Here::clone).ok()
@@ -150,6 +190,11 @@ pub async fn spanned<F: Future>(name: impl Into<Cow<'static, str>>, work: F) -> 
 }
 
 impl Here {
+    /// Our place in the trace, as whatever goes on later is told.
+    pub fn context(&self) -> TraceContext {
+        self.trail.beginning.context.at(self.span)
+    }
+
     /// Opens a span below this one.
     pub fn open(&self, name: impl Into<Cow<'static, str>>) -> Open {
         let (id, now) = (self.trail.new_span(), Instant::now());
@@ -174,7 +219,7 @@ pub struct Open {
 impl Open {
     /// Our place in the trace, as the next hop is told.
     pub fn context(&self) -> TraceContext {
-        self.here.trail.beginning.context.at(self.id)
+        self.here().context()
     }
 
     /// Where work below this span is.
@@ -201,6 +246,6 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.end(Some("abandoned".to_owned()));
+        self.end(Some(ABANDONED.to_owned()));
     }
 }

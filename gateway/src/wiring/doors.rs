@@ -17,7 +17,7 @@ use crate::compartments::{Bounds, Compartments, Kind};
 use crate::config::{Config, TracesConfig};
 use crate::dial::{Dialer, TrustFiles, TrustRefused};
 use crate::dice::Dice;
-use crate::following::{self, Following};
+use crate::following::{self, Following, TraceSource};
 use crate::health::Health;
 use crate::leases::{self, Leases};
 use crate::limits::{CONNECT_WAIT_MAX, EXPORT_QUEUE_MAX, SERVICE_IN_FLIGHT_MAX, SERVICE_QUEUE_MAX};
@@ -34,8 +34,8 @@ use crate::services::signing::Signing;
 use crate::services::succession::Succession;
 use crate::services::workspaces::Workspaces;
 use crate::status::{self, Status};
-use crate::traces::Traces;
 use crate::traces::otlp::Collector;
+use crate::traces::{Lines, Traces};
 use crate::upstream::Upstream;
 use crate::upstream::settings::UpstreamConfig;
 
@@ -62,6 +62,8 @@ pub(super) struct Doors<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) compartments: &'a Compartments,
     pub(super) again: &'a Again,
+    pub(super) traces: &'a Traces,
+    pub(super) lines: &'a Lines,
 }
 
 /// Why other upstreams cannot be served. Those that are served stay.
@@ -84,30 +86,26 @@ pub enum UpstreamsRefused {
 impl Doors<'_> {
     /// One router for all listeners, and a gate for each.
     pub(super) fn open(&self, services: &Services<'_>) -> Result<(Arc<Router>, [Arc<Gate>; 2]), Unbuilt> {
-        let (router, traces) = (Arc::new(Router::default()), traces(&self.config.traces)?);
-        let rooms = self.rooms(services, &router, &traces)?;
+        let router = Arc::new(Router::default());
+        let rooms = self.rooms(services, &router)?;
         let upstreams = upstreams(&self.config.upstreams, self.compartments, &self.ground.dice)?;
         router.serve(rooms, &upstreams).map_err(UpstreamsRefused::from)?;
-        let gates = [self.gate(&router, &traces), self.gate(&router, &traces)];
+        let gates = [self.gate(&router), self.gate(&router)];
         Ok((router, gates))
     }
 
     /// Each service with its routes, in its compartment. The description is made of all of them.
-    fn rooms(
-        &self,
-        services: &Services<'_>,
-        router: &Arc<Router>,
-        traces: &Traces,
-    ) -> Result<Vec<Arc<Room>>, Unroutable> {
+    fn rooms(&self, services: &Services<'_>, router: &Arc<Router>) -> Result<Vec<Arc<Room>>, Unroutable> {
         let status = Arc::new(Status::new(
             services.health.clone(),
             self.metrics.clone(),
             services.tokens.clone(),
             self.ground.ledger.clone(),
             Arc::clone(router),
-            traces.clone(),
+            self.traces.clone(),
         ));
-        let following = Arc::new(Following::new(traces.clone(), vec![services.audit.clone()]));
+        let sources: Vec<Arc<dyn TraceSource>> = vec![services.audit.clone(), services.runs.clone()];
+        let following = Arc::new(Following::new(self.traces.clone(), self.lines.clone(), sources));
         let own: Vec<(&'static str, Vec<Route>)> = vec![
             ("workspaces", services::workspaces::routes::routes(services.workspaces)),
             ("devices", services::devices::routes::routes(services.devices)),
@@ -138,7 +136,7 @@ impl Doors<'_> {
         Ok(Room::new(name, compartment, routes)?)
     }
 
-    fn gate(&self, router: &Arc<Router>, traces: &Traces) -> Arc<Gate> {
+    fn gate(&self, router: &Arc<Router>) -> Arc<Gate> {
         Arc::new(Gate::new(GateParts {
             router: Arc::clone(router),
             again: self.again.clone(),
@@ -147,7 +145,7 @@ impl Doors<'_> {
             dice: self.ground.dice.clone(),
             clock: Arc::clone(&self.ground.clock),
             metrics: self.metrics.clone(),
-            traces: traces.clone(),
+            traces: self.traces.clone(),
             workspace_quota: self.config.rates.workspace,
             address_quota: self.config.rates.address,
             trusted_proxies: self.config.api.trusted_proxies.clone(),
@@ -156,7 +154,7 @@ impl Doors<'_> {
 }
 
 /// Journeys are kept in any case; with a collector the recorded ones are also sent there.
-fn traces(config: &TracesConfig) -> Result<Traces, UpstreamsRefused> {
+pub(super) fn traces(config: &TracesConfig) -> Result<Traces, UpstreamsRefused> {
     let Some(Ok((place, path))) = config.collector() else { return Ok(Traces::default()) };
     let refused = |source| UpstreamsRefused::Trust { name: "traces.otlp".to_owned(), source };
     let files = TrustFiles { ca: config.otlp_ca.clone(), ..TrustFiles::default() };

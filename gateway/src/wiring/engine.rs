@@ -11,7 +11,9 @@ use super::Unbuilt;
 use crate::metrics::Metrics;
 use crate::services::devices::Devices;
 use crate::services::ground::Ground;
+use crate::traces::Traces;
 use crate::workflows;
+use crate::workflows::spans::Spans;
 use crate::workflows::watch::Watch;
 
 /// Starts the engine. A frozen ledger lets no workflow run.
@@ -22,6 +24,7 @@ pub(super) async fn run(
     ground: &Ground,
     seal: Arc<dyn Seal>,
     metrics: &Metrics,
+    traces: &Traces,
     services: &workflows::Services<'_>,
     devices: &Arc<Devices>,
 ) -> Result<Catalog, Unbuilt> {
@@ -38,6 +41,7 @@ pub(super) async fn run(
         limits: SagaLimits::default(),
         observer: Arc::new(Watch::new(
             metrics.clone(),
+            Spans::new(traces.clone(), Arc::clone(&ground.clock), ground.dice.clone()),
             Arc::clone(services.keys),
             Arc::clone(services.workspaces),
             Arc::clone(devices),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use audit::{
     Anchor, Clock, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, NoteKey, RecoverRefused,
-    Sealing,
+    Sealing, Standing,
 };
 use hsm::{Token, TokenConfig};
 use sagas::idempotency::Idempotency;
@@ -54,6 +54,7 @@ use crate::services::signing::Signing;
 use crate::services::succession::Succession;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
+use crate::traces::Lines;
 use crate::workflows::{self, seal::StateSeal};
 
 /// The house, built.
@@ -196,12 +197,12 @@ pub async fn init_over(
     Ok(())
 }
 
-/// Builds the house.
+/// Builds the house, whose log leaves these lines.
 ///
 /// # Errors
 /// A part is missing or refuses. A ledger that does not agree with its anchor is no error: it is served, frozen.
-pub async fn build(config: &Config) -> Result<House, Unbuilt> {
-    build_over(config, tokens(config)).await
+pub async fn build(config: &Config, lines: Lines) -> Result<House, Unbuilt> {
+    build_over(config, lines, tokens(config)).await
 }
 
 /// Builds the house over tokens that come from elsewhere; tests bring doubles. They are asked for only once the
@@ -211,6 +212,7 @@ pub async fn build(config: &Config) -> Result<House, Unbuilt> {
 /// As [`build`].
 pub async fn build_over(
     config: &Config,
+    lines: Lines,
     tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
 ) -> Result<House, Unbuilt> {
     if !config.ledger_path().exists() {
@@ -227,7 +229,7 @@ pub async fn build_over(
     vouch(&sealing).await?;
     let keeper = Keeper::new(sealing, ledger, config.ledger.cadence());
     let authorities = Authorities::new(line.line()?);
-    assemble(config, Parts { ground, tokens, custody, keeper, note_keys, authorities, facts }).await
+    assemble(config, Parts { ground, tokens, custody, keeper, note_keys, authorities, facts, lines }).await
 }
 
 /// A verdict freezes the ledger and lets the house stand; only hardware that does not answer keeps it from standing.
@@ -268,12 +270,14 @@ struct Parts {
     note_keys: Vec<NoteKey>,
     authorities: Authorities,
     facts: Facts,
+    lines: Lines,
 }
 
 async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
-    let Parts { ground, tokens, custody, keeper, note_keys, authorities, facts } = parts;
+    let Parts { ground, tokens, custody, keeper, note_keys, authorities, facts, lines } = parts;
     let (metrics, register, compartments) =
         (Metrics::default(), Register::default(), Compartments::default());
+    let traces = doors::traces(&config.traces)?;
     let health = Health::of(compartments.clone());
     let roster = Roster::new(Arc::clone(&ground.clock));
     let signer = Signer::new(tokens.keys.clone(), metrics.clone());
@@ -302,10 +306,14 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
     let again =
         Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));
+    if ground.ledger.health().standing == Standing::Open {
+        again.release().await;
+    }
     let workflows = engine::run(
         &ground,
         seal,
         &metrics,
+        &traces,
         &workflows::Services { keys: &keys, signing: &signing, workspaces: &workspaces, audit: &audit },
         &devices,
     )
@@ -332,6 +340,8 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         metrics: &metrics,
         compartments: &compartments,
         again: &again,
+        traces: &traces,
+        lines: &lines,
     };
     let (router, [api, local]) = parts.open(&services)?;
     let seal = facts.log.note_key(&config.ledger.origin, &tokens.keys)?.1;

@@ -7,6 +7,7 @@ pub mod custody_of_keys;
 pub mod keys;
 pub mod seal;
 pub mod signing;
+pub mod spans;
 pub mod watch;
 pub mod workspaces;
 

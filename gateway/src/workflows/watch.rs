@@ -1,35 +1,38 @@
-//! Who hears what workflows do: the figures, and what services remember of rows that a workflow changed.
-//! Who enters: the engine, after each durable commit.
-//! What leaves: counters for Prometheus; memories forgotten before anybody is told of an end.
+//! Who hears what workflows do: the figures, the traces, and what services remember of rows that a workflow changed.
+//! Who enters: the engine, after each durable commit and around each call.
+//! What leaves: counters for Prometheus; spans; memories forgotten before anybody is told of an end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sagas::{Observer, SagaKey, State};
+use sagas::{Deed, Observer, Past, SagaKey, State, StepContext, Watched};
 
 use crate::ids::WorkspaceId;
 use crate::metrics::Metrics;
 use crate::services::devices::Devices;
 use crate::services::keys::Keys;
 use crate::services::workspaces::Workspaces;
+use crate::workflows::spans::Spans;
 
 /// Hears and counts.
 pub struct Watch {
     metrics: Metrics,
+    spans: Spans,
     keys: Arc<Keys>,
     workspaces: Arc<Workspaces>,
     devices: Arc<Devices>,
 }
 
 impl Watch {
-    /// Over the figures and the services that remember.
+    /// Over the figures, the traces and the services that remember.
     pub fn new(
         metrics: Metrics,
+        spans: Spans,
         keys: Arc<Keys>,
         workspaces: Arc<Workspaces>,
         devices: Arc<Devices>,
     ) -> Self {
-        Self { metrics, keys, workspaces, devices }
+        Self { metrics, spans, keys, workspaces, devices }
     }
 
     /// The roster follows the rows, also when whoever asked has gone. A workspace that is closed for good was off the roster
@@ -79,6 +82,14 @@ impl Observer for Watch {
 
     fn called(&self, _workflow: &str, _step: &str, took: Duration) {
         self.metrics.spent("workflow_call", took);
+    }
+
+    fn watch(&self, deed: Deed, at: &StepContext, work: Watched) -> Watched {
+        self.spans.watch(deed, at, work)
+    }
+
+    fn taken(&self, deed: Deed, at: &StepContext, past: &Past) {
+        self.spans.taken(deed, at, past);
     }
 
     fn parked(&self, saga: &SagaKey, workflow: &str, version: u32) {

@@ -16,6 +16,7 @@ use gateway::boundary::rate::Quota;
 use gateway::config::{
     ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
 };
+use gateway::traces::Lines;
 use gateway::wiring::{self, House};
 use hsm::{Double, Token, TokenConfig, TokenState};
 use http::{HeaderMap, Request};
@@ -83,7 +84,9 @@ pub async fn house_with(rates: RatesConfig) -> Standing {
     let (directory, double) = (tempfile::tempdir().expect("a directory"), Double::new());
     let config = config(directory.path(), rates);
     wiring::init_over(&config, async { Ok(tokens(&double).await) }).await.expect("an appliance");
-    let house = wiring::build_over(&config, async { Ok(tokens(&double).await) }).await.expect("a house");
+    let house = wiring::build_over(&config, Lines::default(), async { Ok(tokens(&double).await) })
+        .await
+        .expect("a house");
     house.health.look(&house.probes).await;
     Standing { house, double, directory }
 }

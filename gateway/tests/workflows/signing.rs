@@ -384,3 +384,23 @@ async fn a_lost_signature_is_made_again_and_the_counter_shows_both() {
     assert_eq!((&signed.json()["use"], uses(&programs[0]).await), (&json!(2), 2));
     assert_eq!(standing.house.keys.check_counters().await.expect("a ledger"), 0, "and so does the ledger");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_signs_is_a_span_below_its_request_with_the_tokens_work_below_it() {
+    let (standing, programs) = ring(Value::Null, 1).await;
+    let made = ask(&programs[0], 1, "n-1", "wait=20").await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let followed = standing.operator().get(&format!("/v1/traces/{}", made.header("request-id"))).await.json();
+    let story = followed["requests"][0]["story"].as_array().unwrap().clone();
+    let span =
+        |what: &str| story.iter().find(|line| line["what"] == what).unwrap_or_else(|| panic!("{story:?}"));
+    let step = span("run signing.request keys.hsm_sign");
+    assert_eq!((&step["ended"], &span("token.sign")["parent"]), (&json!("done"), &step["reference"]));
+    let above = story.iter().find(|line| line["reference"] == step["parent"]);
+    assert_eq!(
+        above.map(|line| &line["source"]),
+        Some(&json!("span")),
+        "a span of the request itself: {story:?}"
+    );
+    span("run signing.request signing.record_signature");
+}

@@ -49,9 +49,27 @@ impl Inner {
             return Err(Stop::LetGo);
         }
         let began = self.parts.clock.monotonic();
-        let work = Arc::new(work);
+        let began_us = self.now_us();
+        let outcome = self.commit_told_or_not(live, Arc::new(work)).await;
+        let took = self.parts.clock.monotonic().saturating_sub(began);
+        match &outcome {
+            Ok((moved, _)) => self.after_commit(moved, took),
+            Err(Stop::Refused(place, refused)) => self.tell_refused(live, *place, refused, (began_us, took)),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn commit_told_or_not<W>(
+        &self,
+        live: &Live,
+        work: Arc<W>,
+    ) -> Result<(Moved, Option<Recorded<Order>>), Stop>
+    where
+        W: Fn(&mut Turn<'_, '_>) -> Result<(), Halt> + Send + Sync + 'static,
+    {
         let mut kind = Telling::Told;
-        let moved = loop {
+        loop {
             let (env, live, now_us, work) = (self.env.clone(), live.clone(), self.now_us(), work.clone());
             match kind {
                 Telling::Told => {
@@ -60,7 +78,7 @@ impl Inner {
                     match outcome {
                         Ok(recorded) => {
                             let (moved, order) = recorded.split();
-                            break (moved, Some(order));
+                            return Ok((moved, Some(order)));
                         }
                         Err(WriteRefused::Rejected(No::Untold)) => kind = Telling::Bookkeeping,
                         Err(refused) => return Err(stop(refused)),
@@ -73,21 +91,19 @@ impl Inner {
                         .ledger
                         .write_unaudited(why, move |tx| untold(tx, &env, &live, now_us, &*work));
                     match written.await {
-                        Ok(moved) => break (moved, None),
+                        Ok(moved) => return Ok((moved, None)),
                         // Between the two looks a signal came or a moment passed: now there is something to tell.
                         Err(WriteRefused::Rejected(No::Told)) => kind = Telling::Told,
                         Err(refused) => return Err(stop(refused)),
                     }
                 }
             }
-        };
-        let took = self.parts.clock.monotonic().saturating_sub(began);
-        self.after_commit(&moved.0, took);
-        Ok(moved)
+        }
     }
 
     pub(crate) fn after_commit(self: &Arc<Self>, moved: &Moved, took: Duration) {
         let row = &moved.live.row;
+        self.tell_taken(moved, took);
         self.parts.observer.committed(&row.key, &row.workflow, took);
         self.waiters.committed(&row.key);
         moved.woken.iter().for_each(|key| self.nudge(key));

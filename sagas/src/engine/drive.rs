@@ -31,8 +31,10 @@ impl Inner {
                 return None;
             }
             let step = live.step().map_or("", |step| step.name);
-            let span = tracing::debug_span!("saga_step", saga = %live.key().id, workflow = live.def.name, step,
-                state = live.row.state.as_str(), attempt = live.row.attempt, trace = live.row.origin.traceparent);
+            let origin = &live.row.origin;
+            // Named as a request's own span names them, so that one search finds both.
+            let span = tracing::info_span!("workflow", request_id = origin.request, trace_id = origin.trace_id(),
+                saga = %live.key().id, workflow = live.def.name, step, attempt = live.row.attempt);
             let moved = match self.one_move(&live).instrument(span).await {
                 Ok(moved) => moved,
                 Err(Stop::LetGo) => return None,
@@ -65,14 +67,14 @@ impl Inner {
         let not_yet = live.row.wake_us.is_some_and(|wake| wake > self.now_us());
         match live.row.state {
             State::Pending => self.begin_or_give_up(live).await,
-            State::Backoff | State::Unwinding if not_yet => Ok(parked(live)),
+            State::Backoff | State::Unwinding if not_yet => Ok(Moved::still(live.clone(), Next::Park)),
             State::Running | State::Waiting | State::Backoff => match self.reason_to_turn(live) {
                 Some(reason) => self.turn_round(live, reason).await,
                 None if live.row.doubt => self.resolve(live).await,
                 None => self.go_on(live, Outcome::None).await,
             },
             State::Unwinding => self.go_back(live, false).await,
-            _ => Ok(Moved { live: live.clone(), next: Next::Rest, woken: Vec::new() }),
+            _ => Ok(Moved::still(live.clone(), Next::Rest)),
         }
     }
 
@@ -317,10 +319,6 @@ pub(crate) fn without_doubt(live: &Live) -> Live {
     let mut live = live.clone();
     live.row.doubt = false;
     live
-}
-
-fn parked(live: &Live) -> Moved {
-    Moved { live: live.clone(), next: Next::Park, woken: Vec::new() }
 }
 
 /// A fault with its cause: what a person who must decide needs to read.

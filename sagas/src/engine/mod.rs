@@ -12,6 +12,7 @@ mod live;
 mod outside;
 mod parts;
 mod schedule;
+mod seen;
 mod signals;
 mod turn;
 mod verbs;
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 
 pub use begin::{OnConflict, Start, StartRefused, StartRequest, Started};
 pub use parts::{Deaf, EngineParts, Observer};
+pub use seen::{Deed, Past, Watched};
 pub use signals::{SignalRefused, SignalRequest, Signalled};
 pub use verbs::{Cancelling, Verb, VerbRefused};
 pub use waiters::End;
@@ -247,7 +249,7 @@ impl Inner {
             let locals = live.def.steps.iter().take_while(|step| step.is_local()).count();
             let told = Told::new((), entry);
             if !with_steps || locals == 0 || live.row.state != crate::State::Running {
-                let moved = turn::Moved { live, next: turn::Next::Again, woken: Vec::new() };
+                let moved = turn::Moved::still(live, turn::Next::Again);
                 return Ok(told.beside(moved));
             }
             let mut turn = Turn::new(tx, &env, live, now_us);

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit::Recorded;
+use tracing::Instrument as _;
 
 use super::Inner;
 use super::commit::Stop;
 use super::drive::without_doubt;
 use super::forward::Outcome;
 use super::live::Live;
+use super::seen::{Deed, word};
 use super::turn::Moved;
 use crate::define::step::{Act, Order, StepUndo};
 use crate::ids::Phase;
@@ -40,7 +42,8 @@ impl Inner {
         };
         let given = live.given(place).map_err(RemoteFault::Bug)?;
         let cx = live.context(place, Phase::Do, live.row.attempt, self.now_us());
-        self.bounded(live, calls.within, (calls.act)(cx, given, order)).await
+        let call = self.watched(Deed::Run, &cx.clone(), word, (calls.act)(cx, given, order));
+        self.bounded(live, calls.within, call).await
     }
 
     /// What came of the call.
@@ -84,8 +87,9 @@ impl Inner {
             Err(why) => return Found::Later(why, None),
         };
         let cx = live.context(place, Phase::Do, live.row.attempt, self.now_us());
-        let probe = (calls.probe)(cx, given);
-        match self.bounded(live, calls.within, async move { Ok(probe.await) }).await {
+        let probe = (calls.probe)(cx.clone(), given);
+        let probe = self.watched(Deed::Probe, &cx, found_word, async move { Ok(probe.await) });
+        match self.bounded(live, calls.within, probe).await {
             Ok(Probe::Applied(after)) => Found::Settled(Outcome::Applied(after)),
             Ok(Probe::NotApplied) => Found::Clear,
             Ok(Probe::Unknown(why)) => Found::Later(why, None),
@@ -104,7 +108,8 @@ impl Inner {
         let undone = match live.given(place) {
             Ok(given) => {
                 let cx = live.context(place, Phase::Undo, live.row.attempt, self.now_us());
-                self.bounded(live, within, run(cx, given)).await
+                let undo = self.watched(Deed::Undo, &cx.clone(), word, run(cx, given));
+                self.bounded(live, within, undo).await
             }
             Err(why) => Err(RemoteFault::Bug(why)),
         };
@@ -129,7 +134,7 @@ impl Inner {
     ) -> Result<T, RemoteFault> {
         let began = self.parts.clock.monotonic();
         // On a task of its own: a panic there ends the task and not this saga's driver.
-        let task = tokio::spawn(tokio::time::timeout(within, call));
+        let task = tokio::spawn(tokio::time::timeout(within, call).in_current_span());
         let outcome = match task.await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_elapsed)) => Err(RemoteFault::Unknown(format!("no answer within {within:?}"))),
@@ -140,5 +145,14 @@ impl Inner {
         let took = self.parts.clock.monotonic().saturating_sub(began);
         self.parts.observer.called(&live.row.workflow, step, took);
         outcome
+    }
+}
+
+fn found_word(found: &Result<Probe<Plain>, RemoteFault>) -> &'static str {
+    match found {
+        Ok(Probe::Applied(_)) => "applied",
+        Ok(Probe::NotApplied) => "not applied",
+        Ok(Probe::Unknown(_)) => "unknown",
+        Err(fault) => fault.word(),
     }
 }

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use audit::{Clock, Ledger, Random};
 
+use super::seen::{Deed, Past, Watched};
 use super::turn::micros;
 use crate::catalog::Catalog;
+use crate::context::StepContext;
 use crate::ids::{SagaKey, Scope};
 use crate::limits::SagaLimits;
 use crate::seal::Seal;
@@ -33,7 +35,7 @@ pub struct EngineParts {
     pub observer: Arc<dyn Observer>,
 }
 
-/// Hears what happens, for metrics. It is called between two steps and must not wait.
+/// Hears what happens, for figures and traces. It is called between two steps and must not wait.
 pub trait Observer: Send + Sync {
     /// A saga was started.
     fn started(&self, _workflow: &str) {}
@@ -45,6 +47,12 @@ pub trait Observer: Send + Sync {
     fn committed(&self, _saga: &SagaKey, _workflow: &str, _took: Duration) {}
     /// One call outside, and how long it took.
     fn called(&self, _workflow: &str, _step: &str, _took: Duration) {}
+    /// A call, a probe or an undo is about to go outside. Whoever wants to see what is done inside it wraps it.
+    fn watch(&self, _deed: Deed, _at: &StepContext, work: Watched) -> Watched {
+        work
+    }
+    /// A step that is taken in commits has ended: a local one, a wait, a child, all items of a fan-out.
+    fn taken(&self, _deed: Deed, _at: &StepContext, _past: &Past) {}
     /// A saga whose definition this build does not have, or has otherwise: it waits, untouched.
     fn parked(&self, _saga: &SagaKey, _workflow: &str, _version: u32) {}
 }

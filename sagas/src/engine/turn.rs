@@ -8,6 +8,7 @@ use audit::{Entry, SqlFault, Told, Tx};
 
 use super::live::Live;
 use super::parts::Env;
+use super::seen::Taken;
 use crate::define::step::Order;
 use crate::ids::{Phase, SagaKey};
 use crate::lock::hold;
@@ -68,6 +69,15 @@ pub(crate) struct Moved {
     pub(crate) next: Next,
     /// Other sagas that can go on now.
     pub(crate) woken: Vec<SagaKey>,
+    /// What ended in it, for those who watch.
+    pub(crate) taken: Vec<Taken>,
+}
+
+impl Moved {
+    /// Nothing was committed, or nothing but a start.
+    pub(crate) fn still(live: Live, next: Next) -> Self {
+        Self { live, next, woken: Vec::new(), taken: Vec::new() }
+    }
 }
 
 /// A commit in the making.
@@ -261,6 +271,7 @@ impl<'a, 't> Turn<'a, 't> {
             let row = &self.live.row;
             store::append(self.tx, &row.key, line, row.round, row.epoch, self.now_us)?;
         }
+        let taken = self.taken(&lines)?;
         if over && self.cursor_before > 0 {
             store::wipe(self.tx, self.live.key(), true, true)?;
         }
@@ -271,7 +282,7 @@ impl<'a, 't> Turn<'a, 't> {
             (Some(order), None) => Some(order),
             (None, told) => told.map(Told::boxed),
         };
-        Ok((Moved { live: self.live, next: self.next, woken: self.woken }, told))
+        Ok((Moved { live: self.live, next: self.next, woken: self.woken, taken }, told))
     }
 
     pub(crate) fn step_name(&self, step: usize) -> &'static str {

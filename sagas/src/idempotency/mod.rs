@@ -71,6 +71,16 @@ impl Idempotency {
         let why = "keys whose time is over; their effects were told when they happened";
         ledger.write_unaudited(why, move |tx| rows::sweep(tx, now_us)).await
     }
+
+    /// Lets go of every claim that a request before this start of the process held: whoever holds the ledger knows that
+    /// none of them lives. To be called before the first request is let in. Says how many there were.
+    ///
+    /// # Errors
+    /// Why the ledger did not take it; then the claims run out by the clock.
+    pub async fn release(&self, ledger: &Ledger) -> Result<usize, WriteRefused<SqlFault>> {
+        let why = "claims of requests that died with their process; what they did was told when it was done";
+        ledger.write_unaudited(why, |tx| rows::release(tx)).await
+    }
 }
 
 impl Claim {
@@ -165,11 +175,11 @@ impl Claim {
         self.moved(rows::let_go(tx, &self.whose, &self.key, held.epoch)?)
     }
 
-    /// Counts an answer that was given again.
+    /// Counts an answer that was given again, and says how often it was by now; never, if it was swept meanwhile.
     ///
     /// # Errors
     /// What the database said.
-    pub fn count_replay(&self, tx: &mut Tx<'_>) -> Result<(), SqlFault> {
+    pub fn count_replay(&self, tx: &mut Tx<'_>) -> Result<u64, SqlFault> {
         rows::count_replay(tx, &self.whose, &self.key)
     }
 

@@ -8,7 +8,7 @@ use super::{Key, Whose};
 use crate::ids::SagaKey;
 use crate::store::{self, SERVICE, big, saga_id};
 
-pub(crate) static STATEMENTS: [&Statement; 11] = [
+pub(crate) static STATEMENTS: [&Statement; 12] = [
     &INSERT,
     &BY_KEY,
     &RENEW,
@@ -20,6 +20,7 @@ pub(crate) static STATEMENTS: [&Statement; 11] = [
     &COUNT_REPLAY,
     &SWEEP,
     &WIPE_SECRETS,
+    &RELEASE,
 ];
 
 static INSERT: Statement = Statement::tenant(
@@ -68,7 +69,7 @@ static LET_GO: Statement = Statement::tenant(
 );
 static COUNT_REPLAY: Statement = Statement::tenant(
     SERVICE,
-    "UPDATE idempotency SET replays = replays + 1 WHERE workspace = ?1 AND principal = ?2 AND key = ?3",
+    "UPDATE idempotency SET replays = replays + 1 WHERE workspace = ?1 AND principal = ?2 AND key = ?3 RETURNING replays",
 );
 static SWEEP: Statement = Statement::across_workspaces(
     SERVICE,
@@ -81,6 +82,11 @@ static WIPE_SECRETS: Statement = Statement::across_workspaces(
     SERVICE,
     "one-time secrets are wiped when their time is over, in every workspace",
     "UPDATE idempotency SET secret_sealed = NULL WHERE secret_until_us IS NOT NULL AND secret_until_us <= ?1 AND secret_sealed IS NOT NULL",
+);
+static RELEASE: Statement = Statement::across_workspaces(
+    SERVICE,
+    "claims of the run before are let go, in every workspace",
+    "UPDATE idempotency SET claim_until_us = 0 WHERE state = 'claimed' AND claim_until_us > 0",
 );
 
 /// What is kept of an answer.
@@ -221,9 +227,15 @@ pub(super) fn let_go(tx: &Tx<'_>, whose: &Whose, key: &Key, epoch: i64) -> Resul
     Ok(tx.within(whose.scope.rows()).run(&LET_GO, params)? == 1)
 }
 
-pub(super) fn count_replay(tx: &Tx<'_>, whose: &Whose, key: &Key) -> Result<(), SqlFault> {
+pub(super) fn count_replay(tx: &Tx<'_>, whose: &Whose, key: &Key) -> Result<u64, SqlFault> {
     let params = params![whose.principal.as_str(), key.as_str()];
-    tx.within(whose.scope.rows()).run(&COUNT_REPLAY, params).map(drop)
+    let counted = tx.within(whose.scope.rows()).one(&COUNT_REPLAY, params, |row| store::micros(row, 0))?;
+    // A key that was swept meanwhile is not counted.
+    Ok(counted.unwrap_or_default())
+}
+
+pub(super) fn release(tx: &Tx<'_>) -> Result<usize, SqlFault> {
+    tx.run(&RELEASE, params![])
 }
 
 pub(super) fn sweep(tx: &Tx<'_>, now_us: u64) -> Result<usize, SqlFault> {

@@ -39,6 +39,7 @@ CREATE TABLE saga (
     PRIMARY KEY (workspace, id)) WITHOUT ROWID;
 CREATE INDEX saga_due ON saga (wake_us) WHERE wake_us IS NOT NULL;
 CREATE INDEX saga_stuck ON saga (state) WHERE state IN ('stuck_forward', 'stuck_undo');
+CREATE INDEX saga_request ON saga (request_id);
 CREATE INDEX saga_result ON saga (result_until_us) WHERE result_until_us IS NOT NULL;
 
 CREATE TABLE saga_log (

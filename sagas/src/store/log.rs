@@ -84,6 +84,12 @@ pub(crate) static PAGE: Statement = Statement::tenant(
     "SELECT seq, step, phase, kind, attempt, error, at_us FROM saga_log
      WHERE workspace = ?1 AND saga = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4",
 );
+pub(crate) static BEGUN: Statement = Statement::tenant(
+    SERVICE,
+    "SELECT at_us FROM saga_log
+     WHERE workspace = ?1 AND saga = ?2 AND step = ?3 AND round = ?4 AND phase = 'do' AND kind = 'intent'
+     ORDER BY seq DESC LIMIT 1",
+);
 pub(crate) static LAST: Statement = Statement::tenant(
     SERVICE,
     "SELECT COALESCE(MAX(seq), 0) FROM saga_log WHERE workspace = ?1 AND saga = ?2",
@@ -186,6 +192,17 @@ pub(crate) fn log_page(
             at_us: micros(row, 6)?,
         })
     })
+}
+
+/// When a step that is open for long was opened.
+pub(crate) fn begun_us(
+    view: &View<'_>,
+    key: &SagaKey,
+    step: usize,
+    round: u32,
+) -> Result<Option<u64>, SqlFault> {
+    let params = params![key.id.bytes(), big(step), round];
+    view.within(key.scope.rows()).one(&BEGUN, params, |row| micros(row, 0))
 }
 
 /// Nothing secret outlives the saga: states, items and signals lose their sealed bytes.

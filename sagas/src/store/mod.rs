@@ -42,11 +42,13 @@ pub static SCHEMA: Schema = Schema {
         &saga::CANCEL,
         &saga::LIST,
         &saga::LIST_ALL,
+        &saga::OF_REQUEST,
         &saga::STUCK,
         &saga::WIPE,
         &log::APPEND,
         &log::OUTS,
         &log::PAGE,
+        &log::BEGUN,
         &log::LAST,
         &log::WIPE_LOG,
         &log::ADD_ITEM,
@@ -87,6 +89,7 @@ pub static SCHEMA: Schema = Schema {
         crate::idempotency::STATEMENTS[8],
         crate::idempotency::STATEMENTS[9],
         crate::idempotency::STATEMENTS[10],
+        crate::idempotency::STATEMENTS[11],
     ],
 };
 

@@ -123,6 +123,11 @@ pub(crate) static LIST_ALL: Statement = Statement::across_workspaces(
         updated_us, def_hash
      FROM saga WHERE id < ?1 AND (?2 = '' OR workflow = ?2) AND (?3 = '' OR state = ?3) ORDER BY id DESC LIMIT ?4",
 );
+pub(crate) static OF_REQUEST: Statement = Statement::across_workspaces(
+    SERVICE,
+    "an operator follows a request through the whole appliance",
+    "SELECT workspace, id, workflow, version, def_hash FROM saga WHERE request_id = ?1 ORDER BY id LIMIT ?2",
+);
 pub(crate) static STUCK: Statement = Statement::across_workspaces(
     SERVICE,
     "health and metrics count the stuck sagas of the whole appliance",
@@ -282,6 +287,22 @@ pub(crate) fn wake(tx: &Tx<'_>, key: &SagaKey, at_us: u64) -> Result<bool, SqlFa
 /// Asks a live saga to unwind.
 pub(crate) fn ask_to_cancel(tx: &Tx<'_>, key: &SagaKey, now_us: u64) -> Result<bool, SqlFault> {
     Ok(tx.within(key.scope.rows()).run(&CANCEL, params![key.id.bytes(), big(now_us)])? == 1)
+}
+
+/// A saga that a request started, itself or through another, and its definition.
+pub(crate) struct Begun {
+    pub(crate) key: SagaKey,
+    pub(crate) workflow: String,
+    pub(crate) version: u32,
+    pub(crate) def_hash: [u8; 32],
+}
+
+/// The sagas that a request started.
+pub(crate) fn of_request(view: &View<'_>, request: &str, rows_max: usize) -> Result<Vec<Begun>, SqlFault> {
+    view.all(&OF_REQUEST, params![request, big(rows_max)], |row| {
+        let (workflow, version) = (row.text(2)?, small(row, 3)?);
+        Ok(Begun { key: key(row)?, workflow, version, def_hash: bytes_or_bug(row, 4)? })
+    })
 }
 
 /// How many sagas are stuck, by workflow.

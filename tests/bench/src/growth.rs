@@ -160,6 +160,7 @@ fn load(appliance: &Appliance, connections: usize, duration: Duration) -> Load {
         protocol: Protocol::H1,
         connections,
         duration,
+        keyed: false,
         every: None,
     }
 }

@@ -46,6 +46,8 @@ pub(crate) struct Load {
     pub(crate) protocol: Protocol,
     pub(crate) connections: usize,
     pub(crate) duration: Duration,
+    /// Whether each request brings an `Idempotency-Key` of its own.
+    pub(crate) keyed: bool,
     /// Each connection sends no more often than this; as fast as it is answered if absent.
     pub(crate) every: Option<Duration>,
 }
@@ -79,6 +81,22 @@ impl Outcome {
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let at = self.latencies.len().saturating_sub(1) * percent / 100;
         self.latencies.get(at).copied().unwrap_or_default()
+    }
+
+    /// The same, if every request was signed: a figure that hides refusals is none.
+    pub(crate) fn all_signed(self) -> Result<Self, Trouble> {
+        if self.broken > 0 || !self.refused.is_empty() {
+            let words = format!("not every request was signed: {} broken, {:?}", self.broken, self.refused);
+            return Err(words.into());
+        }
+        Ok(self)
+    }
+
+    /// Another turn of the same load.
+    pub(crate) fn add(&mut self, turn: Self) {
+        self.elapsed += turn.elapsed;
+        self.merge(turn);
+        self.latencies.sort_unstable();
     }
 
     fn merge(&mut self, other: Self) {
@@ -161,7 +179,7 @@ impl Load {
             let share = u32::try_from(at).unwrap_or_default();
             let first =
                 begun + self.every.unwrap_or_default() * share / u32::try_from(self.connections).unwrap_or(1);
-            going.spawn(Arc::clone(&load).drive(sender, first, begun + self.duration));
+            going.spawn(Arc::clone(&load).drive(at, sender, first, begun + self.duration));
         }
         let mut whole = Outcome::default();
         while let Some(part) = going.join_next().await {
@@ -173,11 +191,12 @@ impl Load {
     }
 
     /// One client. A paced one counts from the moment its request was due, so that waiting for its turn counts too.
-    async fn drive(self: Arc<Self>, mut sender: Sender, first: Instant, end: Instant) -> Outcome {
+    async fn drive(self: Arc<Self>, at: usize, mut sender: Sender, first: Instant, end: Instant) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut mine = self.keys(at);
         let mut due = first;
         while Instant::now() < end {
-            let Ok(request) = self.request() else { return outcome };
+            let Ok(request) = self.request(mine.next()) else { return outcome };
             let mut begun = Instant::now();
             if let Some(every) = self.every {
                 tokio::time::sleep_until(due.into()).await;
@@ -196,15 +215,26 @@ impl Load {
         outcome
     }
 
-    fn request(&self) -> http::Result<Request<Full<Bytes>>> {
+    /// The keys of one connection, none twice in any run of any process; or none at all.
+    fn keys(&self, at: usize) -> impl Iterator<Item = String> + use<> {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+        let keyed = self.keyed;
+        (0_u64..).map_while(move |number| keyed.then(|| format!("{since:x}-{at}-{number}")))
+    }
+
+    fn request(&self, key: Option<String>) -> http::Result<Request<Full<Bytes>>> {
         let uri = match self.protocol {
             Protocol::H1 => self.path.clone(),
             Protocol::H2 => format!("https://localhost{}", self.path),
         };
-        Request::post(uri)
+        let request = Request::post(uri)
             .header(header::HOST, "localhost")
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.api_key))
-            .body(Full::from(self.body.clone()))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.api_key));
+        match key {
+            Some(key) => request.header("idempotency-key", key),
+            None => request,
+        }
+        .body(Full::from(self.body.clone()))
     }
 }

@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::figures::Usage;
+use crate::keyed::Keyed;
 use crate::load::{Outcome, Protocol, Trouble};
 
 /// One cell: a key's kind, a protocol, so many connections.
@@ -44,6 +45,8 @@ pub(crate) struct Paced {
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) runs: Vec<Run>,
+    /// With and without `Idempotency-Key`.
+    pub(crate) keyed: Vec<Keyed>,
     pub(crate) at_seventy: Option<Paced>,
     pub(crate) start_ms: f64,
     pub(crate) idle_rss_mib: f64,

@@ -142,6 +142,7 @@ async fn overhead() -> Result<Vec<Overhead>, Trouble> {
             protocol: Protocol::H1,
             connections,
             duration: MEASURED,
+            keyed: false,
             every: None,
         };
         let (direct, through) =

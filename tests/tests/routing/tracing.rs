@@ -1,10 +1,11 @@
 //! Following one request: from the caller's trace through the house to the upstream, the ledger, a collector and back.
 //! Who enters: requests with a trace of their own.
-//! What leaves: the same trace on the other side; a tree of spans, and the entries beside it.
+//! What leaves: the same trace on the other side; one story of spans, log lines, entries and workflows' steps.
 
 use std::time::Duration;
 
 use promises::plan::Hardware;
+use promises::runs::{until, vote, waiting_for_approval};
 use promises::{Plan, SCOPES, eventually, get, post};
 use serde_json::{Value, json};
 use simulators::Upstream;
@@ -15,18 +16,23 @@ use crate::{before, ground};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
+/// The lines of one teller, each as deep as it lies.
+fn told_by(source: &str, followed: &Value) -> Vec<String> {
+    let story = followed["requests"][0]["story"].as_array().unwrap();
+    let words = |line: &Value| {
+        let depth = usize::try_from(line["depth"].as_u64().unwrap()).unwrap();
+        format!("{}{}", ">".repeat(depth), line["what"].as_str().unwrap())
+    };
+    story.iter().filter(|line| line["source"] == source).map(words).collect()
+}
+
 fn span_names(followed: &Value) -> Vec<String> {
-    let spans = followed["requests"][0]["spans"].as_array().unwrap();
-    spans
-        .iter()
-        .map(|span| {
-            format!(
-                "{}{}",
-                ">".repeat(span["depth"].as_u64().unwrap() as usize),
-                span["name"].as_str().unwrap()
-            )
-        })
-        .collect()
+    told_by("span", followed)
+}
+
+fn is_in_the_order_of_time(followed: &Value) -> bool {
+    let story = followed["requests"][0]["story"].as_array().unwrap();
+    story.is_sorted_by_key(|line| line["at_us"].as_u64().unwrap())
 }
 
 #[tokio::test]
@@ -68,9 +74,10 @@ async fn a_signature_is_followed_through_service_ledger_and_token_and_to_its_ent
     for part in [">signing", ">>ledger.write", ">>token.sign"] {
         assert!(names.iter().any(|name| name == part), "{part} is missing in {names:?}");
     }
-    let told = &followed["requests"][0]["told"];
-    assert_eq!(told[0]["source"], "ledger");
-    assert_eq!(told[0]["reference"], answer.entry().unwrap().to_string());
+    let story = followed["requests"][0]["story"].as_array().unwrap();
+    let entry = story.iter().find(|line| line["source"] == "ledger").unwrap();
+    assert_eq!(entry["reference"], answer.entry().unwrap().to_string());
+    assert!(is_in_the_order_of_time(&followed), "{followed}");
     let words = String::from_utf8(house.cli(&["trace", &answer.request_id()]).stdout).unwrap();
     assert!(words.contains("token.sign") && words.contains("key.sign") && words.contains(" ms"), "{words}");
     house.operator().ask(get("/v1/traces/req_00000000000000000000")).await.refused(404, "not_found");
@@ -84,8 +91,74 @@ async fn after_a_restart_a_request_is_still_known_by_its_entries() {
     house.serve().await;
     let followed =
         house.operator().ask(get(format!("/v1/traces/{}", made.request_id()))).await.expect(200).json();
-    assert_eq!(followed["requests"][0]["spans"], json!([]));
-    assert!(followed["requests"][0]["told"].as_array().is_some_and(|told| !told.is_empty()), "{followed}");
+    assert_eq!(span_names(&followed), [""; 0]);
+    assert!(!told_by("ledger", &followed).is_empty(), "{followed}");
+}
+
+#[tokio::test]
+async fn what_the_log_says_of_a_request_stands_in_its_story_and_nothing_secret_does() {
+    let house = Plan::with(Hardware::Token).start().await;
+    let member = house.member_with("acme", &SCOPES).await;
+    let asked = promises::people::sign_p256("none", b"x").header("traceparent", PARENT);
+    let id = member.ask(asked).await.refused(404, "not_found").request_id();
+    let followed = house.operator().ask(get(format!("/v1/traces/{id}"))).await.expect(200);
+    let lines = told_by("log", &followed.json());
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with("INFO refused") && line.contains("status=404"), "{line}");
+    assert!(house.log().contains(&id), "the log has the line as well");
+    let by_trace = house.operator().ask(get(format!("/v1/traces/{TRACE}"))).await.expect(200).json();
+    assert_eq!(told_by("log", &by_trace), lines);
+    assert!(!followed.text().contains(&member.secret), "{}", followed.text());
+    let words = String::from_utf8(house.cli(&["trace", &id]).stdout).unwrap();
+    assert!(words.contains("log       INFO refused"), "{words}");
+}
+
+#[tokio::test]
+async fn what_the_log_says_of_a_workflow_names_the_request_that_started_it() {
+    let house = Plan::with(Hardware::Token).start().await;
+    let member = house.member_with("acme", &SCOPES).await;
+    let made = member.ask(post("/v1/keys", json!({ "name": "release", "kind": "p256" }))).await.expect(201);
+    let followed = house.operator().ask(get(format!("/v1/traces/{}", made.request_id()))).await.expect(200);
+    let lines = told_by("log", &followed.json());
+    let of_this = |line: &&String| {
+        line.starts_with("INFO a workflow ended") && line.contains(r#"workflow="key.generate""#)
+    };
+    assert_eq!(lines.iter().filter(of_this).count(), 1, "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_workflow_stays_in_the_story_and_the_trace_of_its_request_across_a_kill() {
+    let mut house = Plan::with(Hardware::Token).start().await;
+    let acme = house.member_with("acme", &SCOPES).await;
+    let key = acme.create_key("old", "p256").await;
+    let destroy = post(format!("/v1/keys/{key}/schedule-destruction"), json!({ "days": 1, "reason": "old" }));
+    let asked = acme.ask(destroy.header("traceparent", PARENT)).await.expect(202);
+    let run = asked.json()["workflow"].as_str().unwrap().to_owned();
+    let operator = house.operator().acting_in(&acme.workspace);
+    let seen = waiting_for_approval(&operator, &run).await;
+    let before = house.operator().ask(get(format!("/v1/traces/{TRACE}"))).await.expect(200).json();
+    assert_eq!(before["requests"][0]["request_id"], asked.request_id());
+    house.kill().await;
+    house.serve().await;
+    house.ready().await;
+    for name in ["bob", "carol"] {
+        let (_, identity) = operator.enrol(name).await;
+        let (_, secret) = operator.issue(name, &SCOPES).await;
+        vote(&acme.with_secret(&secret).with_identity(&identity), &seen, "approve").await.expect(200);
+    }
+    until(&operator, &run, "the notice", |run| run["step"] == "keys.await_cooling").await;
+    let followed = house.operator().ask(get(format!("/v1/traces/{TRACE}"))).await.expect(200).json();
+    assert_eq!(followed["requests"][0]["request_id"], asked.request_id(), "found by the trace it began with");
+    let wait = "wait key.destroy signing.await_approvals".to_owned();
+    assert!(span_names(&followed).contains(&wait), "{followed}");
+    let steps = told_by("workflow", &followed);
+    for step in ["key.destroy signing.await_approvals begun", "key.destroy signing.await_approvals done"] {
+        assert!(steps.iter().any(|line| line == step), "{step} is missing in {steps:?}");
+    }
+    assert!(told_by("ledger", &followed).iter().any(|line| line.starts_with("workflow.")), "{followed}");
+    assert!(is_in_the_order_of_time(&followed), "{followed}");
+    let below = |names: &[String], what: &str| names.iter().any(|name| name.contains(what));
+    assert!(below(&span_names(&before), "POST /v1/keys/{key}/schedule-destruction"), "{before}");
 }
 
 #[tokio::test]

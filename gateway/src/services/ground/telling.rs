@@ -8,8 +8,9 @@ use audit::{Detail, Entry};
 use sagas::Scope;
 
 use crate::api::guard::{Permit, Standing};
-use crate::api::{Actor, Once, OperatorPermit, Origin};
+use crate::api::{Actor, Caller, Once, OperatorPermit, Origin};
 use crate::ids::WorkspaceId;
+use crate::traces::here;
 
 /// Where an act came from, as its entry tells it: everything but what was done.
 #[derive(Clone, Debug)]
@@ -32,6 +33,11 @@ impl Telling {
     /// For an act that a member asked for, whose credentials must still stand when it is written.
     pub fn member<A>(by: &Permit<A>, origin: &Origin) -> Self {
         Self::of(by.actor(), Some(by.workspace()), origin, Some(by.standing().clone()))
+    }
+
+    /// For an answer that was given again: nothing changes, so nothing has to stand.
+    pub fn repeated(to: &Caller, workspace: Option<&WorkspaceId>, origin: &Origin) -> Self {
+        Self::of(&Actor::from(to), workspace, origin, None)
     }
 
     fn of(
@@ -88,12 +94,12 @@ impl Telling {
         self.workspace.as_ref().zip(self.standing.as_ref())
     }
 
-    /// Who asked and from where, as workflows keep it.
+    /// Who asked, from where and in which trace, as workflows keep it.
     pub fn origin(&self) -> sagas::Origin {
         sagas::Origin {
             actor: self.actor.as_str().to_owned(),
             request: self.request.clone(),
-            traceparent: None,
+            traceparent: here().map(|here| here.context().to_string()),
             ip: self.ip.clone(),
             user_agent: self.user_agent.clone(),
         }

@@ -2,6 +2,8 @@
 //! Who enters: changing requests with an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), once guard and body are known.
 //! What leaves: a turn to carry the request out, or the answer that was given before, byte for byte.
 
+mod replays;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,14 +15,17 @@ use sagas::idempotency::{
 };
 use sagas::{SagaKey, Scope};
 
-use crate::api::{Caller, Code, KeyRule, Method, Once, Problem, Reply, Route};
-use crate::ids::RequestId;
+use self::replays::Replayed;
+use crate::api::{Caller, Code, KeyRule, Method, Once, Origin, Problem, Reply, Route};
+use crate::ids::{RequestId, WorkspaceId};
 use crate::limits::{ANSWERS_KEPT, ANSWERS_KEPT_LONG, SAME_REQUEST_WAIT_MAX};
 
 /// The header.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The member that an answer shows once, and that is left out of what is kept for long.
 const SHOWN_ONCE: &str = "secret";
+/// The header that names an answer's entry.
+const ENTRY_HEADER: &str = "chancery-entry";
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 const SHORTLY: Duration = Duration::from_secs(1);
 
@@ -45,8 +50,8 @@ pub struct Asked<'a> {
     pub headers: &'a HeaderMap,
     /// The body as it arrived.
     pub body: &'a Bytes,
-    /// Our name for the request.
-    pub request: &'a RequestId,
+    /// Where it came from.
+    pub origin: &'a Origin,
 }
 
 /// Whether a request has to be carried out.
@@ -89,7 +94,7 @@ impl Again {
                 }
                 Standing::Resume(..) => return Err(unresolved()),
                 Standing::Finished(replay) => {
-                    self.count(claim).await;
+                    Replayed::of(&claim, &asked, &replay).count(&self.ledger).await;
                     return replayed(replay).map(Begun::Answered);
                 }
                 Standing::Attached(workflow) => return going_on(&workflow).map(Begun::Answered),
@@ -97,6 +102,18 @@ impl Again {
                 Standing::InFlight { .. } if Instant::now() >= patience => return Err(in_progress()),
                 Standing::InFlight { .. } => tokio::time::sleep(LOOK_AGAIN).await,
             }
+        }
+    }
+
+    /// Lets go of the claims of requests that died with the process before this one, so that whoever sends them again does
+    /// not wait for a clock. Before the doors open.
+    pub async fn release(&self) {
+        match self.idempotency.release(&self.ledger).await {
+            Ok(0) => {}
+            Ok(claims) => {
+                tracing::info!(claims, "requests that the last run left unanswered may be sent again")
+            }
+            Err(why) => tracing::warn!(%why, "claims of the last run end by the clock"),
         }
     }
 
@@ -110,21 +127,16 @@ impl Again {
 
     async fn take(&self, claim: &Claim) -> Result<Standing, Problem> {
         let claim = claim.clone();
-        let why = "the claim of a request on its key; its effect tells its own entry";
-        self.ledger.write_unaudited(why, move |tx| claim.take(tx)).await.map_err(not_taken)
+        let taken = self.ledger.write_unaudited(
+            "the claim of a request on its key; its effect tells its own entry",
+            move |tx| claim.take(tx),
+        );
+        taken.await.map_err(not_taken)
     }
 
     fn go(&self, claim: Claim, held: sagas::idempotency::Held, asked: &Asked<'_>) -> Begun {
         let once = Arc::new(Once::new(claim, held));
-        Begun::Go(Turn { taken: Some((self.clone(), once, asked.request.clone())) })
-    }
-
-    async fn count(&self, claim: Claim) {
-        let why = "how often an answer was given again";
-        let counted = self.ledger.write_unaudited(why, move |tx| claim.count_replay(tx)).await;
-        if let Err(why) = counted {
-            tracing::debug!(%why, "a replay was not counted");
-        }
+        Begun::Go(Turn { taken: Some((self.clone(), once, asked.origin.request.clone())) })
     }
 }
 
@@ -171,7 +183,7 @@ enum Ending {
 fn kept_of(reply: &Reply) -> Ending {
     let headers = [
         ("content-type", Some(reply.media_type.to_owned())),
-        ("chancery-entry", reply.entry.map(|entry| entry.to_string())),
+        (ENTRY_HEADER, reply.entry.map(|entry| entry.to_string())),
     ];
     let headers = headers.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     let (status, location) = (reply.status, reply.location.clone());
@@ -224,18 +236,24 @@ fn key_of(asked: &Asked<'_>) -> Result<Option<Key>, Problem> {
 }
 
 fn whose(caller: Option<&Caller>) -> Whose {
-    let (workspace, principal) = match caller {
-        Some(Caller::Program(program)) => {
-            (Some(&program.client.workspace), program.api_key.as_str().to_owned())
-        }
-        Some(Caller::Client(client)) => (Some(&client.workspace), client.id.to_string()),
-        Some(Caller::Operator(operator)) => {
-            (operator.acting_in.as_ref(), format!("operator:{}", operator.uid))
-        }
-        None => (None, String::new()),
+    let principal = match caller {
+        Some(Caller::Program(program)) => program.api_key.as_str().to_owned(),
+        Some(Caller::Client(client)) => client.id.to_string(),
+        Some(Caller::Operator(operator)) => format!("operator:{}", operator.uid),
+        None => String::new(),
     };
-    let scope = workspace.map_or(Scope::Appliance, |it| Scope::Workspace(it.on_ledger().clone()));
+    let scope =
+        caller.and_then(workspace_of).map_or(Scope::Appliance, |it| Scope::Workspace(it.on_ledger().clone()));
     Whose { scope, principal }
+}
+
+/// The workspace that a caller acts in.
+fn workspace_of(caller: &Caller) -> Option<&WorkspaceId> {
+    match caller {
+        Caller::Program(program) => Some(&program.client.workspace),
+        Caller::Client(client) => Some(&client.workspace),
+        Caller::Operator(operator) => operator.acting_in.as_ref(),
+    }
 }
 
 fn fingerprint(asked: &Asked<'_>) -> Fingerprint {
@@ -268,7 +286,7 @@ fn replayed(replay: Replay) -> Result<Reply, Problem> {
         Some(text) if text.starts_with("text/plain") => "text/plain; charset=utf-8",
         _ => "",
     };
-    let entry = header("chancery-entry").and_then(|text| text.parse().ok());
+    let entry = header(ENTRY_HEADER).and_then(|text| text.parse().ok());
     let reply = Reply {
         status: answer.status,
         media_type,

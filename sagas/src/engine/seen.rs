@@ -1,0 +1,166 @@
+//! How others see the work of a saga: what goes outside, from its beginning to its end, and what was taken in commits.
+//! Who enters: calls, probes and undos on their way; commits in which a step ended.
+//! What leaves: the same, told to the observer. Nothing of it decides anything.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use audit::SqlFault;
+use tokio::sync::oneshot;
+
+use super::Inner;
+use super::live::Live;
+use super::turn::{Moved, Turn};
+use crate::context::StepContext;
+use crate::define::step::{Act, StepUndo};
+use crate::ids::Phase;
+use crate::refusal::{Reason, Refused, RemoteFault};
+use crate::state::State;
+use crate::store::{self, LogKind, LogLine};
+
+/// What is done at a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// It is taken.
+    Run,
+    /// It is undone.
+    Undo,
+    /// Its effect is looked for.
+    Probe,
+    /// It waits for a signal or a moment.
+    Wait,
+}
+
+/// Work that is watched; it says in a word how it ended.
+pub type Watched = Pin<Box<dyn Future<Output = &'static str> + Send>>;
+
+/// A deed that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// When it began, in microseconds since 1970; perhaps in a process before this one.
+    pub began_us: u64,
+    /// How long it took, until it was durable.
+    pub took: Duration,
+    /// How it ended: `done`, or the word for what was wrong.
+    pub ended: Cow<'static, str>,
+}
+
+/// A step that ended in a commit.
+pub(crate) struct Taken {
+    deed: Deed,
+    place: usize,
+    phase: Phase,
+    attempt: u32,
+    began_us: u64,
+    ended: Cow<'static, str>,
+}
+
+impl Deed {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Undo => "undo",
+            Self::Probe => "probe",
+            Self::Wait => "wait",
+        }
+    }
+}
+
+impl Turn<'_, '_> {
+    /// What ended in this commit and was not seen while it was done, as a call outside is.
+    pub(crate) fn taken(&self, lines: &[LogLine]) -> Result<Vec<Taken>, SqlFault> {
+        let mut taken = Vec::new();
+        for line in lines {
+            if let Some((deed, began_us)) = self.deed_of(line)? {
+                let trouble = line.trouble.as_ref().map(|trouble| Cow::from(trouble.code.clone()));
+                let ended = trouble.unwrap_or(Cow::from("done"));
+                let (place, phase, attempt) = (line.step, line.phase, line.attempt);
+                taken.push(Taken { deed, place, phase, attempt, began_us, ended });
+            }
+        }
+        Ok(taken)
+    }
+
+    fn deed_of(&self, line: &LogLine) -> Result<Option<(Deed, u64)>, SqlFault> {
+        let Some(step) = self.live.def.steps.get(line.step) else { return Ok(None) };
+        let goes_on = matches!(self.live.row.state, State::Running | State::Waiting | State::Backoff);
+        let deed = match (line.phase, line.kind, &step.act, &step.undo) {
+            (Phase::Do, LogKind::Done, Act::Local(_), _) => return Ok(Some((Deed::Run, self.now_us))),
+            (Phase::Undo, LogKind::Done, _, StepUndo::Local(_)) => {
+                return Ok(Some((Deed::Undo, self.now_us)));
+            }
+            // A try that did not work and is made again has not ended the step.
+            (Phase::Do, LogKind::Failed, ..) if goes_on => return Ok(None),
+            (Phase::Do, LogKind::Done | LogKind::Failed, Act::Wait(_), _) => Deed::Wait,
+            (Phase::Do, LogKind::Done | LogKind::Failed, Act::FanOut(_) | Act::Child(_), _) => Deed::Run,
+            _ => return Ok(None),
+        };
+        let begun = store::begun_us(self.tx, self.live.key(), line.step, self.live.row.round)?;
+        Ok(begun.map(|began_us| (deed, began_us)))
+    }
+}
+
+impl Inner {
+    /// Tells of the steps that ended in a commit.
+    pub(crate) fn tell_taken(&self, moved: &Moved, took: Duration) {
+        let live = &moved.live;
+        for taken in &moved.taken {
+            let at = live.context(taken.place, taken.phase, taken.attempt, live.row.updated_us);
+            let before = Duration::from_micros(live.row.updated_us.saturating_sub(taken.began_us));
+            let past = Past { began_us: taken.began_us, took: before + took, ended: taken.ended.clone() };
+            self.parts.observer.taken(taken.deed, &at, &past);
+        }
+    }
+
+    /// Tells of the step that a commit began with and that said no, so that nothing was committed. One further on said no to
+    /// the others' commit only, and is asked again by itself.
+    pub(crate) fn tell_refused(
+        &self,
+        live: &Live,
+        place: usize,
+        refused: &Refused<Reason>,
+        (began_us, took): (u64, Duration),
+    ) {
+        let (deed, phase) = match live.row.state {
+            State::Unwinding => (Deed::Undo, Phase::Undo),
+            _ if place == live.row.cursor => (Deed::Run, Phase::Do),
+            _ => return,
+        };
+        let at = live.context(place, phase, live.row.attempt, began_us);
+        self.parts.observer.taken(deed, &at, &Past { began_us, took, ended: refused.word() });
+    }
+
+    /// Lets the observer watch a call from its beginning to its end.
+    pub(crate) fn watched<T: Send + 'static>(
+        &self,
+        deed: Deed,
+        at: &StepContext,
+        word: fn(&Result<T, RemoteFault>) -> &'static str,
+        call: impl Future<Output = Result<T, RemoteFault>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, RemoteFault>> + Send + 'static {
+        let (tell, told) = oneshot::channel();
+        let work = self.parts.observer.watch(
+            deed,
+            at,
+            Box::pin(async move {
+                let outcome = call.await;
+                let word = word(&outcome);
+                // Nobody waits any more: the outcome is found by a probe.
+                let _ = tell.send(outcome);
+                word
+            }),
+        );
+        async move {
+            work.await;
+            told.await.unwrap_or_else(|_| Err(RemoteFault::Unknown("the call was dropped".to_owned())))
+        }
+    }
+}
+
+/// How a call ended, in a word.
+pub(crate) fn word<T>(outcome: &Result<T, RemoteFault>) -> &'static str {
+    outcome.as_ref().map_or_else(RemoteFault::word, |_| "done")
+}
