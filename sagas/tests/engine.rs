@@ -18,6 +18,8 @@ use sagas::{
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(30);
+/// So many that some of them come between a look and its commit.
+const VOTES: i64 = 200;
 
 fn request(workflow: &str, round: u64) -> StartRequest {
     let origin = Origin { actor: "user:alice".to_owned(), request: "req-1".to_owned(), ..Origin::default() };
@@ -118,6 +120,38 @@ async fn a_signal_is_heard_once_also_when_it_came_before_anyone_waited() {
     assert_eq!(votes, [("r1/vote2".to_owned(), 1)]);
     let deaf = SignalRequest::new(key, "approve", "3", &3).unwrap();
     assert!(matches!(engine.signal(deaf).await, Err(WriteRefused::Rejected(SignalRefused::Over))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_comes_while_nothing_is_to_be_told_is_told_when_it_is_heard() {
+    let sample = Sample::new("");
+    let engine = engine(&sample, vec![mixed(&sample.outside)]).await;
+    let key = engine.launch(request("sample.mixed", 1)).await.unwrap().key;
+    until(&engine, &key, State::Waiting).await;
+    let (restless, waiting) = (engine.clone(), key.clone());
+    // Looked at without end, it is again and again about to commit that nothing has changed.
+    let looking = tokio::spawn(async move {
+        loop {
+            restless.nudge(&waiting);
+            tokio::task::yield_now().await;
+        }
+    });
+    for number in 0..VOTES {
+        let signal = SignalRequest::new(key.clone(), "approve", format!("voter {number}"), &1).unwrap();
+        assert_eq!(engine.signal(signal).await.unwrap(), Signalled::New);
+    }
+    vote(&engine, &key, 2).await;
+    assert_eq!(end(&engine, &key).await.state, State::Succeeded);
+    looking.abort();
+    let heard: Vec<_> = sample.things().await.into_iter().filter(|(name, _)| name == "r1/vote1").collect();
+    assert_eq!(heard, [("r1/vote1".to_owned(), VOTES)]);
+    let filter = EntryFilter {
+        scope: EntryScope::Workspace(common::acme()),
+        object: Some("r1/vote1".to_owned()),
+        ..EntryFilter::default()
+    };
+    let told = sample.ledger().read(move |view| view.entries(&filter)).await.unwrap();
+    assert_eq!(i64::try_from(told.len()).unwrap(), VOTES, "heard, and not on the ledger");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,10 +74,18 @@ impl Inner {
                         .write_unaudited(why, move |tx| {
                             let mut turn = Turn::new(tx, &env, live.clone(), now_us);
                             work(&mut turn)?;
-                            Ok::<_, No>(turn.save()?.0)
+                            match turn.save()? {
+                                (moved, None) => Ok(moved),
+                                // Between the two tries something came, such as a signal; it is not taken without its entry.
+                                (_, Some(_)) => Err(No::Telling),
+                            }
                         })
                         .await;
-                    break (outcome.map_err(stop)?, None);
+                    match outcome {
+                        Ok(moved) => break (moved, None),
+                        Err(WriteRefused::Rejected(No::Telling)) => kind = Telling::Told,
+                        Err(refused) => return Err(stop(refused)),
+                    }
                 }
             }
         };
@@ -109,6 +117,8 @@ enum No {
     Halt(Halt),
     /// The commit has nothing to tell; it goes as bookkeeping.
     Untold,
+    /// The commit has something to tell after all; it goes with its entries.
+    Telling,
 }
 
 impl From<Halt> for No {
@@ -136,7 +146,9 @@ fn stop(refused: WriteRefused<No>) -> Stop {
         WriteRefused::Rejected(No::Halt(Halt::Refused(place, refused))) => Stop::Refused(place, refused),
         WriteRefused::Rejected(No::Halt(Halt::Sql(fault))) => Stop::Bug(fault.to_string()),
         WriteRefused::Rejected(No::Halt(Halt::Bug(why))) => Stop::Bug(why),
-        WriteRefused::Rejected(No::Untold) => Stop::Bug("a commit had nothing to tell".to_owned()),
+        WriteRefused::Rejected(No::Untold | No::Telling) => {
+            Stop::Bug("a commit told something, or nothing, in the wrong place".to_owned())
+        }
         WriteRefused::Panicked => Stop::Panicked,
         WriteRefused::EntryTooLong { field, bytes, bytes_max } => {
             Stop::Bug(format!("{field} of an entry has {bytes} bytes, more than {bytes_max}"))
