@@ -8,12 +8,13 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit::{EntryFilter, EntryScope, Told, WriteRefused};
+use audit::{Clock, EntryFilter, EntryScope, Told, WriteRefused};
 use common::{Input, SECOND, Sample, fan, mixed, parent, plain_local, remote_pivot, scope};
 use sagas::testing::inject::{Fault, How, Plan, wrap};
 use sagas::{
-    Catalog, Definition, End, Engine, EngineParts, Filter, OnConflict, Origin, Phase, SagaKey, SignalRefused,
-    SignalRequest, Signalled, StartRefused, StartRequest, State, Undo, Verb, VerbRefused, Workflow, pinned,
+    Catalog, Definition, End, Engine, EngineParts, Filter, OnConflict, Origin, Phase, Ruling, SagaKey,
+    SignalRefused, SignalRequest, Signalled, StartRefused, StartRequest, State, Undo, Verb, VerbRefused,
+    Workflow, pinned,
 };
 use serde_json::json;
 
@@ -152,6 +153,44 @@ async fn a_signal_that_comes_while_nothing_is_to_be_told_is_told_when_it_is_hear
     };
     let told = sample.ledger().read(move |view| view.entries(&filter)).await.unwrap();
     assert_eq!(i64::try_from(told.len()).unwrap(), VOTES, "heard, and not on the ledger");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_whose_first_part_is_over_begins_its_time_anew() {
+    let sample = Sample::new("");
+    let two_parts = Workflow::define("sample.two_parts")
+        .version(1)
+        .input::<Input>()
+        .wait(
+            "parts",
+            |step| {
+                step.until(|_, ()| SECOND * 60, |_, _, _, ()| Ok(Ruling::Passed((), Vec::new()))).on(
+                    &["approve"],
+                    |_, cx, _, (), _| {
+                        Ok(Ruling::WaitingAnew(SECOND * 60, vec![cx.entry("thing.begun_anew", "x")]))
+                    },
+                )
+            },
+            Undo::none("waiting changes nothing"),
+        )
+        .local("second", |_, cx, _, ()| Ok(Told::new((), cx.entry("thing.done", "x"))), Undo::none("nothing"))
+        .pivot_local("pivot", |_, cx, _, ()| Ok(Told::new((), cx.entry("thing.done", "x"))))
+        .build()
+        .unwrap();
+    let engine = engine(&sample, vec![two_parts]).await;
+    let key = engine.launch(request("sample.two_parts", 1)).await.unwrap().key;
+    until(&engine, &key, State::Waiting).await;
+    sample.clock.advance(SECOND * 59);
+    vote(&engine, &key, 1).await;
+    while !actions(&sample).await.contains(&"thing.begun_anew".to_owned()) {
+        engine.tick();
+        tokio::task::yield_now().await;
+    }
+    let due = engine.show(&key).await.unwrap().unwrap().summary.due_us.unwrap();
+    assert_eq!(due - sample.clock.unix_us(), 60_000_000);
+    sample.clock.advance(SECOND * 60);
+    engine.tick();
+    assert_eq!(end(&engine, &key).await.state, State::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]
