@@ -223,7 +223,9 @@ pub(super) enum AuditCommand {
     },
     /// Seal what is new, now.
     Seal,
-    /// Write what an outsider needs to check the log; prints where. With --workspace only that workspace's own entries.
+    /// Write what outsiders need to check the log, or a part of it.
+    ///
+    /// Prints where it lies. With --workspace only that workspace's own entries.
     Export {
         /// Only from this entry on.
         #[arg(long, value_name = "ENTRY")]

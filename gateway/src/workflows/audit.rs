@@ -11,7 +11,7 @@ use super::MINUTE;
 use crate::services::audit::Audit;
 use crate::services::audit::bundles::{self, Bundle, ExportPlan, Stored};
 
-/// Five million entries are written in a minute; a slow disk gets ten times that.
+/// A million entries of a whole export are written in a few seconds; excerpts, ciphers and slow disks get time enough.
 pub(super) const BUNDLE_WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// 42 `audit.seal_export`.

@@ -65,8 +65,7 @@ impl ExportPlan {
     }
 }
 
-/// Says that an export begins, of what and for whom; a whole one contains this entry. What is asked for must be there by now: a
-/// range does not grow while it waits.
+/// Says that an export begins, of what and for whom; a whole one contains this entry. What is asked for must be there by now.
 ///
 /// # Errors
 /// There are no such entries.
