@@ -6,9 +6,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use promises::people::sign_p256;
-use promises::programs::{complained, said, succeeds, tool};
+use promises::programs::{complained, program, said, succeeds, tool};
 use promises::{Appliance, evidence, post};
 use serde_json::{Value, json};
 
@@ -71,20 +72,22 @@ async fn a_security_team_opens_one_workspaces_export_with_age_and_verifies_it_of
         (&report["entries"], &report["excerpt"]["workspace"]),
         (&made["entries"], &json!(acme.workspace))
     );
-    let seen = house.operator().acting_in("acme").entries("action=key.sign").await;
-    assert_eq!(seen.len(), 40);
-    for entry in [&seen[0], &seen[39]] {
-        let seq = entry["seq"].to_string();
-        let mut show = std::process::Command::new(promises::programs::program("chancery-audit"));
-        let shown = succeeds(show.arg("--json").arg("show").arg(&archive).arg(&seq));
-        let shown: Value = serde_json::from_str(&shown).unwrap();
+    let everybodys = house.operator().entries("action=key.sign").await;
+    assert_eq!(everybodys.len(), 80);
+    for entry in &everybodys {
+        let shown = Command::new(program("chancery-audit"))
+            .args(["--json", "show"])
+            .arg(&archive)
+            .arg(entry["seq"].to_string())
+            .output()
+            .unwrap();
+        if entry["workspace"] != json!(acme.workspace) {
+            assert!(!shown.status.success() && complained(&shown).contains("there is no entry"), "{entry}");
+            continue;
+        }
+        let shown: Value = serde_json::from_str(&said(&shown)).unwrap();
         assert_eq!((&shown["object"], &shown["detail"]), (&entry["object"], &entry["detail"]));
     }
-    let text = fs::read(&archive).unwrap();
-    assert!(
-        !holds(&text, &foreign) && !holds(&text, &other.workspace),
-        "something of another workspace leaked"
-    );
     let told = house.operator().entries("action=audit.export.stored").await;
     assert_eq!(told.last().unwrap()["detail"]["after"]["sha256"], made["sha256"]);
     evidence::verifies(&mut house).await;
