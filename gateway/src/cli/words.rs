@@ -223,9 +223,7 @@ pub(super) enum AuditCommand {
     },
     /// Seal what is new, now.
     Seal,
-    /// Write what outsiders need to check the log, or a part of it.
-    ///
-    /// Prints where it lies. With --workspace only that workspace's own entries.
+    /// Write what proves the log to outsiders; with --workspace its part.
     Export {
         /// Only from this entry on.
         #[arg(long, value_name = "ENTRY")]

@@ -14,7 +14,6 @@ use crate::crypto::{Encoding, NotASignature, ecdsa_from_der};
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::services::ground::Telling;
 use crate::services::keys::ring::KeyCard;
-use crate::services::keys::store::KeyRow;
 use crate::services::keys::{self, KeysRefused};
 use crate::signer::{SignOrder, SigningKey};
 
@@ -107,8 +106,9 @@ impl SignCommand {
             (SignInput::Message(message), Some(hash)) => SignInput::Digest(hash.digest(&message)),
             (input, _) => input,
         };
-        let KeyRow { id, name, kind, fence, .. } = card.row.clone();
-        let target = Target { key: id, name, kind, version, fence };
+        let row = &card.row;
+        let (key_id, name) = (row.id.clone(), row.name.clone());
+        let target = Target { key: key_id, name, kind: row.kind, version, fence: row.fence };
         Ok(Prepared { target, key: Arc::clone(key), scheme: self.scheme, input, context: self.context })
     }
 }
