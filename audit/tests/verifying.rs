@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use audit::export::{Archive, Folder, Wanted, export, pack};
+use audit::export::{Folder, Wanted, export, pack};
 use audit::verify::{Report, Source, Terms, verify};
 use audit::{Checkpoint, Note, Sealer, Tier};
 use common::sealed::Sealed;
