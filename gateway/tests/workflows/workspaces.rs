@@ -17,6 +17,9 @@ use crate::world::{Seen, Stage, Story, now, proven};
 
 /// So many rounds no proof of these has.
 const ROUNDS_MAX: usize = 160;
+/// Between two looks at a run, unless it ends in between; so many of them are half a minute.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOKS_MAX: usize = 6_000;
 
 fn scope(id: &WorkspaceId) -> Scope {
     Scope::Workspace(id.on_ledger().clone())
@@ -169,14 +172,24 @@ impl Ending {
     }
 
     async fn until(&self, wanted: impl Fn(&Summary) -> bool) -> Summary {
-        for _ in 0..100_000 {
+        for _ in 0..LOOKS_MAX {
             let shown = self.engine.show(&self.key).await.unwrap().unwrap().summary;
             if wanted(&shown) {
                 return shown;
             }
-            tokio::task::yield_now().await;
+            self.engine.wait(&self.key, LOOK).await.unwrap();
         }
         panic!("it does not come: {:?}", self.engine.show(&self.key).await);
+    }
+
+    async fn until_told(&self, action: &str, times: usize) {
+        for _ in 0..LOOKS_MAX {
+            if self.told(action).await >= times {
+                return;
+            }
+            self.engine.wait(&self.key, LOOK).await.unwrap();
+        }
+        panic!("{action} is not told: {:?}", self.engine.show(&self.key).await);
     }
 
     async fn told(&self, action: &str) -> usize {
@@ -196,9 +209,7 @@ async fn the_grace_of_a_workspace_begins_whole_when_enough_others_have_agreed_an
     assert_eq!((agreed.state, ending.told("workspace.grace").await), ("waiting", 1));
     ending.after(12);
     ending.vote("approve", "operator:2").await;
-    while ending.told("approval.vote").await < 2 {
-        tokio::task::yield_now().await;
-    }
+    ending.until_told("approval.vote", 2).await;
     assert_eq!((due(&ending.until(|_| true).await), ending.told("workspace.grace").await), (due(&agreed), 1));
     assert_eq!(ending.told("workspace.shred.begin").await, 0, "shredded within its grace");
     ending.after(12);
@@ -218,9 +229,7 @@ async fn a_workspace_that_nobody_else_agrees_to_end_stands_after_half_a_day() {
 async fn a_no_ends_it_also_in_the_grace() {
     let ending = Ending::begun().await;
     ending.vote("approve", "operator:1").await;
-    while ending.told("workspace.grace").await == 0 {
-        tokio::task::yield_now().await;
-    }
+    ending.until_told("workspace.grace", 1).await;
     ending.vote("refuse", "operator:2").await;
     ending.until(|it| it.state == "compensated").await;
     assert_eq!(state(&ending.stage.standing.operator(), "acme").await, "open");
