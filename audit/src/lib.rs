@@ -23,6 +23,7 @@ pub mod merkle;
 pub mod note;
 mod open;
 mod outside;
+mod paths;
 mod proving;
 mod query;
 mod readers;

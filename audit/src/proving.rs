@@ -149,8 +149,7 @@ impl Nodes for StoredTree<'_> {
         let above = height % STORED_HEIGHTS;
         let stored = height - above;
         let (first, count) = (index << above, 1_u64 << above);
-        let mut level =
-            if stored == 0 { self.leaves(first, count)? } else { self.nodes(stored, first, count)? };
+        let mut level = self.row(stored, first, count)?;
         if level.len() as u64 != count {
             return Err(NoProof::Hole { height: stored, place: first + level.len() as u64 });
         }
@@ -162,6 +161,11 @@ impl Nodes for StoredTree<'_> {
 }
 
 impl StoredTree<'_> {
+    /// Stored nodes of one height side by side, as many of them as there are.
+    pub(crate) fn row(&self, height: u32, first: u64, count: u64) -> Result<Vec<Hash>, SqlFault> {
+        if height == 0 { self.leaves(first, count) } else { self.nodes(height, first, count) }
+    }
+
     fn leaves(&self, first: u64, count: u64) -> Result<Vec<Hash>, SqlFault> {
         let mut find = self.0.own("SELECT leaf FROM entry WHERE seq >= ?1 AND seq < ?2 ORDER BY seq")?;
         find.raw_bind_parameter(1, signed(first))?;

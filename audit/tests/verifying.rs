@@ -7,6 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use audit::export::{Folder, Wanted, export, pack};
 use audit::verify::{Report, Source, Terms, verify};
 use audit::{Checkpoint, Note, Sealer, Tier};
 use common::sealed::Sealed;
@@ -33,7 +34,8 @@ async fn exported(sealed: &Sealed) -> PathBuf {
     }
     sealing.seal().await.unwrap();
     let to = sealed.house.directory.path().join("export");
-    let exported = audit::export::export(&ledger, sealed.keys(), &to).await.unwrap();
+    let folder = Folder::create(&to).unwrap();
+    let (exported, _) = export(&ledger, sealed.keys(), Wanted::default(), folder).await.unwrap();
     assert_eq!((exported.checkpoints, exported.left_behind), (3, 1));
     drop(sealing);
     ledger.close().await;
@@ -282,7 +284,7 @@ async fn an_export_verifies_as_a_directory_and_as_an_archive() {
     let sealed = Sealed::with_history(Tier::TpmNv).await;
     let directory = exported(&sealed).await;
     let archive = directory.with_extension("tar");
-    audit::export::pack(&directory, &archive).unwrap();
+    pack(&directory, &archive).unwrap();
     for path in [&directory, &archive] {
         let with_keys = report(path, &pinned(&sealed));
         assert_eq!(
@@ -329,7 +331,7 @@ async fn no_damaged_archive_verifies_as_if_it_were_whole_or_makes_the_verifier_p
     let sealed = Sealed::with_history(Tier::TpmNv).await;
     let directory = exported(&sealed).await;
     let archive = directory.with_extension("tar");
-    audit::export::pack(&directory, &archive).unwrap();
+    pack(&directory, &archive).unwrap();
     let honest = std::fs::read(&archive).unwrap();
     let terms = pinned(&sealed);
     let whole = report(&archive, &terms);

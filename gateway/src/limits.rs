@@ -125,6 +125,8 @@ pub const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub const ANSWERS_KEPT_LONG: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The second of two equal requests waits so long for the first before it is told to come back.
 pub const SAME_REQUEST_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Others agree to the end of a workspace within half a day, or it stands; its grace begins when they have.
+pub const SHRED_AGREE_WAIT_MAX: Duration = Duration::from_secs(12 * 3600);
 /// A quorum larger than this is a crowd that nobody can gather.
 pub const POLICY_APPROVALS_MAX: u32 = 20;
 /// A month is the longest window that people count in.

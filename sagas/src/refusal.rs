@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use audit::{Entry, SqlFault};
 
@@ -186,6 +187,8 @@ impl<T> Probe<T> {
 pub enum Ruling<T, B = Reason> {
     /// Not enough yet; what changed is told.
     StillWaiting(Vec<Entry>),
+    /// Its first part is over, and it waits so long from now on; what changed is told. Only a signal can say so.
+    WaitingAnew(Duration, Vec<Entry>),
     /// It is over, and this is the new state.
     Passed(T, Vec<Entry>),
     /// A rule says no, and the saga unwinds; what changed, such as a veto, stands and is told.

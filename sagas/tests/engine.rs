@@ -13,12 +13,15 @@ use common::{Input, SECOND, Sample, fan, mixed, parent, plain_local, remote_pivo
 use sagas::testing::TestClock;
 use sagas::testing::inject::{Fault, How, Plan, wrap};
 use sagas::{
-    Catalog, Definition, End, Engine, EngineParts, Filter, OnConflict, Origin, Phase, SagaKey, SignalRefused,
-    SignalRequest, Signalled, StartRefused, StartRequest, State, Undo, Verb, VerbRefused, Workflow, pinned,
+    Catalog, Definition, End, Engine, EngineParts, Filter, OnConflict, Origin, Phase, Ruling, SagaKey,
+    SignalRefused, SignalRequest, Signalled, StartRefused, StartRequest, State, Undo, Verb, VerbRefused,
+    Workflow, pinned,
 };
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(30);
+/// So many that some of them come between a look and its commit.
+const VOTES: i64 = 200;
 
 fn request(workflow: &str, round: u64) -> StartRequest {
     let origin = Origin { actor: "user:alice".to_owned(), request: "req-1".to_owned(), ..Origin::default() };
@@ -135,6 +138,76 @@ async fn a_signal_is_heard_once_also_when_it_came_before_anyone_waited() {
     assert_eq!(votes, [("r1/vote2".to_owned(), 1)]);
     let deaf = SignalRequest::new(key, "approve", "3", &3).unwrap();
     assert!(matches!(engine.signal(deaf).await, Err(WriteRefused::Rejected(SignalRefused::Over))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_comes_while_nothing_is_to_be_told_is_told_when_it_is_heard() {
+    let sample = Sample::new("");
+    let engine = engine(&sample, vec![mixed(&sample.outside)]).await;
+    let key = engine.launch(request("sample.mixed", 1)).await.unwrap().key;
+    until(&engine, &key, State::Waiting).await;
+    let (restless, waiting) = (engine.clone(), key.clone());
+    // Looked at without end, it is again and again about to commit that nothing has changed.
+    let looking = tokio::spawn(async move {
+        loop {
+            restless.nudge(&waiting);
+            tokio::task::yield_now().await;
+        }
+    });
+    for number in 0..VOTES {
+        let signal = SignalRequest::new(key.clone(), "approve", format!("voter {number}"), &1).unwrap();
+        assert_eq!(engine.signal(signal).await.unwrap(), Signalled::New);
+    }
+    vote(&engine, &key, 2).await;
+    assert_eq!(end(&engine, &key).await.state, State::Succeeded);
+    looking.abort();
+    let heard: Vec<_> = sample.things().await.into_iter().filter(|(name, _)| name == "r1/vote1").collect();
+    assert_eq!(heard, [("r1/vote1".to_owned(), VOTES)]);
+    let filter = EntryFilter {
+        scope: EntryScope::Workspace(common::acme()),
+        object: Some("r1/vote1".to_owned()),
+        ..EntryFilter::default()
+    };
+    let told = sample.ledger().read(move |view| view.entries(&filter)).await.unwrap();
+    assert_eq!(i64::try_from(told.len()).unwrap(), VOTES, "heard, and not on the ledger");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_whose_first_part_is_over_begins_its_time_anew() {
+    let sample = Sample::new("");
+    let two_parts = Workflow::define("sample.two_parts")
+        .version(1)
+        .input::<Input>()
+        .wait(
+            "parts",
+            |step| {
+                step.until(|_, ()| SECOND * 60, |_, _, _, ()| Ok(Ruling::Passed((), Vec::new()))).on(
+                    &["approve"],
+                    |_, cx, _, (), _| {
+                        Ok(Ruling::WaitingAnew(SECOND * 60, vec![cx.entry("thing.begun_anew", "x")]))
+                    },
+                )
+            },
+            Undo::none("waiting changes nothing"),
+        )
+        .local("second", |_, cx, _, ()| Ok(Told::new((), cx.entry("thing.done", "x"))), Undo::none("nothing"))
+        .pivot_local("pivot", |_, cx, _, ()| Ok(Told::new((), cx.entry("thing.done", "x"))))
+        .build()
+        .unwrap();
+    let engine = engine(&sample, vec![two_parts]).await;
+    let key = engine.launch(request("sample.two_parts", 1)).await.unwrap().key;
+    until(&engine, &key, State::Waiting).await;
+    sample.clock.advance(SECOND * 59);
+    vote(&engine, &key, 1).await;
+    while !actions(&sample).await.contains(&"thing.begun_anew".to_owned()) {
+        engine.tick();
+        tokio::task::yield_now().await;
+    }
+    let due = engine.show(&key).await.unwrap().unwrap().summary.due_us.unwrap();
+    assert_eq!(due - sample.clock.unix_us(), 60_000_000);
+    sample.clock.advance(SECOND * 60);
+    engine.tick();
+    assert_eq!(end(&engine, &key).await.state, State::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]

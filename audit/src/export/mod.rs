@@ -1,36 +1,53 @@
-//! The room from which the log leaves the house: a directory of plain files that public tools can check.
+//! The room from which the log leaves the house: plain files that public tools can check, in a directory or an archive.
 //! Who enters: the audit service, for a security team.
-//! What leaves: tiles, entries, payloads, checkpoints, anchors, keys, a policy, and a page that says how to check them.
+//! What leaves: the whole log as tiles, entries, payloads, checkpoints and anchors; or an excerpt of it; each with keys, a policy,
+//! and a page that says how to check it.
 
+pub(crate) mod excerpt;
 mod readme;
+mod shelf;
 mod tar;
 pub(crate) mod tiles;
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::append::signed;
 use crate::check::{Finding, RowBytes, Walk};
+use crate::entry::Workspace;
 use crate::fault::SqlFault;
 use crate::leaf::length_prefixed;
 use crate::ledger::{Ledger, ReadRefused};
 use crate::note::NoteKey;
-use crate::proving::StoredCheckpoint;
+use crate::proving::{NoProof, StoredCheckpoint};
 use crate::rows::{self, ROWS, Stopped};
 use crate::tx::View;
-use tiles::{HashTiles, TileWriter, write_file};
+use tiles::{HashTiles, TileWriter};
 
+pub use shelf::{Archive, Folder, Shelf};
 pub(crate) use tar::Index;
 pub use tar::pack;
+
+/// What is to be exported. Nothing named is the whole log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Only the entries of this workspace, and nothing of any other.
+    pub workspace: Option<Workspace>,
+    /// From this entry on.
+    pub from: Option<u64>,
+    /// Up to this entry, itself included.
+    pub to: Option<u64>,
+}
 
 /// What an export contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exported {
-    /// Entries: all that the newest confirmed checkpoint covers.
+    /// Entries in it: all that the newest confirmed checkpoint covers, or as many as the excerpt shows.
     pub entries: u64,
+    /// Entries that its checkpoint covers.
+    pub size: u64,
     /// Entries beyond it, which stay behind until the next checkpoint.
     pub left_behind: u64,
     /// Checkpoints.
@@ -43,6 +60,16 @@ pub enum ExportRefused {
     /// Seal first.
     #[error("there is no confirmed checkpoint yet; seal the ledger, then export")]
     NothingSealed,
+    /// Ask for entries that a checkpoint covers.
+    #[error("there are no entries {from} to {to}: the newest checkpoint covers {size}")]
+    NoSuchRange {
+        /// The first one asked for.
+        from: u64,
+        /// The last one asked for.
+        to: u64,
+        /// What is covered.
+        size: u64,
+    },
     /// The directory must be new, so that nothing of an older export stays in it.
     #[error("{0} exists already; name a new directory")]
     Exists(PathBuf),
@@ -55,6 +82,9 @@ pub enum ExportRefused {
     /// The ledger could not be read.
     #[error("the ledger cannot be read")]
     Fault(#[from] SqlFault),
+    /// There is no proof for an entry of an excerpt.
+    #[error("an entry of the excerpt cannot be proven")]
+    NoProof(#[from] NoProof),
 }
 
 /// One line of `anchors.jsonl`.
@@ -71,39 +101,51 @@ pub(crate) struct AnchorLine {
     pub(crate) attested: bool,
 }
 
-/// Writes everything that the newest confirmed checkpoint covers into the new directory `to`. Reads one snapshot;
-/// writing goes on meanwhile. `keys` are those of the sealer.
-pub async fn export(
+/// Puts what is wanted of that which the newest confirmed checkpoint covers on `shelf`, and gives the shelf back. Reads one
+/// snapshot; writing goes on meanwhile. `keys` are those of the sealer.
+///
+/// # Errors
+/// Nothing is sealed, there is no such range, the log does not verify, or ledger or shelf did not do their part.
+pub async fn export<S: Shelf + Send + 'static>(
     ledger: &Ledger,
     keys: &[NoteKey],
-    to: &Path,
-) -> Result<Exported, ReadRefused<ExportRefused>> {
-    let (origin, keys, to) = (ledger.origin().to_owned(), keys.to_vec(), to.to_owned());
-    ledger.read(move |view| export_view(view, &origin, &keys, &to)).await
+    wanted: Wanted,
+    mut shelf: S,
+) -> Result<(Exported, S), ReadRefused<ExportRefused>> {
+    let (origin, keys) = (ledger.origin().to_owned(), keys.to_vec());
+    ledger
+        .read(move |view| {
+            let exported = match wanted == Wanted::default() {
+                true => whole(view, &origin, &keys, &mut shelf),
+                false => excerpt::write(view, &origin, &keys, &wanted, &mut shelf),
+            };
+            Ok((exported?, shelf))
+        })
+        .await
 }
 
-fn export_view(
+fn whole(
     view: &View<'_>,
     origin: &str,
     keys: &[NoteKey],
-    to: &Path,
+    shelf: &mut dyn Shelf,
 ) -> Result<Exported, ExportRefused> {
     let last = view.latest_checkpoint()?.ok_or(ExportRefused::NothingSealed)?;
-    fs::create_dir(to).map_err(|fault| match fault.kind() {
-        io::ErrorKind::AlreadyExists => ExportRefused::Exists(to.to_owned()),
-        _ => ExportRefused::File(fault),
-    })?;
-    write_entries(view, origin, last.size, to)?;
-    let ak = write_anchors(view, to)?;
-    write_keys(origin, keys, ak.as_deref(), to)?;
-    write_file(to, "checkpoint", last.note.as_bytes())?;
+    write_entries(view, origin, last.size, shelf)?;
+    let ak = write_anchors(view, shelf)?;
+    write_keys(origin, keys, shelf)?;
+    if let Some(ak) = &ak {
+        shelf.put("keys/ak.pem", readme::pem(ak).as_bytes())?;
+    }
+    shelf.put("checkpoint", last.note.as_bytes())?;
     let StoredCheckpoint { k, size, .. } = last;
-    write_file(to, "README.md", readme::text(origin, size, k, ak.is_some()).as_bytes())?;
-    Ok(Exported { entries: size, left_behind: view.size()?.saturating_sub(size), checkpoints: k })
+    shelf.put("README.md", readme::text(origin, size, k, ak.is_some()).as_bytes())?;
+    Ok(Exported { entries: size, size, left_behind: view.size()?.saturating_sub(size), checkpoints: k })
 }
 
 /// The places into which entries are written.
-struct Shelves {
+struct Shelves<'s> {
+    shelf: &'s mut dyn Shelf,
     walk: Walk,
     hashes: HashTiles,
     entries: TileWriter,
@@ -116,12 +158,18 @@ enum Halt {
     Refused(ExportRefused),
 }
 
-fn write_entries(view: &View<'_>, origin: &str, size: u64, to: &Path) -> Result<(), ExportRefused> {
+fn write_entries(
+    view: &View<'_>,
+    origin: &str,
+    size: u64,
+    shelf: &mut dyn Shelf,
+) -> Result<(), ExportRefused> {
     let mut shelves = Shelves {
+        shelf,
         walk: Walk::genesis(origin),
-        hashes: HashTiles::new(to),
-        entries: TileWriter::new(to, "tile/entries"),
-        payloads: TileWriter::new(to, "payload"),
+        hashes: HashTiles::default(),
+        entries: TileWriter::new("tile/entries"),
+        payloads: TileWriter::new("payload"),
         size,
     };
     let mut all = view.session.own(ROWS)?;
@@ -131,12 +179,13 @@ fn write_entries(view: &View<'_>, origin: &str, size: u64, to: &Path) -> Result<
         Err(Stopped::Malformed(finding)) => return Err(finding.into()),
         Err(Stopped::Fault(fault)) => return Err(fault.into()),
     }
-    shelves.hashes.flush()?;
-    shelves.entries.flush()?;
-    Ok(shelves.payloads.flush()?)
+    let Shelves { shelf, mut hashes, mut entries, mut payloads, .. } = shelves;
+    hashes.flush(shelf)?;
+    entries.flush(shelf)?;
+    Ok(payloads.flush(shelf)?)
 }
 
-impl Shelves {
+impl Shelves<'_> {
     fn take(&mut self, row: &RowBytes<'_>) -> Result<(), Halt> {
         if self.walk.tip().size() == self.size {
             return Err(Halt::Full);
@@ -145,19 +194,20 @@ impl Shelves {
     }
 
     fn shelve(&mut self, row: &RowBytes<'_>) -> Result<(), ExportRefused> {
+        let Self { shelf, walk, hashes, entries, payloads, .. } = self;
         let mut written = Ok(());
-        self.walk.row(row, |height, _, hash| {
+        walk.row(row, |height, _, hash| {
             if written.is_ok() {
-                written = self.hashes.completed(height, hash);
+                written = hashes.completed(*shelf, height, hash);
             }
         })?;
         written?;
         let length = u16::try_from(row.leaf.len()).map_err(io::Error::other)?;
-        self.entries.push(|bytes| {
+        entries.push(*shelf, |bytes| {
             bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(row.leaf);
         })?;
-        self.payloads.push(|bytes| {
+        payloads.push(*shelf, |bytes| {
             length_prefixed(bytes, row.salt);
             length_prefixed(bytes, row.payload);
         })?;
@@ -166,39 +216,35 @@ impl Shelves {
 }
 
 /// Writes checkpoints, attestations and the list of anchors; gives back the attestation key.
-fn write_anchors(view: &View<'_>, to: &Path) -> Result<Option<Vec<u8>>, ExportRefused> {
+fn write_anchors(view: &View<'_>, shelf: &mut dyn Shelf) -> Result<Option<Vec<u8>>, ExportRefused> {
     let mut lines = String::new();
     let mut ak = None;
     let mut k = 0;
     while let Some(anchor) = view.anchor_after(k)? {
         k = anchor.line.k;
-        write_file(to, &format!("checkpoints/{k:08}.note"), anchor.note.as_bytes())?;
+        shelf.put(&format!("checkpoints/{k:08}.note"), anchor.note.as_bytes())?;
         if let (Some(statement), Some(signature)) = (&anchor.statement, &anchor.signature) {
-            write_file(to, &format!("anchors/{k:08}.att"), statement)?;
-            write_file(to, &format!("anchors/{k:08}.sig"), signature)?;
+            shelf.put(&format!("anchors/{k:08}.att"), statement)?;
+            shelf.put(&format!("anchors/{k:08}.sig"), signature)?;
         }
         lines += &serde_json::to_string(&anchor.line).map_err(io::Error::from)?;
         lines.push('\n');
         ak = ak.or(anchor.ak);
     }
-    write_file(to, "anchors.jsonl", lines.as_bytes())?;
+    shelf.put("anchors.jsonl", lines.as_bytes())?;
     Ok(ak)
 }
 
-fn write_keys(origin: &str, keys: &[NoteKey], ak: Option<&[u8]>, to: &Path) -> io::Result<()> {
+fn write_keys(origin: &str, keys: &[NoteKey], shelf: &mut dyn Shelf) -> io::Result<()> {
     let mut policy = String::new();
     for (at, key) in keys.iter().enumerate() {
-        write_file(to, &format!("keys/{at}.vkey"), format!("{key}\n").as_bytes())?;
+        shelf.put(&format!("keys/{at}.vkey"), format!("{key}\n").as_bytes())?;
         // Public policies know one name per log; the hardware line has its own rule in chancery-audit.
         if key.name() == origin {
             policy += &format!("log {key}\n");
         }
     }
-    write_file(to, "policy", format!("{policy}quorum none\n").as_bytes())?;
-    match ak {
-        Some(ak) => write_file(to, "keys/ak.pem", readme::pem(ak).as_bytes()),
-        None => Ok(()),
-    }
+    shelf.put("policy", format!("{policy}quorum none\n").as_bytes())
 }
 
 /// An anchor with all that proves it.

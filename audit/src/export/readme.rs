@@ -5,6 +5,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::excerpt::About;
+
 /// The page.
 pub(crate) fn text(origin: &str, size: u64, checkpoints: u64, attested: bool) -> String {
     let attestation = if attested { ATTESTED } else { "" };
@@ -14,6 +16,43 @@ pub(crate) fn text(origin: &str, size: u64, checkpoints: u64, attested: bool) ->
          {FILES}\n{CHECKING}{attestation}{LIMITS}"
     )
 }
+
+/// The page of an excerpt.
+pub(crate) fn of_excerpt(origin: &str, about: &About, size: u64) -> String {
+    let About { from, to, entries, .. } = about;
+    let of = about
+        .workspace
+        .as_ref()
+        .map_or(String::new(), |workspace| format!(" of the workspace `{workspace}`"));
+    format!(
+        "# Excerpt of the log `{origin}`\n\n\
+         {entries} entries{of}, from {from} to {to}, under a checkpoint over {size} entries.\n\n\
+         {EXCERPT}"
+    )
+}
+
+const EXCERPT: &str = "\
+| file | what it is |
+| --- | --- |
+| `checkpoint` | the newest checkpoint: a C2SP signed note |
+| `excerpt.json` | which entries are in it |
+| `entries/*.jsonl` | one entry to a line: leaf, salt, payload, and the hashes from the leaf to the signed root (RFC 6962), in base64 |
+| `keys/*.vkey` | the keys that sign checkpoints |
+| `policy` | a C2SP tlog-policy for public tools |
+
+## Checking it
+
+Keys first: compare `keys/` with what was written down when the appliance was enrolled. A bundled key proves nothing
+about who made the excerpt.
+
+    chancery-audit verify --key '<vkey you wrote down>' .
+    chancery-audit prove . <entry>     # the receipt of one entry, to be handed on
+
+## What it does not show
+
+Of one workspace: that no entry of it was left out; only a whole export shows that. A range of everybody's entries has no gaps,
+or it does not verify. That nothing was written after this checkpoint. That the entries say the truth.
+";
 
 const FILES: &str = "\
 | file | what it is |

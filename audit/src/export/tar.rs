@@ -4,10 +4,13 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-const BLOCK: usize = 512;
+use super::shelf::{Archive, Shelf};
+
+/// Everything in an archive comes in blocks of this many bytes.
+pub(super) const BLOCK: usize = 512;
 /// Files in an archive: enough for 250 million entries.
 const FILES_MAX: usize = 4_000_000;
 
@@ -17,15 +20,11 @@ pub fn pack(directory: &Path, archive: &Path) -> io::Result<()> {
     let mut names = Vec::new();
     collect(directory, Path::new(""), &mut names)?;
     names.sort();
-    let mut out = io::BufWriter::new(File::create_new(archive)?);
+    let mut out = Archive::onto(io::BufWriter::new(File::create_new(archive)?));
     for name in names {
-        let bytes = fs::read(directory.join(&name))?;
-        out.write_all(&header(&name, bytes.len())?)?;
-        out.write_all(&bytes)?;
-        out.write_all(&[0; BLOCK][..(BLOCK - bytes.len() % BLOCK) % BLOCK])?;
+        out.put(&name.to_string_lossy(), &fs::read(directory.join(&name))?)?;
     }
-    out.write_all(&[0; 2 * BLOCK])?;
-    out.into_inner()?.sync_all()
+    out.end()?.into_inner()?.sync_all()
 }
 
 fn collect(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -37,8 +36,8 @@ fn collect(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Result<()
     Ok(())
 }
 
-fn header(name: &Path, size: usize) -> io::Result<[u8; BLOCK]> {
-    let name = name.to_string_lossy();
+/// The block before a file's bytes.
+pub(super) fn header(name: &str, size: usize) -> io::Result<[u8; BLOCK]> {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| match header.get_mut(at..at + bytes.len()) {
         Some(place) => place.copy_from_slice(bytes),

@@ -2,10 +2,9 @@
 //! Who enters: the export, leaf after leaf; the verifier, looking for a tile by number.
 //! What leaves: paths, and files of 256 hashes or entries each, the last of a level possibly partial.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 
+use super::shelf::Shelf;
 use crate::leaf::Hash;
 
 /// Hashes or entries in a full tile.
@@ -31,7 +30,6 @@ pub(crate) fn tile_width(number: u64, size: u64) -> u64 {
 
 /// Collects what belongs into tiles of one kind, and writes each when it is full.
 pub(crate) struct TileWriter {
-    root: PathBuf,
     prefix: String,
     number: u64,
     filled: u64,
@@ -39,26 +37,26 @@ pub(crate) struct TileWriter {
 }
 
 impl TileWriter {
-    pub(crate) fn new(root: &Path, prefix: impl Into<String>) -> Self {
-        Self { root: root.to_owned(), prefix: prefix.into(), number: 0, filled: 0, bytes: Vec::new() }
+    pub(crate) fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into(), number: 0, filled: 0, bytes: Vec::new() }
     }
 
     /// One more place, filled by `write`.
-    pub(crate) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+    pub(crate) fn push(&mut self, shelf: &mut dyn Shelf, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         write(&mut self.bytes);
         self.filled += 1;
         if self.filled < TILE {
             return Ok(());
         }
-        self.flush()?;
+        self.flush(shelf)?;
         self.number += 1;
         Ok(())
     }
 
     /// Writes what is left as a partial tile.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self, shelf: &mut dyn Shelf) -> io::Result<()> {
         if self.filled > 0 {
-            write_file(&self.root, &tile_path(&self.prefix, self.number, self.filled), &self.bytes)?;
+            shelf.put(&tile_path(&self.prefix, self.number, self.filled), &self.bytes)?;
             self.filled = 0;
             self.bytes.clear();
         }
@@ -67,43 +65,30 @@ impl TileWriter {
 }
 
 /// The hash tiles of all levels.
+#[derive(Default)]
 pub(crate) struct HashTiles {
-    root: PathBuf,
     levels: Vec<TileWriter>,
 }
 
 impl HashTiles {
-    pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), levels: Vec::new() }
-    }
-
     /// A subtree was completed; every eighth height has tiles.
-    pub(crate) fn completed(&mut self, height: u32, hash: &Hash) -> io::Result<()> {
+    pub(crate) fn completed(&mut self, shelf: &mut dyn Shelf, height: u32, hash: &Hash) -> io::Result<()> {
         if !height.is_multiple_of(8) {
             return Ok(());
         }
         let level = (height / 8) as usize;
         while self.levels.len() <= level {
-            self.levels.push(TileWriter::new(&self.root, format!("tile/{}", self.levels.len())));
+            self.levels.push(TileWriter::new(format!("tile/{}", self.levels.len())));
         }
         match self.levels.get_mut(level) {
-            Some(tiles) => tiles.push(|bytes| bytes.extend_from_slice(hash)),
+            Some(tiles) => tiles.push(shelf, |bytes| bytes.extend_from_slice(hash)),
             None => Ok(()),
         }
     }
 
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.levels.iter_mut().try_for_each(TileWriter::flush)
+    pub(crate) fn flush(&mut self, shelf: &mut dyn Shelf) -> io::Result<()> {
+        self.levels.iter_mut().try_for_each(|tiles| tiles.flush(shelf))
     }
-}
-
-/// Writes a file below `root`, making the directories on the way.
-pub(crate) fn write_file(root: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let path = root.join(name);
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(path, bytes)
 }
 
 #[cfg(test)]

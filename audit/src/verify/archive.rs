@@ -39,22 +39,9 @@ impl Export {
     }
 
     pub(crate) fn open(files: Files) -> Result<Self, Unreadable> {
-        let checkpoint = files.require("checkpoint")?;
-        let bad = |why: String| Unreadable::Export(format!("`checkpoint`: {why}"));
-        let note = Note::parse(&checkpoint).map_err(|why| bad(why.to_string()))?;
-        let checkpoint = Checkpoint::parse(note.text()).map_err(|why| bad(why.to_string()))?;
+        let (_, checkpoint) = files.checkpoint()?;
         let anchors = anchor_lines(&files.require("anchors.jsonl")?)?;
         Ok(Self { files, checkpoint, anchors })
-    }
-
-    pub(crate) fn keys(&self) -> Result<Vec<NoteKey>, Unreadable> {
-        let names = self.files.below("keys")?.into_iter().filter(|name| name.ends_with(".vkey"));
-        let read = |name: String| {
-            let bytes = self.files.require(&format!("keys/{name}"))?;
-            let text = String::from_utf8_lossy(&bytes);
-            text.trim().parse().map_err(|why| Unreadable::Export(format!("`keys/{name}`: {why}")))
-        };
-        names.map(read).collect()
     }
 
     pub(crate) fn each<E>(
@@ -144,11 +131,40 @@ impl<'a> Fields<'a> {
 }
 
 impl Files {
-    fn require(&self, name: &str) -> Result<Vec<u8>, Unreadable> {
+    /// What they are: an `export` or an `excerpt`, unpacked or packed.
+    pub(crate) fn kind(&self, what: &'static str) -> &'static str {
+        match (self, what) {
+            (Self::Directory(_), "excerpt") => "excerpt directory",
+            (Self::Archive { .. }, "excerpt") => "excerpt archive",
+            (Self::Directory(_), _) => "export directory",
+            (Self::Archive { .. }, _) => "export archive",
+        }
+    }
+
+    /// The newest checkpoint.
+    pub(crate) fn checkpoint(&self) -> Result<(Note, Checkpoint), Unreadable> {
+        let checkpoint = self.require("checkpoint")?;
+        let bad = |why: String| Unreadable::Export(format!("`checkpoint`: {why}"));
+        let note = Note::parse(&checkpoint).map_err(|why| bad(why.to_string()))?;
+        let checkpoint = Checkpoint::parse(note.text()).map_err(|why| bad(why.to_string()))?;
+        Ok((note, checkpoint))
+    }
+
+    pub(crate) fn keys(&self) -> Result<Vec<NoteKey>, Unreadable> {
+        let names = self.below("keys")?.into_iter().filter(|name| name.ends_with(".vkey"));
+        let read = |name: String| {
+            let bytes = self.require(&format!("keys/{name}"))?;
+            let text = String::from_utf8_lossy(&bytes);
+            text.trim().parse().map_err(|why| Unreadable::Export(format!("`keys/{name}`: {why}")))
+        };
+        names.map(read).collect()
+    }
+
+    pub(crate) fn require(&self, name: &str) -> Result<Vec<u8>, Unreadable> {
         self.read(name)?.ok_or_else(|| Unreadable::Export(format!("`{name}` is missing")))
     }
 
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Unreadable> {
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Unreadable> {
         let (path, result) = match self {
             Self::Directory(root) => {
                 let path = root.join(name);

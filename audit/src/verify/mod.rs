@@ -5,6 +5,7 @@
 mod archive;
 mod compare;
 mod database;
+mod excerpt;
 mod prove;
 mod report;
 mod seals;
@@ -21,8 +22,9 @@ use seals::Seals;
 pub use archive::Export;
 pub use compare::{Relation, compare};
 pub use database::Database;
+pub use excerpt::Excerpt;
 pub use prove::{Kept, NotProvable, entry, prove};
-pub use report::Report;
+pub use report::{Extent, Report};
 pub(crate) use source::Evidence;
 pub use source::{Source, Unreadable, spki_of_pem};
 
@@ -77,8 +79,11 @@ impl From<Unreadable> for Stop {
     }
 }
 
-/// Verifies the whole of `source`. `progress` is told the number of entries done, every few thousand.
+/// Verifies the whole of `source`, or each entry of an excerpt. `progress` is told the number of entries done, every few thousand.
 pub fn verify(source: &Source, terms: &Terms, progress: impl FnMut(u64)) -> Result<Report, Unreadable> {
+    if let Source::Excerpt(excerpt) = source {
+        return excerpt.verify(terms, progress);
+    }
     let bundled = source.bundled_keys()?;
     let (keys, trust) = match (terms.keys.is_empty(), bundled.is_empty()) {
         (false, _) => (&terms.keys, Trust::Pinned),

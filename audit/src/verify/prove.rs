@@ -41,6 +41,9 @@ pub type Kept = (Vec<u8>, Option<(Vec<u8>, Vec<u8>)>);
 
 /// A receipt for entry `seq` under the first checkpoint that covers it.
 pub fn prove(source: &Source, seq: u64) -> Result<Receipt, NotProvable> {
+    if let Source::Excerpt(excerpt) = source {
+        return excerpt.receipt(seq);
+    }
     let anchor = covering(source, seq)?;
     let bad = |why: String| Finding::Seal(format!("checkpoint {}: {why}", anchor.line.k));
     let note = Note::parse(anchor.note.as_bytes()).map_err(|why| bad(why.to_string()))?;
@@ -56,6 +59,10 @@ pub fn prove(source: &Source, seq: u64) -> Result<Receipt, NotProvable> {
 
 /// The leaf of one entry, with salt and payload where the evidence has them.
 pub fn entry(source: &Source, seq: u64) -> Result<Kept, NotProvable> {
+    if let Source::Excerpt(excerpt) = source {
+        let Receipt { leaf, salt, payload, .. } = excerpt.receipt(seq)?;
+        return Ok((leaf, Some((salt, payload))));
+    }
     let mut found = None;
     let _ = source.each(seq, |evidence| -> Result<(), ()> {
         found = Some(owned(&evidence));

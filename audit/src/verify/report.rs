@@ -12,6 +12,20 @@ use super::seals::Seen;
 use super::source::Source;
 use super::{Terms, Trust};
 
+/// Which entries an excerpt shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Extent {
+    /// Whose; absent for everybody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
+    /// The first number of its range.
+    pub from: u64,
+    /// The last number of its range.
+    pub to: u64,
+    /// Entries that its checkpoint covers.
+    pub size: u64,
+}
+
 /// What a verification came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -43,6 +57,9 @@ pub struct Report {
     pub root: String,
     /// What this does not show.
     pub not_proven: Vec<String>,
+    /// Of an excerpt: which entries it shows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excerpt: Option<Extent>,
 }
 
 impl Report {
@@ -72,6 +89,7 @@ impl Report {
             tier: seen.tier.unwrap_or_else(|| "none".to_owned()),
             root: hex::encode(walk.tip().frontier.root()),
             not_proven,
+            excerpt: None,
         }
     }
 }
@@ -133,6 +151,10 @@ impl fmt::Display for Report {
             "  entries      {} ({} under a checkpoint, {} beyond)",
             self.entries, self.covered, self.tail
         )?;
+        if let Some(Extent { workspace, from, to, size }) = &self.excerpt {
+            let whose = workspace.as_ref().map_or("everybody's", String::as_str);
+            writeln!(f, "  excerpt      {whose}, {from} to {to} of {size}")?;
+        }
         writeln!(
             f,
             "  checkpoints  {} ({} attested by a TPM), newest held by: {}",

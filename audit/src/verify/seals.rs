@@ -17,6 +17,8 @@ use super::{Stop, Trust};
 
 /// The tier of a checkpoint that no hardware step stands behind.
 const SIGNATURE_ONLY: &str = "signature";
+/// The tier of a checkpoint that a TPM holds.
+pub(super) const HARDWARE_TIER: &str = "tpm-nv";
 
 /// Walks the anchors beside the entries, by step.
 pub(crate) struct Seals<'s> {
@@ -159,31 +161,10 @@ impl<'s> Seals<'s> {
         let note = Note::parse(anchor.note.as_bytes()).map_err(|why| bad(why.to_string()))?;
         if self.trust != Trust::ChainOnly {
             let signers = note.verify(self.keys).map_err(|why| bad(why.to_string()))?;
-            self.required_lines(&signers, &anchor.line.tier).map_err(bad)?;
+            required_lines(self.source.origin(), self.keys, &signers, &anchor.line.tier).map_err(bad)?;
             self.seen.signers = signers.iter().map(|key| key.name().to_owned()).collect();
         }
         Checkpoint::parse(note.text()).map_err(|why| bad(why.to_string()))
-    }
-
-    /// The log's own name must be among the signers: a key of another log proves nothing here. Where a TPM holds the
-    /// anchor and its note key is known, that key must have signed too: the log's own key alone may have been stolen.
-    fn required_lines(&self, signers: &[&NoteKey], tier: &str) -> Result<(), String> {
-        let origin = self.source.origin();
-        let own = |key: &NoteKey| {
-            key.name().strip_prefix(origin).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        if !signers.iter().any(|key| own(key)) {
-            return Err(format!(
-                "it is signed by `{}`, which is no key of `{origin}`",
-                signers.first().map_or("nobody", |key| key.name())
-            ));
-        }
-        let hardware = format!("{origin}/tpm");
-        let known = self.keys.iter().any(|key| key.name() == hardware);
-        if tier == "tpm-nv" && known && !signers.iter().any(|key| key.name() == hardware) {
-            return Err(format!("the hardware line `{hardware}` is missing"));
-        }
-        Ok(())
     }
 
     /// The step the hardware took for this checkpoint.
@@ -217,7 +198,9 @@ impl<'s> Seals<'s> {
         let k = anchor.line.k;
         let (Some(statement), Some(signature)) = (&anchor.statement, &anchor.signature) else {
             return match anchor.line.tier.as_str() {
-                "tpm-nv" => Err(seal(format!("checkpoint {k}: the TPM's statement about it is missing"))),
+                HARDWARE_TIER => {
+                    Err(seal(format!("checkpoint {k}: the TPM's statement about it is missing")))
+                }
                 _ => Ok(()),
             };
         };
@@ -239,6 +222,31 @@ impl<'s> Seals<'s> {
         self.seen.attested += 1;
         Ok(())
     }
+}
+
+/// The log's own name must be among the signers: a key of another log proves nothing here. Where a TPM holds the anchor
+/// and its note key is known, that key must have signed too: the log's own key alone may have been stolen.
+pub(super) fn required_lines(
+    origin: &str,
+    known: &[NoteKey],
+    signers: &[&NoteKey],
+    tier: &str,
+) -> Result<(), String> {
+    let own = |key: &NoteKey| {
+        key.name().strip_prefix(origin).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if !signers.iter().any(|key| own(key)) {
+        return Err(format!(
+            "it is signed by `{}`, which is no key of `{origin}`",
+            signers.first().map_or("nobody", |key| key.name())
+        ));
+    }
+    let hardware = format!("{origin}/tpm");
+    let known = known.iter().any(|key| key.name() == hardware);
+    if tier == HARDWARE_TIER && known && !signers.iter().any(|key| key.name() == hardware) {
+        return Err(format!("the hardware line `{hardware}` is missing"));
+    }
+    Ok(())
 }
 
 fn seal(message: String) -> Stop {

@@ -1,4 +1,4 @@
-//! The desk where evidence is laid down: a ledger file, an exported directory, or an archive of one.
+//! The desk where evidence is laid down: a ledger file, an export or an excerpt, unpacked or in an archive.
 //! Who enters: the verifier's commands, with a path.
 //! What leaves: rows, anchors and keys in order, whatever they came from; nothing is loaded whole.
 
@@ -14,12 +14,15 @@ use crate::note::NoteKey;
 
 use super::archive::{Export, Files};
 use super::database::Database;
+use super::excerpt::Excerpt;
 
 /// Why evidence cannot be read at all. This says nothing about whether it is genuine.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// There is no such thing.
-    #[error("{path} is neither a ledger file, nor an export directory, nor an archive of one")]
+    #[error(
+        "{path} is neither a ledger file, nor an export directory, nor an archive of one; an encrypted one is opened with age first"
+    )]
     NotEvidence {
         /// What was given.
         path: PathBuf,
@@ -64,13 +67,20 @@ pub enum Source {
     Database(Database),
     /// An export, unpacked or packed.
     Export(Export),
+    /// Single entries with their proofs, unpacked or packed.
+    Excerpt(Excerpt),
+}
+
+/// The question is about a whole log.
+fn not_whole() -> Unreadable {
+    Unreadable::Export("it is an excerpt: it shows single entries, and this needs all of them".to_owned())
 }
 
 impl Source {
     /// Looks at what `path` is, and opens it.
     pub fn open(path: &Path) -> Result<Self, Unreadable> {
         if path.is_dir() {
-            return Export::open(Files::Directory(path.to_owned())).map(Self::Export);
+            return Self::of(Files::Directory(path.to_owned()));
         }
         let at = |source| Unreadable::File { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(at)?;
@@ -82,17 +92,24 @@ impl Source {
         if filled == magic.len() && magic[257..].starts_with(b"ustar") {
             let index = Index::read(&mut file).map_err(at)?;
             let files = Files::Archive { path: path.to_owned(), file: RefCell::new(file), index };
-            return Export::open(files).map(Self::Export);
+            return Self::of(files);
         }
         Err(Unreadable::NotEvidence { path: path.to_owned() })
+    }
+
+    fn of(files: Files) -> Result<Self, Unreadable> {
+        match Excerpt::open(files)? {
+            Ok(excerpt) => Ok(Self::Excerpt(excerpt)),
+            Err(files) => Export::open(files).map(Self::Export),
+        }
     }
 
     /// What it is, in a word or two.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Database(_) => "ledger file",
-            Self::Export(Export { files: Files::Directory(_), .. }) => "export directory",
-            Self::Export(Export { files: Files::Archive { .. }, .. }) => "export archive",
+            Self::Export(export) => export.files.kind("export"),
+            Self::Excerpt(excerpt) => excerpt.files.kind("excerpt"),
         }
     }
 
@@ -101,6 +118,7 @@ impl Source {
         match self {
             Self::Database(database) => &database.origin,
             Self::Export(export) => &export.checkpoint.origin,
+            Self::Excerpt(excerpt) => &excerpt.checkpoint.origin,
         }
     }
 
@@ -109,6 +127,7 @@ impl Source {
         match self {
             Self::Database(database) => Ok(database.stored_tip()?.map_or(0, |tip| tip.size())),
             Self::Export(export) => Ok(export.checkpoint.size),
+            Self::Excerpt(excerpt) => Ok(excerpt.about.entries),
         }
     }
 
@@ -116,14 +135,15 @@ impl Source {
     pub fn bundled_keys(&self) -> Result<Vec<NoteKey>, Unreadable> {
         match self {
             Self::Database(_) => Ok(Vec::new()),
-            Self::Export(export) => export.keys(),
+            Self::Export(export) => export.files.keys(),
+            Self::Excerpt(excerpt) => excerpt.files.keys(),
         }
     }
 
     /// The attestation key that came with the evidence, SPKI DER.
     pub(crate) fn export_ak(&self) -> Result<Option<Vec<u8>>, Unreadable> {
         match self {
-            Self::Database(_) => Ok(None),
+            Self::Database(_) | Self::Excerpt(_) => Ok(None),
             Self::Export(export) => export.ak(),
         }
     }
@@ -137,6 +157,7 @@ impl Source {
         match self {
             Self::Database(database) => database.each(first, visit),
             Self::Export(export) => export.each(first, visit),
+            Self::Excerpt(_) => Err(not_whole()),
         }
     }
 
@@ -145,6 +166,7 @@ impl Source {
         match self {
             Self::Database(database) => database.anchor_after(k),
             Self::Export(export) => export.anchor_after(k),
+            Self::Excerpt(_) => Err(not_whole()),
         }
     }
 }

@@ -263,19 +263,31 @@ pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failur
             let answer = Ask::post("/v1/audit/seal", None).send(common)?;
             show::fields(common.json, &answer, &["step", "size", "tier"]);
         }
-        AuditCommand::Export { tar } => export(common, tar)?,
+        AuditCommand::Export { from, to, recipient, tar } => {
+            let range =
+                [("from", from), ("to", to)].map(|(name, seq)| (name, seq.map(|seq| seq.to_string())));
+            let named = [("workspace", common.workspace.clone()), ("recipient", recipient)];
+            export(common, named.into_iter().chain(range), tar)?;
+        }
     }
     Ok(())
 }
 
 /// The daemon writes the export; whoever may read it there packs it.
-fn export(common: &Common, tar: Option<PathBuf>) -> Result<(), Failure> {
-    let answer = Ask::post("/v1/audit/export", None).send(common)?;
+fn export(
+    common: &Common,
+    wanted: impl Iterator<Item = (&'static str, Option<String>)>,
+    tar: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let wanted: Vec<_> = wanted.filter_map(|(name, value)| Some((name, value?))).collect();
+    let query = serde_urlencoded::to_string(wanted).unwrap_or_default();
+    let path = format!("/v1/audit/export?{query}");
+    let answer = Ask::post(path.trim_end_matches('?'), None).send(&common.outside_workspaces())?;
     if let Some(archive) = &tar {
         let directory = PathBuf::from(answer["directory"].as_str().unwrap_or_default());
         audit::export::pack(&directory, archive).map_err(|why| file_failure(archive, &why))?;
     }
-    show::fields(common.json, &answer, &["directory", "size"]);
+    show::fields(common.json, &answer, &["directory", "entries", "size"]);
     if let Some(archive) = tar.filter(|_| !common.json) {
         say!("wrote {}", archive.display());
     }

@@ -223,10 +223,19 @@ pub(super) enum AuditCommand {
     },
     /// Seal what is new, now.
     Seal,
-    /// Write everything an outsider needs to check the log; prints where.
+    /// Write what proves the log to outsiders; with --workspace its part.
     Export {
+        /// Only from this entry on.
+        #[arg(long, value_name = "ENTRY")]
+        from: Option<u64>,
+        /// Only up to this entry, itself included.
+        #[arg(long, value_name = "ENTRY")]
+        to: Option<u64>,
+        /// Encrypt it to this age key: only its holder can open it.
+        #[arg(long, value_name = "AGE1...")]
+        recipient: Option<String>,
         /// Also pack it into this archive, to be carried away.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "recipient")]
         tar: Option<PathBuf>,
     },
 }

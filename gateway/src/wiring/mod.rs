@@ -297,7 +297,9 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone(), config.backups()));
     let signing =
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
-    let audit = Arc::new(Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports()));
+    let audit =
+        Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports(), Arc::new(roster.clone()));
+    let audit = Arc::new(audit);
     workspaces.load().await?;
     devices.load().await?;
     let mut offers = services::keys::offers::offers(&keys);

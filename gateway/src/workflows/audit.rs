@@ -11,28 +11,28 @@ use super::MINUTE;
 use crate::services::audit::Audit;
 use crate::services::audit::bundles::{self, Bundle, ExportPlan, Stored};
 
-/// A million entries are written in a few seconds; a slow disk gets ten times that.
-pub(super) const BUNDLE_WAIT_MAX: Duration = MINUTE;
+/// A million entries of a whole export are written in a few seconds; excerpts, ciphers and slow disks get time enough.
+pub(super) const BUNDLE_WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// 42 `audit.seal_export`.
 pub fn seal_export(audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> {
     let (build, delete, sign) = (audit.clone(), audit.clone(), audit.clone());
     let (keep, kept) = (audit.clone(), audit.clone());
     Workflow::define("audit.seal_export")
-        .version(1)
+        .version(2)
         .input::<ExportPlan>()
         .locks(|_| vec![Lock::exclusive("audit_export").across()])
         .deadline(360 * MINUTE)
         .local(
             "audit.freeze_range",
-            |_, cx, _, ()| Ok(bundles::freeze_range(cx)),
+            |tx, cx, plan, ()| bundles::freeze_range(tx, cx, plan),
             Undo::local(|_, cx, _, ()| Ok(bundles::unfreeze_range(cx))),
         )
         .remote(
             "audit.build_bundle",
             |step| {
                 step.within(BUNDLE_WAIT_MAX)
-                    .act(move |cx, _, (), _| build.clone().build(cx.effect))
+                    .act(move |cx, plan, (), _| build.clone().build(cx.effect, plan))
                     .probe(|_, _, ()| super::made_again())
                     .settle(|_, cx, _, (), bundle: &Bundle| Ok(bundles::built(cx, bundle)))
             },

@@ -150,7 +150,7 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
 pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
     let (fetch, restore, unmake, prove) = (keys.clone(), keys.clone(), keys.clone(), keys.clone());
     Workflow::define("key.restore")
-        .version(1)
+        .version(2)
         .input::<RestorePlan>()
         .locks(|plan| vec![key_lock(&plan.key)])
         .deadline(DAY)

@@ -22,7 +22,7 @@ use crate::services::signing::requests::{self, Made, RequestPlan};
 pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
     let sign = signing.clone();
     Workflow::define("signing.request")
-        .version(1)
+        .version(2)
         .input::<RequestPlan>()
         .locks(|plan| vec![Lock::exclusive(format!("nonce/{}/{}", plan.key, plan.nonce))])
         .deadline(POLICY_EXPIRES_MAX + DAY)
@@ -62,7 +62,7 @@ pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> 
 pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
     let sign = signing.clone();
     Workflow::define("signing.batch")
-        .version(1)
+        .version(2)
         .input::<BatchPlan>()
         .locks(|plan| vec![Lock::exclusive(format!("nonce/{}/{}", plan.key, plan.nonce))])
         .deadline(POLICY_EXPIRES_MAX + DAY)

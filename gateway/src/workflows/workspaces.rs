@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use audit::{Told, Tx};
 use sagas::{
-    Definition, DefinitionRefused, Lock, Reason, Refused, RemoteFault, Ruling, StepContext, Undo, Workflow,
+    Definition, DefinitionRefused, Lock, Reason, Refused, RemoteFault, Ruling, Signal, StepContext, Undo,
+    Workflow,
 };
 
 use super::audit::BUNDLE_WAIT_MAX;
 use super::{DAY, MINUTE};
-use crate::limits::{SHRED_GRACE_MAX, TOKEN_CALL_WAIT_MAX};
+use crate::limits::{SHRED_AGREE_WAIT_MAX, SHRED_GRACE_MAX, TOKEN_CALL_WAIT_MAX};
 use crate::services::audit::Audit;
-use crate::services::audit::bundles::{self, Bundle};
+use crate::services::audit::bundles::{self, Bundle, ExportPlan};
 use crate::services::devices;
 use crate::services::keys;
 use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
@@ -62,14 +63,8 @@ pub fn create(workspaces: &Arc<Workspaces>) -> Result<Definition, DefinitionRefu
 pub fn close(workspaces: &Arc<Workspaces>, audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> {
     let (shut, delete) = ((workspaces.clone(), audit.clone()), audit.clone());
     let (shred, look, seal) = (workspaces.clone(), workspaces.clone(), audit.clone());
-    let quorum = |plan: &ClosingPlan| Quorum {
-        workspace: plan.workspace.clone(),
-        needs: plan.approvals,
-        policy_version: 0,
-        within: plan.grace(),
-    };
     Workflow::define("workspace.close")
-        .version(1)
+        .version(2)
         .input::<ClosingPlan>()
         .locks(|plan| vec![Lock::exclusive(format!("workspace/{}", plan.workspace))])
         .deadline(SHRED_GRACE_MAX + DAY)
@@ -95,18 +90,9 @@ pub fn close(workspaces: &Arc<Workspaces>, audit: &Arc<Audit>) -> Result<Definit
         .wait(
             "workspaces.await_grace",
             |step| {
-                step.until(
-                    |plan, _| plan.grace(),
-                    |tx, cx, plan, bundle: &Bundle| agreed(tx, cx, plan, bundle),
-                )
-                .open(move |tx, cx, plan, _| approvals::open(tx, cx, &quorum(plan), plan))
-                .on(&[APPROVE, REFUSE], move |tx, cx, plan, bundle, signal| {
-                    // Enough votes do not shorten the grace: it is the time to call it off.
-                    Ok(match approvals::hear(tx, cx, &quorum(plan), signal, bundle.clone())? {
-                        Ruling::Passed(_, entries) => Ruling::StillWaiting(entries),
-                        ruling => ruling,
-                    })
-                })
+                step.until(|_, _| SHRED_AGREE_WAIT_MAX, time_is_over)
+                    .open(|tx, cx, plan, _| approvals::open(tx, cx, &quorum(plan), plan))
+                    .on(&[APPROVE, REFUSE], hear)
             },
             Undo::none("waiting changes nothing"),
         )
@@ -148,13 +134,38 @@ async fn bundle(
     plan: ClosingPlan,
 ) -> Result<Bundle, RemoteFault> {
     workspaces.refresh(&plan.workspace).await.map_err(|why| RemoteFault::later(why.to_string()))?;
-    let bundle = audit.clone().build(cx.effect).await?;
+    let bundle = audit.clone().build(cx.effect, ExportPlan::default()).await?;
     audit.keep(bundle).await.map(|stored| stored.bundle)
 }
 
-/// The grace is over: with enough votes the workspace is shredded, without them it is not.
-fn agreed(
-    tx: &Tx<'_>,
+/// Other operators, as many as the plan says, before the grace begins.
+fn quorum(plan: &ClosingPlan) -> Quorum {
+    let workspace = plan.workspace.clone();
+    Quorum { workspace, needs: plan.approvals, policy_version: 0, within: SHRED_AGREE_WAIT_MAX }
+}
+
+/// A vote: the one that makes them enough begins the grace, the time to call it off, whole and once. A no ends it, also then.
+fn hear(
+    tx: &mut Tx<'_>,
+    cx: &StepContext,
+    plan: &ClosingPlan,
+    bundle: &Bundle,
+    signal: &Signal,
+) -> Result<Ruling<Bundle>, Refused> {
+    let agreed_before = approvals::agreed(tx, &plan.workspace, &cx.saga.id.to_string())?;
+    Ok(match approvals::hear(tx, cx, &quorum(plan), signal, bundle.clone())? {
+        Ruling::Passed(_, entries) if agreed_before => Ruling::StillWaiting(entries),
+        Ruling::Passed(_, mut entries) => {
+            entries.push(closing::begin_grace(cx, plan));
+            Ruling::WaitingAnew(plan.grace(), entries)
+        }
+        ruling => ruling,
+    })
+}
+
+/// The time is over. With enough votes it was the grace, and the workspace is shredded; without them it stands.
+fn time_is_over(
+    tx: &mut Tx<'_>,
     cx: &StepContext,
     plan: &ClosingPlan,
     bundle: &Bundle,
@@ -162,6 +173,6 @@ fn agreed(
     if approvals::agreed(tx, &plan.workspace, &cx.saga.id.to_string())? {
         return Ok(Ruling::Passed(bundle.clone(), Vec::new()));
     }
-    let words = "not enough others agreed before the grace was over; the workspace stands as before";
+    let words = "not enough others agreed in time; the workspace stands as before";
     Ok(Ruling::Refused(Reason::new("no_quorum", words), Vec::new()))
 }

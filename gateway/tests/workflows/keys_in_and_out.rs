@@ -110,7 +110,7 @@ fn files(stage: &Stage) -> usize {
 }
 
 /// A workspace with a recoverable key.
-async fn recoverable(standing: &Standing) -> (WorkspaceId, SigningKeyId) {
+pub(crate) async fn recoverable(standing: &Standing) -> (WorkspaceId, SigningKeyId) {
     let operator = standing.operator();
     let made = operator.post("/v1/workspaces", json!({ "name": "acme" })).await.json();
     let within = operator.with("chancery-workspace", "acme");
@@ -183,7 +183,7 @@ impl Story for Restoring {
 }
 
 /// Asks for a workflow of a key and has two others agree.
-async fn agreed(standing: &Standing, workflow: &str, form: Json) -> Json {
+pub(crate) async fn agreed(standing: &Standing, workflow: &str, form: Json) -> Json {
     let scopes = ["workflows:manage", "workflows:read", "keys:manage", "keys:read", "approve"];
     let asker = standing.program("acme", &scopes).await.asker;
     let others = [standing.program("acme", &scopes).await, standing.program("acme", &scopes).await];
@@ -296,7 +296,7 @@ async fn wrapping(asker: &Asker) -> String {
     panic!("no wrapping key is shown");
 }
 
-async fn ended(asker: &Asker, id: &str) -> Json {
+pub(crate) async fn ended(asker: &Asker, id: &str) -> Json {
     for _ in 0..100_000 {
         let run = asker.get(&format!("/v1/workflows/{id}")).await.json();
         if ["succeeded", "compensated"].contains(&run["state"].as_str().unwrap_or_default()) {

@@ -6,6 +6,7 @@
 mod audit;
 #[path = "../common/mod.rs"]
 mod common;
+mod fences;
 mod keys;
 mod keys_in_and_out;
 mod sign_world;

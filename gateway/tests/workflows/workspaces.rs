@@ -9,14 +9,17 @@ use gateway::services::workspaces::closing::ClosingPlan;
 use gateway::services::workspaces::founding::FoundingPlan;
 use gateway::workflows;
 use sagas::testing::Heard;
-use sagas::{Scope, StartRequest};
+use sagas::{Catalog, Engine, EngineParts, Origin, SagaKey, Scope, SignalRequest, StartRequest, Summary};
 use serde_json::{Value as Json, json};
 
-use crate::common::house::{Asker, fresh, house};
+use crate::common::house::{Asker, house};
 use crate::world::{Seen, Stage, Story, now, proven};
 
 /// So many rounds no proof of these has.
 const ROUNDS_MAX: usize = 160;
+/// Between two looks at a run, unless it ends in between; so many of them are half a minute.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOKS_MAX: usize = 6_000;
 
 fn scope(id: &WorkspaceId) -> Scope {
     Scope::Workspace(id.on_ledger().clone())
@@ -69,13 +72,18 @@ impl Closing {
         if counted["entries"].as_array().is_some_and(|votes| !votes.is_empty()) {
             return Vec::new();
         }
+        self.ballots(stage, round).await
+    }
+
+    async fn ballots(&self, stage: &Stage, round: u64) -> Vec<Heard> {
+        let within = stage.standing.operator().with("chancery-workspace", self.of(round).as_str());
         let opened = within.get("/v1/audit/entries?action=approval.open").await.json();
         let Some(digest) = opened["entries"][0]["detail"]["after"]["digest"].as_str() else {
             return Vec::new();
         };
         let payload = json!({ "digest": digest, "policy_version": 0 });
-        // A vote said again is the same vote.
-        vec![Heard { name: "approve", dedupe: fresh("operator:1/said"), payload }]
+        // A vote said again is the same vote: however often it is said, it is heard and told once.
+        vec![Heard { name: "approve", dedupe: "operator:1".to_owned(), payload }]
     }
 }
 
@@ -120,6 +128,111 @@ async fn shredding_a_workspace_holds_in_every_cell() {
     let house = &stage.standing.house;
     let definition = workflows::workspaces::close(&house.workspaces, &house.audit).unwrap();
     proven(stage, Closing(made), &definition).await;
+}
+
+/// A workspace that is about to be closed, in an engine whose clock the test moves.
+struct Ending {
+    stage: Stage,
+    story: Closing,
+    engine: Engine,
+    key: SagaKey,
+}
+
+impl Ending {
+    async fn begun() -> Self {
+        let (stage, workspace) = Stage::set(async |standing| {
+            let made = standing.operator().post("/v1/workspaces", json!({ "name": "acme" })).await.json();
+            made["id"].as_str().unwrap().parse().unwrap()
+        })
+        .await;
+        let house = &stage.standing.house;
+        let definition = workflows::workspaces::close(&house.workspaces, &house.audit).unwrap();
+        let catalog = Catalog::new(vec![definition]).unwrap();
+        let engine = Engine::start(EngineParts { catalog, ..stage.parts() }).await.unwrap();
+        let story = Closing(vec![workspace]);
+        let by = Origin { actor: "operator:0".to_owned(), ..Origin::default() };
+        let key = engine.launch(story.request(&stage, 0).origin(by)).await.unwrap().key;
+        let ending = Self { stage, story, engine, key };
+        ending.until(|it| it.state == "waiting").await;
+        ending
+    }
+
+    async fn vote(&self, name: &str, by: &str) {
+        let mut votes = self.story.ballots(&self.stage, 0).await;
+        let Heard { payload, .. } = votes.remove(0);
+        let vote = SignalRequest::new(self.key.clone(), name, by, &payload).unwrap();
+        let by = Origin { actor: by.to_owned(), ..Origin::default() };
+        self.engine.signal(vote.origin(by)).await.unwrap();
+    }
+
+    /// Time passes; nothing else.
+    fn after(&self, hours: u64) {
+        self.stage.advance(Duration::from_secs(hours * 3600));
+        self.engine.tick();
+    }
+
+    async fn until(&self, wanted: impl Fn(&Summary) -> bool) -> Summary {
+        for _ in 0..LOOKS_MAX {
+            let shown = self.engine.show(&self.key).await.unwrap().unwrap().summary;
+            if wanted(&shown) {
+                return shown;
+            }
+            self.engine.wait(&self.key, LOOK).await.unwrap();
+        }
+        panic!("it does not come: {:?}", self.engine.show(&self.key).await);
+    }
+
+    async fn until_told(&self, action: &str, times: usize) {
+        for _ in 0..LOOKS_MAX {
+            if self.told(action).await >= times {
+                return;
+            }
+            self.engine.wait(&self.key, LOOK).await.unwrap();
+        }
+        panic!("{action} is not told: {:?}", self.engine.show(&self.key).await);
+    }
+
+    async fn told(&self, action: &str) -> usize {
+        let within = self.stage.standing.operator().with("chancery-workspace", self.story.of(0).as_str());
+        let entries = within.get(&format!("/v1/audit/entries?action={action}")).await.json();
+        entries["entries"].as_array().unwrap().len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grace_of_a_workspace_begins_whole_when_enough_others_have_agreed_and_not_before() {
+    let ending = Ending::begun().await;
+    ending.after(11);
+    ending.vote("approve", "operator:1").await;
+    let due = |it: &Summary| it.due_us.unwrap() / 1_000_000;
+    let agreed = ending.until(|it| due(it) > it.updated_us / 1_000_000 + 23 * 3600).await;
+    assert_eq!((agreed.state, ending.told("workspace.grace").await), ("waiting", 1));
+    ending.after(12);
+    ending.vote("approve", "operator:2").await;
+    ending.until_told("approval.vote", 2).await;
+    assert_eq!((due(&ending.until(|_| true).await), ending.told("workspace.grace").await), (due(&agreed), 1));
+    assert_eq!(ending.told("workspace.shred.begin").await, 0, "shredded within its grace");
+    ending.after(12);
+    ending.until(|it| it.state == "succeeded").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_that_nobody_else_agrees_to_end_stands_after_half_a_day() {
+    let ending = Ending::begun().await;
+    ending.after(12);
+    let ended = ending.until(|it| it.state == "compensated").await;
+    assert!(ended.error.as_deref().is_some_and(|why| why.contains("not enough others agreed")), "{ended:?}");
+    assert_eq!(state(&ending.stage.standing.operator(), "acme").await, "open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_ends_it_also_in_the_grace() {
+    let ending = Ending::begun().await;
+    ending.vote("approve", "operator:1").await;
+    ending.until_told("workspace.grace", 1).await;
+    ending.vote("refuse", "operator:2").await;
+    ending.until(|it| it.state == "compensated").await;
+    assert_eq!(state(&ending.stage.standing.operator(), "acme").await, "open");
 }
 
 #[tokio::test]

@@ -58,6 +58,25 @@ impl Stage {
         (stage, made)
     }
 
+    /// Moves the clock on.
+    pub(crate) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// What an engine over this stage is made of, but for its catalog.
+    pub(crate) fn parts(&self) -> EngineParts {
+        let house = &self.standing.house;
+        EngineParts {
+            ledger: house.ground.ledger.clone(),
+            catalog: Catalog::new(Vec::new()).unwrap(),
+            seal: Arc::new(StateSeal::new(house.workspaces.clone(), house.custody.clone())),
+            clock: self.clock.clone(),
+            random: self.dice.clone(),
+            limits: SagaLimits::default(),
+            observer: Arc::new(Deaf),
+        }
+    }
+
     fn held(&self) -> (usize, usize) {
         (self.standing.double.keys_held(), self.standing.double.ceremony_keys_held())
     }
@@ -85,20 +104,11 @@ impl<S: Story> World for Theatre<S> {
     }
 
     fn parts(&self) -> EngineParts {
-        let house = &self.stage.standing.house;
-        EngineParts {
-            ledger: house.ground.ledger.clone(),
-            catalog: Catalog::new(Vec::new()).unwrap(),
-            seal: Arc::new(StateSeal::new(house.workspaces.clone(), house.custody.clone())),
-            clock: self.stage.clock.clone(),
-            random: self.stage.dice.clone(),
-            limits: SagaLimits::default(),
-            observer: Arc::new(Deaf),
-        }
+        self.stage.parts()
     }
 
     fn advance(&self, by: Duration) {
-        self.stage.clock.advance(by);
+        self.stage.advance(by);
     }
 
     async fn reopen(&self) {}

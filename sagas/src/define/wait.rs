@@ -119,6 +119,7 @@ where
 fn folded<A: Serialize, R: Into<Reason>>(ruling: Result<Ruling<A, R>, Refused<R>>) -> InTx<Ruling<Plain>> {
     Ok(match ruling.map_err(Refused::widen)? {
         Ruling::StillWaiting(entries) => Ruling::StillWaiting(entries),
+        Ruling::WaitingAnew(time, entries) => Ruling::WaitingAnew(time, entries),
         Ruling::Passed(after, entries) => Ruling::Passed(written(&after).map_err(Refused::Bug)?, entries),
         Ruling::Refused(reason, entries) => Ruling::Refused(reason.into(), entries),
     })

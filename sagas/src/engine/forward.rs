@@ -186,7 +186,7 @@ impl Turn<'_, '_> {
         if self.live.row.step_until_us.is_some_and(|until| until <= self.now_us) {
             let cx = self.live.context(place, Phase::Do, self.live.row.attempt, self.now_us);
             let ruling = (calls.at_deadline)(self.tx, &cx, &given).map_err(|it| Halt::Refused(place, it))?;
-            if let Ruling::StillWaiting(_) = ruling {
+            if let Ruling::StillWaiting(_) | Ruling::WaitingAnew(..) = ruling {
                 let why = format!("the deadline of `{}` ended nothing", cx.step);
                 return Err(Halt::Refused(place, Refused::Bug(why)));
             }
@@ -224,7 +224,7 @@ impl Turn<'_, '_> {
             let cx = self.live.context(place, Phase::Do, self.live.row.attempt, self.now_us);
             let ruling = on_signal(self.tx, &cx, given, &signal).map_err(|it| Halt::Refused(place, it))?;
             store::consume(self.tx, self.live.key(), row.seq)?;
-            let over = !matches!(ruling, Ruling::StillWaiting(_));
+            let over = !matches!(ruling, Ruling::StillWaiting(_) | Ruling::WaitingAnew(..));
             self.rule(place, ruling)?;
             if over {
                 break;
@@ -237,6 +237,11 @@ impl Turn<'_, '_> {
         match ruling {
             Ruling::StillWaiting(entries) => {
                 self.tell_all(entries);
+                Ok(())
+            }
+            Ruling::WaitingAnew(time, entries) => {
+                self.tell_all(entries);
+                self.live.row.step_until_us = Some(self.now_us + micros(time));
                 Ok(())
             }
             Ruling::Passed(after, entries) => {

@@ -29,7 +29,7 @@ const EXIT_CODES: &str = "Exit codes:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Compute everything anew from a ledger file, an export directory or its archive
+    /// Compute everything anew from a ledger file, an export or an excerpt, as a directory or an archive
     Verify {
         /// The evidence.
         evidence: PathBuf,

@@ -1,33 +1,49 @@
-//! Bundles: everything an outsider needs to check the log, built under an effect's name, sealed, and kept so that it is not written again.
+//! Bundles: what an outsider needs to check the log, or a part of it, built under an effect's name, sealed, and kept so that it is
+//! not written again.
 //! Who enters: the steps of `audit.seal_export` and of `workspace.close`, inside their transactions and calls.
-//! What leaves: a directory of read-only files, durable on disk; its digest on the ledger. It is not encrypted: only the daemon's own
-//! user reads it, and it holds what the ledger tells, never a key.
+//! What leaves: a directory of read-only files, durable on disk, or one file in it that only the recipient opens; its digest on the
+//! ledger. Unencrypted it is read by the daemon's own user only; it holds what the ledger tells, never a key.
 
-use std::fs::{self, File, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use audit::export::export;
-use audit::{Entry, Told};
-use sagas::{EffectId, Never, Probe, RemoteFault, StepContext};
+use audit::export::{Archive, Exported, Folder, Wanted, export};
+use audit::{Entry, Told, Tx};
+use sagas::{EffectId, Never, Probe, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::Audit;
+use super::recipient::{Recipient, Sealed};
+use super::shelves;
+use crate::ids::WorkspaceId;
 
-/// The input of `audit.seal_export`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ExportPlan {}
+/// The file of an encrypted bundle.
+pub const ENCRYPTED: &str = "bundle.tar.age";
+
+/// The input of `audit.seal_export`. Nothing named is the whole log, for whoever may read it here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportPlan {
+    /// Only this workspace's own entries.
+    pub workspace: Option<WorkspaceId>,
+    /// From this entry on.
+    pub from: Option<u64>,
+    /// Up to this entry, itself included.
+    pub to: Option<u64>,
+    /// Who alone can open it.
+    pub recipient: Option<Recipient>,
+}
 
 /// A bundle that was built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
     /// The effect that built it, as hex: its name on disk.
     pub name: String,
-    /// Entries it covers.
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries that its checkpoint covers.
     pub size: u64,
     /// SHA-256 over its files, as hex.
     pub digest: String,
@@ -42,9 +58,25 @@ pub struct Stored {
     pub directory: PathBuf,
 }
 
-/// Says that an export begins; its bundle contains this entry.
-pub fn freeze_range(cx: &StepContext) -> Told<()> {
-    Told::new((), cx.entry("audit.export", format!("workflow/{}", cx.saga.id)))
+impl ExportPlan {
+    fn wanted(&self) -> Wanted {
+        let workspace = self.workspace.as_ref().map(|workspace| workspace.on_ledger().clone());
+        Wanted { workspace, from: self.from, to: self.to }
+    }
+}
+
+/// Says that an export begins, of what and for whom; a whole one contains this entry. What is asked for must be there by now.
+///
+/// # Errors
+/// There are no such entries.
+pub fn freeze_range(tx: &Tx<'_>, cx: &StepContext, plan: &ExportPlan) -> Result<Told<()>, Refused> {
+    let size = tx.size()?;
+    let last = plan.to.or(plan.from);
+    if let Some(last) = last.filter(|last| *last >= size) {
+        return Err(Refused::business("invalid", format!("there is no entry {last}; the log has {size}")));
+    }
+    let object = format!("workflow/{}", cx.saga.id);
+    Ok(Told::new((), cx.entry_with("audit.export", object, |detail| detail.after(json!(plan)))))
 }
 
 /// Says that the export did not come about.
@@ -63,35 +95,68 @@ pub fn record(cx: &StepContext, stored: &Stored) -> Told<Stored> {
 }
 
 fn told(cx: &StepContext, action: &'static str, bundle: &Bundle) -> Entry {
-    let after = json!({ "bundle": bundle.name, "size": bundle.size, "sha256": bundle.digest });
-    cx.entry_with(action, format!("export-{}", bundle.name), |detail| detail.after(after))
+    let Bundle { name, entries, size, digest } = bundle;
+    let after = json!({ "bundle": name, "entries": entries, "size": size, "sha256": digest });
+    cx.entry_with(action, format!("export-{name}"), |detail| detail.after(after))
 }
 
 impl Audit {
-    /// Seals what is new, and writes all that the checkpoint covers. Built again, it replaces what a call cut short left.
+    /// Seals what is new, and writes what is wanted of it. Built again, it replaces what a call cut short left.
     ///
     /// # Errors
     /// Ledger, hardware or disk did not do their part: tried again.
-    pub async fn build(self: Arc<Self>, effect: EffectId) -> Result<Bundle, RemoteFault> {
+    pub async fn build(self: Arc<Self>, effect: EffectId, plan: ExportPlan) -> Result<Bundle, RemoteFault> {
         // A call that was given up on goes on to its end; the next one waits for it, and then builds anew.
         let building = tokio::spawn(async move {
             let _alone = self.building.lock().await;
-            self.build_alone(effect).await
+            self.build_alone(name_of(effect), plan).await
         });
-        building.await.map_err(|why| RemoteFault::later(why.to_string()))?.map_err(RemoteFault::later)
+        building.await.map_err(later)?.map_err(RemoteFault::later)
     }
 
-    async fn build_alone(&self, effect: EffectId) -> Result<Bundle, String> {
-        let (name, making) = (hex::encode(effect.short()), self.making(effect));
-        let kept = self.kept(&name);
+    async fn build_alone(&self, name: String, plan: ExportPlan) -> Result<Bundle, String> {
+        let kept = self.shelves.kept(&name);
         if kept.exists() {
             // What is in its place stays as it is, however late a call comes.
-            return of(name, &kept).map_err(|why| why.to_string());
+            let facts = std::fs::read(kept.join(FACTS)).map_err(|why| why.to_string())?;
+            let facts = serde_json::from_slice(&facts).map_err(|why| why.to_string())?;
+            return on_disk(move || of(name, facts, &kept)).await;
         }
         self.keeper.seal().await.map_err(|why| why.to_string())?;
-        fs::create_dir_all(&self.exports).and_then(|()| remove(&making)).map_err(|why| why.to_string())?;
-        export(&self.ground.ledger, &self.keys, &making).await.map_err(|why| why.to_string())?;
-        of(name, &making).map_err(|why| why.to_string())
+        let making = self.shelves.clear(&name).map_err(|why| why.to_string())?;
+        let exported = match plan.recipient {
+            None => self.write_plain(plan.wanted(), &making).await?,
+            Some(recipient) => self.write_sealed(plan.wanted(), recipient, &making).await?,
+        };
+        let facts = Facts { entries: exported.entries, size: exported.size };
+        on_disk(move || {
+            std::fs::write(making.join(FACTS), serde_json::to_vec(&facts)?)?;
+            of(name, facts, &making)
+        })
+        .await
+    }
+
+    async fn write_plain(&self, wanted: Wanted, making: &Path) -> Result<Exported, String> {
+        let folder = Folder::create(making).map_err(|why| why.to_string())?;
+        let exported = export(&self.ground.ledger, &self.keys, wanted, folder).await;
+        exported.map(|(exported, _)| exported).map_err(|why| why.to_string())
+    }
+
+    /// The archive goes through the cipher as it is written: nothing of it is ever plain on disk.
+    async fn write_sealed(
+        &self,
+        wanted: Wanted,
+        recipient: Recipient,
+        making: &Path,
+    ) -> Result<Exported, String> {
+        let path = making.join(ENCRYPTED);
+        let opened = std::fs::create_dir(making).and_then(|()| File::create_new(path));
+        let sealed = opened.and_then(|file| Sealed::to(&recipient, BufWriter::new(file)));
+        let archive = Archive::onto(sealed.map_err(|why| why.to_string())?);
+        let exported = export(&self.ground.ledger, &self.keys, wanted, archive).await;
+        let (exported, archive) = exported.map_err(|why| why.to_string())?;
+        on_disk(move || archive.end()?.end()?.into_inner()?.sync_all()).await?;
+        Ok(exported)
     }
 
     /// Deletes what was built or kept under an effect's name; nothing there is as good as deleted.
@@ -100,9 +165,7 @@ impl Audit {
     /// The disk did not do it: tried again.
     pub async fn delete(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
         let _alone = self.building.lock().await;
-        let name = hex::encode(effect.short());
-        let gone = remove(&self.making(effect)).and_then(|()| remove(&self.kept(&name)));
-        gone.map_err(|why| RemoteFault::later(why.to_string()))
+        self.shelves.delete(&name_of(effect)).map_err(|why| RemoteFault::later(why.to_string()))
     }
 
     /// Seals once more, so that a checkpoint covers the entry with the bundle's digest.
@@ -110,30 +173,30 @@ impl Audit {
     /// # Errors
     /// Ledger or hardware did not do their part: tried again.
     pub async fn sign_checkpoint(self: Arc<Self>, bundle: Bundle) -> Result<Bundle, RemoteFault> {
-        self.keeper.seal().await.map_err(|why| RemoteFault::later(why.to_string()))?;
+        self.keeper.seal().await.map_err(later)?;
         Ok(bundle)
     }
 
     /// Makes a bundle's files read-only and durable, and puts it in its place. Twice is once.
     ///
     /// # Errors
-    /// The disk did not do it: tried again.
+    /// What was built is not what the ledger tells of any more, or the disk did not do it: then it is tried again.
     pub async fn keep(self: Arc<Self>, bundle: Bundle) -> Result<Stored, RemoteFault> {
-        let (making, directory) = (self.exports.join(making_name(&bundle.name)), self.kept(&bundle.name));
-        let kept = || -> io::Result<()> {
-            if making.exists() && !directory.exists() {
-                make_last(&making)?;
-                fs::rename(&making, &directory)?;
-            }
-            File::open(&self.exports)?.sync_all()
-        };
-        kept().map_err(|why| RemoteFault::later(why.to_string()))?;
+        let (shelves, name) = (self.shelves.clone(), bundle.name.clone());
+        let (making, kept) = (shelves.making(&name), shelves.kept(&name));
+        let there = if kept.exists() { kept } else { making };
+        let found = on_disk(move || shelves::digest(&there)).await.map_err(RemoteFault::later)?;
+        if found != bundle.digest {
+            let words = "the bundle on disk is not the one that was built; somebody changed it";
+            return Err(RemoteFault::Business(Reason::new("wrong_state", words)));
+        }
+        let directory = on_disk(move || shelves.keep(&name)).await.map_err(RemoteFault::later)?;
         Ok(Stored { bundle, directory })
     }
 
     /// Whether the bundle is in its place.
     pub async fn was_kept(self: Arc<Self>, bundle: Bundle) -> Probe<Stored> {
-        let directory = self.kept(&bundle.name);
+        let directory = self.shelves.kept(&bundle.name);
         match directory.try_exists() {
             Ok(true) => Probe::Applied(Stored { bundle, directory }),
             Ok(false) => Probe::NotApplied,
@@ -145,73 +208,35 @@ impl Audit {
     pub fn seal_soon(&self) {
         self.keeper.hurry();
     }
-
-    fn making(&self, effect: EffectId) -> PathBuf {
-        self.exports.join(making_name(&hex::encode(effect.short())))
-    }
-
-    fn kept(&self, name: &str) -> PathBuf {
-        self.exports.join(format!("export-{name}"))
-    }
 }
 
-/// A bundle as it lies on disk. The second line of a checkpoint is the number of entries it covers.
-fn of(name: String, directory: &Path) -> io::Result<Bundle> {
-    let checkpoint = fs::read_to_string(directory.join("checkpoint"))?;
-    let size = checkpoint.lines().nth(1).and_then(|line| line.parse().ok());
-    let size = size.ok_or_else(|| io::Error::other("the checkpoint says no size"))?;
-    Ok(Bundle { name, size, digest: digest(directory)? })
+/// What a bundle says of itself beside its files, whoever can open them; the ledger says the same.
+const FACTS: &str = "about.json";
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Facts {
+    entries: u64,
+    size: u64,
 }
 
-fn making_name(name: &str) -> String {
-    format!(".making-{name}")
+/// A bundle as it lies on disk.
+fn of(name: String, facts: Facts, directory: &Path) -> io::Result<Bundle> {
+    let Facts { entries, size } = facts;
+    Ok(Bundle { name, entries, size, digest: shelves::digest(directory)? })
 }
 
-fn remove(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+fn name_of(effect: EffectId) -> String {
+    hex::encode(effect.short())
 }
 
-/// Every file below a directory, sorted.
-fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let (mut found, mut open) = (Vec::new(), vec![directory.to_owned()]);
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next)? {
-            let path = entry?.path();
-            if path.is_dir() { open.push(path) } else { found.push(path) }
-        }
-    }
-    found.sort();
-    Ok(found)
+/// Work that waits for the disk, where nobody else waits for it.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|why| why.to_string())?;
+    done.map_err(|why| why.to_string())
 }
 
-/// SHA-256 over names and contents, each behind its length.
-fn digest(directory: &Path) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    for file in files(directory)? {
-        let name = file.strip_prefix(directory).map_err(io::Error::other)?.to_string_lossy().into_owned();
-        for part in [name.into_bytes(), fs::read(&file)?] {
-            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            hash.update(part);
-        }
-    }
-    Ok(hex::encode(hash.finalize()))
-}
-
-/// Read-only files in directories of one's own, all of it on disk when this returns: files first, then the directories that name them.
-fn make_last(directory: &Path) -> io::Result<()> {
-    let mut folders = std::collections::BTreeSet::from([directory.to_owned()]);
-    for file in files(directory)? {
-        fs::set_permissions(&file, Permissions::from_mode(0o400))?;
-        File::open(&file)?.sync_all()?;
-        let above = file.ancestors().skip(1).take_while(|folder| folder.starts_with(directory));
-        folders.extend(above.map(Path::to_owned));
-    }
-    for folder in folders.iter().rev() {
-        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+fn later(why: impl std::fmt::Display) -> RemoteFault {
+    RemoteFault::later(why.to_string())
 }

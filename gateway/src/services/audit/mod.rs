@@ -3,10 +3,13 @@
 //! What leaves: what was recorded, and proofs that outsiders can check. Reading needs no entry, exporting does.
 
 pub mod bundles;
+pub mod recipient;
 pub mod routes;
+mod shelves;
 pub mod wire;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use audit::{
     EntryFilter, EntryScope, NoProof, NoteKey, Receipt, SealRefused, SqlFault, StoredCheckpoint, StoredEntry,
@@ -14,9 +17,11 @@ use audit::{
 use sagas::SagaKey;
 
 use self::bundles::{ExportPlan, Stored};
+use self::shelves::Shelves;
 use super::ground::{Ground, LedgerRefused, Telling};
 use crate::api::guard::{Permit, may};
-use crate::api::{OperatorPermit, Origin};
+use crate::api::{Directory, OperatorPermit, Origin};
+use crate::ids::WorkspaceId;
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
 use crate::sealing::Keeper;
@@ -27,6 +32,9 @@ pub enum AuditRefused {
     /// No such entry in this workspace.
     #[error("no such entry")]
     NoSuchEntry,
+    /// No such workspace.
+    #[error("no such workspace")]
+    NoSuchWorkspace,
     /// Nothing has been sealed yet.
     #[error("there is no checkpoint yet")]
     NoCheckpoint,
@@ -65,15 +73,23 @@ pub struct Audit {
     ground: Ground,
     keeper: Keeper,
     keys: Vec<NoteKey>,
-    exports: PathBuf,
+    shelves: Shelves,
+    directory: Arc<dyn Directory>,
     /// One bundle is built at a time.
     building: tokio::sync::Mutex<()>,
 }
 
 impl Audit {
     /// The service on its ground; exports are written below the given directory.
-    pub fn new(ground: Ground, keeper: Keeper, keys: Vec<NoteKey>, exports: PathBuf) -> Self {
-        Self { ground, keeper, keys, exports, building: tokio::sync::Mutex::default() }
+    pub fn new(
+        ground: Ground,
+        keeper: Keeper,
+        keys: Vec<NoteKey>,
+        exports: PathBuf,
+        directory: Arc<dyn Directory>,
+    ) -> Self {
+        let shelves = Shelves::at(exports);
+        Self { ground, keeper, keys, shelves, directory, building: tokio::sync::Mutex::default() }
     }
 
     /// The log's name.
@@ -168,14 +184,26 @@ impl Audit {
         self.keeper.seal().await.map_err(AuditRefused::Seal)
     }
 
-    /// Tells of the export, seals, and writes everything that an outsider needs to check the log, for good.
+    /// A workspace by its id or name, whether or not it is open.
     ///
     /// # Errors
-    /// Ledger, hardware or disk did not do their part.
-    pub async fn export(&self, by: &OperatorPermit, origin: &Origin) -> Result<Exported, AuditRefused> {
+    /// There is none.
+    pub fn workspace(&self, text: &str) -> Result<WorkspaceId, AuditRefused> {
+        self.directory.workspace(text).ok_or(AuditRefused::NoSuchWorkspace)
+    }
+
+    /// Tells of the export, seals, and writes what an outsider needs to check the log, or the part of it that is asked for.
+    ///
+    /// # Errors
+    /// There are no such entries, or ledger, hardware or disk did not do their part.
+    pub async fn export(
+        &self,
+        by: &OperatorPermit,
+        origin: &Origin,
+        plan: &ExportPlan,
+    ) -> Result<Exported, AuditRefused> {
         let telling = Telling::operator(by, None, origin);
-        let workflow =
-            self.ground.launch::<AuditRefused>(telling, "audit.seal_export", &ExportPlan {}).await?;
+        let workflow = self.ground.launch::<AuditRefused>(telling, "audit.seal_export", plan).await?;
         Ok(match self.ground.outcome::<Stored, AuditRefused>(&workflow, origin.deadline).await? {
             Ran::Done(stored) => Exported::Done(stored),
             Ran::Going => Exported::Going(workflow),

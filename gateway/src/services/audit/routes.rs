@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::bundles::Bundle;
+use super::bundles::{Bundle, ExportPlan};
 use super::{Audit, Exported, wire};
 use crate::api::guard::may;
 use crate::api::{
@@ -29,8 +29,8 @@ pub fn routes(service: &Arc<Audit>) -> Vec<Route> {
             .says("That the log of one size begins the log of another").gives::<wire::ConsistencyAnswer>(200).to(to(), consistency),
         Route::post("/v1/audit/seal").guard::<OperatorOnly>()
             .says("Seal what is new, now").gives::<wire::CheckpointAnswer>(200).to(to(), seal),
-        Route::post("/v1/audit/export").guard::<OperatorOnly>()
-            .says("Write everything an outsider needs to check the log").gives::<wire::ExportAnswer>(201).to(to(), export),
+        Route::post("/v1/audit/export").guard::<OperatorOnly>().asks::<wire::ExportQuery>()
+            .says("Write what an outsider needs to check the log, a range of it, or one workspace's own entries; for a recipient's eyes only, if one is named").gives::<wire::ExportAnswer>(201).to(to(), export),
     ]
 }
 
@@ -93,12 +93,19 @@ async fn seal(service: Arc<Audit>, by: OperatorPermit, (): (), _: Exchange) -> R
 }
 
 async fn export(service: Arc<Audit>, by: OperatorPermit, (): (), ex: Exchange) -> Result<Reply, Problem> {
-    match service.export(&by, &ex.origin).await? {
+    let plan = wanted(&service, ex.query()?)?;
+    match service.export(&by, &ex.origin, &plan).await? {
         Exported::Done(stored) => {
             let directory = stored.directory.display().to_string();
-            let Bundle { size, digest, .. } = stored.bundle;
-            Reply::json(201, &wire::ExportAnswer { directory, size, sha256: digest })
+            let Bundle { entries, size, digest, .. } = stored.bundle;
+            Reply::json(201, &wire::ExportAnswer { directory, entries, size, sha256: digest })
         }
         Exported::Going(workflow) => Reply::json(202, &wire::Going { workflow: workflow.id.to_string() }),
     }
+}
+
+fn wanted(service: &Audit, query: wire::ExportQuery) -> Result<ExportPlan, Problem> {
+    let (from, to, recipient) = (query.from, query.to, query.recipient()?);
+    let workspace = query.workspace.map(|text| service.workspace(&text)).transpose()?;
+    Ok(ExportPlan { workspace, from, to, recipient })
 }

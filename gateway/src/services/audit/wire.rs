@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::recipient::Recipient;
 use crate::api::{Code, Problem};
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use crate::moment::Moment;
@@ -53,6 +54,24 @@ pub struct ConsistencyQuery {
     pub old: u64,
     /// The larger size.
     pub new: u64,
+}
+
+/// What to export; everything if nothing is named.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExportQuery {
+    /// Only the own entries of this workspace, by id or name, each with its proof.
+    #[serde(default)]
+    pub workspace: Option<String>,
+    /// From this entry on.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// Up to this entry, itself included.
+    #[serde(default)]
+    pub to: Option<u64>,
+    /// An age X25519 public key (`age1...`): only its holder can open the export.
+    #[serde(default)]
+    pub recipient: Option<String>,
 }
 
 /// An entry.
@@ -125,6 +144,8 @@ pub struct ConsistencyAnswer {
 pub struct ExportAnswer {
     /// The directory on the appliance.
     pub directory: String,
+    /// Entries in it.
+    pub entries: u64,
     /// Entries covered by its checkpoint.
     pub size: u64,
     /// SHA-256 over its files, as the ledger tells it, hex.
@@ -137,6 +158,21 @@ pub struct ExportAnswer {
 pub struct Going {
     /// The workflow's id.
     pub workflow: String,
+}
+
+impl ExportQuery {
+    /// Who alone can open it; the range is looked at by the way.
+    ///
+    /// # Errors
+    /// The recipient is no age key, or the range ends before it begins.
+    pub fn recipient(&self) -> Result<Option<Recipient>, Problem> {
+        let bad = |words: String| Problem::new(Code::BadRequest, words);
+        if self.from.zip(self.to).is_some_and(|(from, to)| from > to) {
+            return Err(bad("the range ends before it begins: `from` is at most `to`".to_owned()));
+        }
+        let recipient = self.recipient.as_deref().map(str::parse).transpose();
+        recipient.map_err(|why| bad(format!("recipient: {why}")))
+    }
 }
 
 impl EntriesQuery {

@@ -124,7 +124,8 @@ pub fn forget(tx: &Tx<'_>, cx: &StepContext, plan: &RestorePlan) -> Result<Told<
     Ok(Told::new((), cx.entry("key.restore.undone", plan.key.as_str())))
 }
 
-/// The restored version signs from now on; the copy before it only verifies.
+/// The restored copy takes over: it signs from now on, under a fence that whoever still holds the copy before it cannot pass;
+/// that one only verifies.
 ///
 /// # Errors
 /// The key was destroyed meanwhile.
@@ -132,11 +133,11 @@ pub fn activate(tx: &Tx<'_>, cx: &StepContext, restored: &Restored) -> Result<To
     let making = &restored.making;
     let gone = || Refused::business("not_found", "the key is gone");
     let row = store::key(tx, &making.workspace, making.key.as_str())?.ok_or_else(gone)?;
-    store::set_latest(tx, &making.workspace, &making.key, making.version)?;
-    let fingerprint = restored.version.made.fingerprint.to_string();
+    let copy_of = &restored.version.made.fingerprint;
+    let fence = store::take_over(tx, &making.workspace, &making.key, making.version, copy_of)?;
     let (before, after) = (
-        json!({ "latest_version": row.latest }),
-        json!({ "latest_version": making.version, "fingerprint": fingerprint }),
+        json!({ "latest_version": row.latest, "fence": row.fence }),
+        json!({ "latest_version": making.version, "fence": fence, "fingerprint": copy_of.to_string() }),
     );
     let entry =
         cx.entry_with("key.restore", making.key.as_str(), |detail| detail.before(before).after(after));

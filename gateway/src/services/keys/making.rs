@@ -96,6 +96,7 @@ pub fn reserve(tx: &Tx<'_>, cx: &StepContext, plan: &NewKeyPlan) -> Result<Told<
         created: now(cx),
         workflow: Some(cx.saga.id.to_string()),
         incoming: None,
+        fence: 0,
     };
     if !store::insert(tx, &plan.workspace, &row)? {
         let words = format!("there is a key named {}; choose another name", plan.name);

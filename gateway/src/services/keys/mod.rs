@@ -27,7 +27,7 @@ use serde_json::json;
 
 pub use self::commands::Changed;
 use self::ring::{KeyCard, KeyRing};
-use self::state::{KeyEvent, WrongState};
+use self::state::{KeyEvent, KeyState, WrongState};
 use self::store::{KeyRow, VersionRow};
 use super::ground::{Ground, LedgerRefused, Telling};
 use super::workspaces::{Workspaces, WorkspacesRefused};
@@ -49,6 +49,15 @@ pub enum KeysRefused {
     /// No such version, or the token has not made it.
     #[error("no such version")]
     NoSuchVersion,
+    /// A restored copy signs in its place.
+    #[error("version {version} was replaced by a restored copy and never signs again")]
+    Replaced {
+        /// Which.
+        version: i64,
+    },
+    /// A copy has taken over since the caller looked at the key.
+    #[error("a restored copy of the key has taken over since")]
+    Fenced,
     /// Not possible in the key's state.
     #[error(transparent)]
     WrongState(#[from] WrongState),
@@ -242,6 +251,9 @@ pub fn signing_key(
     let row = store::key(view, workspace, key.as_str())?.ok_or(KeysRefused::NoSuchKey)?;
     let mut versions = store::versions(view, workspace, &row.id)?.into_iter();
     let found = versions.rfind(|it| it.version == version && version <= row.latest);
+    if found.as_ref().is_some_and(|it| it.replaced) {
+        return Err(KeysRefused::Replaced { version });
+    }
     let (id, made) = found.and_then(|it| Some((it.token_key, it.made?))).ok_or(KeysRefused::NoSuchVersion)?;
     let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
     Ok(SigningKey {
@@ -258,7 +270,8 @@ pub fn standing(view: &View<'_>, workspace: &WorkspaceId) -> Result<i64, SqlFaul
     store::standing(view, workspace)
 }
 
-/// Counts uses of a key in the transaction that authorises them, and refuses if it is not enabled.
+/// Counts uses of a key in the transaction that authorises them, and refuses if it is not enabled, or was taken over by a copy
+/// since the caller read its fence.
 ///
 /// # Errors
 /// The key's state, as the database has it now.
@@ -267,11 +280,15 @@ pub fn count_uses(
     workspace: &WorkspaceId,
     key: &SigningKeyId,
     uses: i64,
+    fence: i64,
 ) -> Result<i64, KeysRefused> {
-    if let Some(counter) = store::count_uses(tx, workspace, key, uses)? {
+    if let Some(counter) = store::count_uses(tx, workspace, key, uses, fence)? {
         return Ok(counter);
     }
     let row = store::key(tx, workspace, key.as_str())?.ok_or(KeysRefused::NoSuchKey)?;
+    if row.state == KeyState::Enabled {
+        return Err(KeysRefused::Fenced);
+    }
     Err(WrongState { state: row.state }.into())
 }
 

@@ -132,6 +132,9 @@ pub struct Version {
     pub ssh: Option<String>,
     /// What the token says of where the key comes from.
     pub provenance: serde_json::Value,
+    /// A restored copy has taken its place: it verifies, and never signs again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
     /// When it was made.
     pub created: Moment,
 }
@@ -246,6 +249,7 @@ impl Version {
             jwk: crypto::jwk(key.kind, &made.spki),
             ssh: crypto::ssh(key.kind, &made.spki, &format!("{}-v{}", key.name, row.version)),
             provenance: serde_json::from_str(&made.provenance).unwrap_or_default(),
+            replaced: row.replaced,
             created: row.created,
         })
     }

@@ -102,6 +102,12 @@ impl From<KeysRefused> for Problem {
             KeysRefused::NoSuchKey => Self::new(Code::NotFound, "no such key in this workspace"),
             KeysRefused::NoSuchVersion => Self::new(Code::NotFound, "the key has no such version"),
             KeysRefused::WrongState(wrong) => Self::new(Code::KeyUnusable, format!("{wrong}")),
+            KeysRefused::Replaced { .. } => {
+                Self::new(Code::KeyUnusable, format!("{refused}; sign with the latest version"))
+            }
+            KeysRefused::Fenced => {
+                Self::new(Code::Fenced, format!("{refused}; nothing was signed, ask again"))
+            }
             KeysRefused::Raced => {
                 Self::new(Code::WrongState, "the key changed at the same moment; look at it and try again")
             }
@@ -140,6 +146,7 @@ impl From<SigningRefused> for Problem {
 impl From<AuditRefused> for Problem {
     fn from(refused: AuditRefused) -> Self {
         match refused {
+            AuditRefused::NoSuchWorkspace => Self::new(Code::NotFound, "no such workspace"),
             AuditRefused::NoSuchEntry => Self::new(Code::NotFound, "no such entry in this workspace"),
             AuditRefused::NoCheckpoint => Self::new(Code::NotFound, "nothing has been sealed yet"),
             AuditRefused::NotYetSealed { wait } => {

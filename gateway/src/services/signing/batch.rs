@@ -12,9 +12,9 @@ use super::{Signed, Signing, SigningRefused, policies};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::services::ground::Telling;
+use crate::services::keys::KeysRefused;
 use crate::services::keys::ring::KeyCard;
 use crate::services::keys::state::{KeyState, WrongState};
-use crate::services::keys::{self, KeysRefused};
 use crate::signer::SignOrder;
 
 /// The items' outcomes, in the order of the request.
@@ -94,14 +94,14 @@ impl Signing {
                         order.scheme(),
                         now,
                     )?;
-                    let use_number = keys::count_uses(tx, &workspace, &order.target.key, 1)?;
+                    let use_number = order.count(tx, &workspace)?;
                     told.push(order.told(telling, use_number));
                 }
                 let first = told.remove(0);
                 Ok(Told::each(first, told))
             })
-            .await?;
-        Ok(Some(recorded))
+            .await;
+        self.look_again_if_fenced(by.workspace(), recorded).map(Some)
     }
 
     async fn act_on_all(
@@ -140,7 +140,7 @@ impl Signing {
 /// The key's state on the card is a hint that spares a batch its one disabled key; the transaction decides.
 fn fitting_order(card: &KeyCard, command: SignCommand) -> Result<Prepared, SigningRefused> {
     match card.row.state {
-        KeyState::Enabled => command.prepare(card),
+        KeyState::Enabled => command.prepare_to_sign(card),
         state => Err(KeysRefused::from(WrongState { state }).into()),
     }
 }

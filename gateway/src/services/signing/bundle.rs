@@ -26,6 +26,8 @@ pub struct BatchPlan {
     pub key: SigningKeyId,
     /// Its version.
     pub version: i64,
+    /// Its fence when this was asked for.
+    pub fence: i64,
     /// The scheme.
     pub scheme: Scheme,
     /// What is to be signed.
@@ -106,8 +108,9 @@ impl BatchPlan {
     fn item(&self, at: u32) -> Result<Item<'_>, String> {
         let content = usize::try_from(at).ok().and_then(|at| self.items.get(at));
         let content = content.ok_or_else(|| format!("the batch has no item {at}"))?;
-        let Self { workspace, key, version, scheme, context, .. } = self;
-        Ok(Item { workspace, key, version: *version, scheme: *scheme, content, context: context.as_deref() })
+        let Self { workspace, key, version, fence, scheme, context, .. } = self;
+        let (version, fence, scheme, context) = (*version, *fence, *scheme, context.as_deref());
+        Ok(Item { workspace, key, version, fence, scheme, content, context })
     }
 
     /// The items by number.

@@ -28,11 +28,12 @@ use self::policies::{Effective, PolicyRefused};
 use self::requests::{Made, RequestPlan};
 use self::store::PolicyRow;
 use super::ground::{Ground, LedgerRefused, Telling};
-use super::keys::{self, Keys, KeysRefused};
+use super::keys::{Keys, KeysRefused};
 use crate::admission::{Admission, Shed};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::crypto::VerifyRefused;
+use crate::ids::WorkspaceId;
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
 use crate::signer::{SignFailed, SignOrder, Signer};
@@ -102,7 +103,7 @@ impl Signing {
         command: SignCommand,
     ) -> Result<Signed, SigningRefused> {
         let card = self.keys.card(by.workspace(), &command.key).await?;
-        let prepared = command.prepare(&card)?;
+        let prepared = command.prepare_to_sign(&card)?;
         let slot = self.admission.admit(by.workspace(), origin.urgent, origin.deadline).await?;
         let attendance = self.ground.ledger.attend();
         let telling = Telling::member(by, origin);
@@ -181,7 +182,8 @@ impl Signing {
         order: Unrecorded,
     ) -> Result<Recorded<SignOrder>, SigningRefused> {
         let (workspace, now) = (by.workspace().clone(), self.ground.now());
-        self.ground
+        let authorised = self
+            .ground
             .write::<_, SigningRefused>(telling, move |tx, telling| {
                 policies::admit_direct::<SigningRefused>(
                     tx,
@@ -190,11 +192,24 @@ impl Signing {
                     order.scheme(),
                     now,
                 )?;
-                let use_number = keys::count_uses(tx, &workspace, &order.target.key, 1)?;
+                let use_number = order.count(tx, &workspace)?;
                 let (order, entry) = order.told(telling, use_number);
                 Ok(Told::new(order, entry))
             })
-            .await
+            .await;
+        self.look_again_if_fenced(by.workspace(), authorised)
+    }
+
+    /// A card under an old fence was made before the copy took over and put on the ring after it; the next one is made anew.
+    fn look_again_if_fenced<T>(
+        &self,
+        workspace: &WorkspaceId,
+        authorised: Result<T, SigningRefused>,
+    ) -> Result<T, SigningRefused> {
+        if let Err(SigningRefused::Key(KeysRefused::Fenced)) = &authorised {
+            self.keys.forget(workspace);
+        }
+        authorised
     }
 
     /// Takes a recorded order through the one door. A failure gets its own entry.

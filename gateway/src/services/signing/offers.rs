@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::bundle::{self, BatchPlan};
 use super::changes::ChangePlan;
+use super::order::Target;
 use super::policies::EVERY_KEY;
 use super::requests::{Content, RequestPlan};
 use super::{Signing, SigningRefused, wire};
@@ -189,12 +190,12 @@ impl Signing {
         let sign = wire::Sign { scheme, message, digest, version, encoding, context };
         let (command, encoding) = sign.into_command(key)?;
         let context = command.context.clone();
-        let prepared = command.prepare(&card)?;
+        let prepared = command.prepare_to_sign(&card)?;
         small_enough([&prepared.input].into_iter())?;
-        let (key, version) = (prepared.target.key, prepared.target.version);
+        let Target { key, version, fence, .. } = prepared.target;
         let content = Content::of(&prepared.input);
         let scheme = prepared.scheme;
-        Ok(RequestPlan { workspace, key, version, scheme, content, encoding, intent, nonce, context })
+        Ok(RequestPlan { workspace, key, version, fence, scheme, content, encoding, intent, nonce, context })
     }
 
     async fn plan_batch(&self, workspace: WorkspaceId, form: BatchForm) -> Result<BatchPlan, Problem> {
@@ -215,7 +216,7 @@ impl Signing {
             let (scheme, context) = (scheme.clone(), context.clone());
             let sign = wire::Sign { scheme, message, digest, version, encoding, context };
             let (command, _) = sign.into_command(key.clone()).map_err(|problem| wire::under(problem, at))?;
-            prepared.push(command.prepare(&card)?);
+            prepared.push(command.prepare_to_sign(&card)?);
         }
         small_enough(prepared.iter().map(|it| &it.input))?;
         let items: Vec<_> = prepared.iter().map(|it| Content::of(&it.input)).collect();
@@ -232,11 +233,12 @@ impl Signing {
         let Some(first) = prepared.into_iter().next() else {
             return Err(Problem::internal(&"a batch without items"));
         };
-        let (key, version, scheme) = (first.target.key, first.target.version, first.scheme);
+        let (Target { key, version, fence, .. }, scheme) = (first.target, first.scheme);
         Ok(BatchPlan {
             workspace,
             key,
             version,
+            fence,
             scheme,
             items,
             merkle_root: root,

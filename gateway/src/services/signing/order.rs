@@ -5,16 +5,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use audit::Entry;
+use audit::{Entry, Tx};
 use hsm::{Hash, KeyKind, Scheme, SignInput};
 use serde_json::json;
 
 use super::SigningRefused;
 use crate::crypto::{Encoding, NotASignature, ecdsa_from_der};
-use crate::ids::{Name, SigningKeyId};
+use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::services::ground::Telling;
-use crate::services::keys::KeysRefused;
 use crate::services::keys::ring::KeyCard;
+use crate::services::keys::{self, KeysRefused};
 use crate::signer::{SignOrder, SigningKey};
 
 /// What a member wants signed.
@@ -54,6 +54,8 @@ pub struct Target {
     pub kind: KeyKind,
     /// The version.
     pub version: i64,
+    /// The key's fence when its card was made.
+    pub fence: i64,
 }
 
 /// A command that fits its key.
@@ -80,6 +82,18 @@ pub struct Unrecorded {
 }
 
 impl SignCommand {
+    /// Fits the command to a version that signs.
+    ///
+    /// # Errors
+    /// As for [`prepare`](Self::prepare), or a restored copy has taken the version's place.
+    pub fn prepare_to_sign(self, card: &KeyCard) -> Result<Prepared, SigningRefused> {
+        let version = self.version.unwrap_or(card.row.latest);
+        if card.replaced.contains(&version) {
+            return Err(KeysRefused::Replaced { version }.into());
+        }
+        self.prepare(card)
+    }
+
     /// Fits the command to its key.
     ///
     /// # Errors
@@ -92,8 +106,9 @@ impl SignCommand {
             (SignInput::Message(message), Some(hash)) => SignInput::Digest(hash.digest(&message)),
             (input, _) => input,
         };
-        let target =
-            Target { key: card.row.id.clone(), name: card.row.name.clone(), kind: card.row.kind, version };
+        let row = &card.row;
+        let (key_id, name) = (row.id.clone(), row.name.clone());
+        let target = Target { key: key_id, name, kind: row.kind, version, fence: row.fence };
         Ok(Prepared { target, key: Arc::clone(key), scheme: self.scheme, input, context: self.context })
     }
 }
@@ -123,6 +138,14 @@ impl Prepared {
 }
 
 impl Unrecorded {
+    /// Counts this use of the key, under the fence that its card was made at.
+    ///
+    /// # Errors
+    /// The key is not enabled, or a copy has taken over since.
+    pub(super) fn count(&self, tx: &Tx<'_>, workspace: &WorkspaceId) -> Result<i64, KeysRefused> {
+        keys::count_uses(tx, workspace, &self.target.key, 1, self.target.fence)
+    }
+
     /// The scheme.
     pub(super) fn scheme(&self) -> Scheme {
         self.order.scheme

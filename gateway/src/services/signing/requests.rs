@@ -42,6 +42,8 @@ pub struct RequestPlan {
     pub key: SigningKeyId,
     /// Its version.
     pub version: i64,
+    /// Its fence when this was asked for: what a restored copy has taken over since is not signed with the old one.
+    pub fence: i64,
     /// The scheme.
     pub scheme: Scheme,
     /// What is to be signed.
@@ -78,6 +80,7 @@ pub(super) struct Item<'a> {
     pub(super) workspace: &'a WorkspaceId,
     pub(super) key: &'a SigningKeyId,
     pub(super) version: i64,
+    pub(super) fence: i64,
     pub(super) scheme: Scheme,
     pub(super) content: &'a Content,
     pub(super) context: Option<&'a str>,
@@ -136,8 +139,9 @@ impl RequestPlan {
     }
 
     fn item(&self) -> Item<'_> {
-        let Self { workspace, key, version, scheme, content, context, .. } = self;
-        Item { workspace, key, version: *version, scheme: *scheme, content, context: context.as_deref() }
+        let Self { workspace, key, version, fence, scheme, content, context, .. } = self;
+        let (version, fence, scheme, context) = (*version, *fence, *scheme, context.as_deref());
+        Item { workspace, key, version, fence, scheme, content, context }
     }
 }
 
@@ -220,7 +224,7 @@ pub(super) fn order_item(
 ) -> Result<(SignOrder, Entry), Refused> {
     let key = keys::signing_key(tx, item.workspace, item.key, item.version).map_err(rule)?;
     let input = item.content.input().map_err(Refused::Bug)?;
-    let use_number = keys::count_uses(tx, item.workspace, item.key, 1).map_err(rule)?;
+    let use_number = keys::count_uses(tx, item.workspace, item.key, 1, item.fence).map_err(rule)?;
     let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
     let order = SignOrder { key: key.into(), scheme: item.scheme, input, deadline, use_number };
     let after = json!({
@@ -238,7 +242,10 @@ fn rule(refused: KeysRefused) -> Refused {
         KeysRefused::NoSuchKey | KeysRefused::NoSuchVersion => {
             Refused::business("not_found", refused.to_string())
         }
-        KeysRefused::WrongState(_) => Refused::business("key_unusable", refused.to_string()),
+        KeysRefused::WrongState(_) | KeysRefused::Replaced { .. } => {
+            Refused::business("key_unusable", refused.to_string())
+        }
+        KeysRefused::Fenced => Refused::business("fenced", format!("{refused}; ask again")),
         other => Refused::Bug(other.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-//! Closing a workspace for good: frozen, exported, waited for, shredded with its key, emptied, buried.
+//! Closing a workspace for good: frozen, exported, agreed to, waited for, shredded with its key, emptied, buried.
 //! Who enters: the steps of `workspace.close`, inside their transactions and calls.
 //! What leaves: a record and its ledger entries, and nothing that opens; or a workspace that stands as it stood before.
 
@@ -15,6 +15,7 @@ use super::state::WorkspaceState;
 use super::{Workspaces, store};
 use crate::ids::WorkspaceId;
 use crate::limits::TOKEN_CALL_WAIT_MAX;
+use crate::moment::Moment;
 
 /// The input of `workspace.close`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,9 +24,9 @@ pub struct ClosingPlan {
     pub workspace: WorkspaceId,
     /// Why, for those who approve.
     pub reason: String,
-    /// How many other operators have to agree before the grace is over.
+    /// How many other operators have to agree before the grace begins.
     pub approvals: u32,
-    /// Seconds in which it can be called off.
+    /// Seconds in which it can be called off, from the moment in which enough agreed.
     pub grace_seconds: u64,
 }
 
@@ -72,6 +73,13 @@ pub fn unfreeze(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Tol
         (),
         cx.entry_with("workspace.unfreeze", plan.workspace.as_str(), |detail| detail.after(after)),
     ))
+}
+
+/// Says that enough others have agreed, and until when it can be called off.
+pub fn begin_grace(cx: &StepContext, plan: &ClosingPlan) -> Entry {
+    let until = Moment::from_micros(i64::try_from(cx.now_us).unwrap_or(i64::MAX)).plus(plan.grace());
+    let after = json!({ "agreed": plan.approvals, "grace_until": until });
+    cx.entry_with("workspace.grace", plan.workspace.as_str(), |detail| detail.after(after))
 }
 
 /// Says that the workspace's key is destroyed now, and that nothing stops it any more.

@@ -178,7 +178,7 @@ impl Workspaces {
         }
     }
 
-    /// Begins to close a workspace for good: frozen at once, shredded when others agreed and the grace is over.
+    /// Begins to close a workspace for good: frozen at once, shredded when others agreed and then the grace is over.
     ///
     /// # Errors
     /// Grace or quorum are out of bounds, it is not in a state for this, or another workflow holds it.

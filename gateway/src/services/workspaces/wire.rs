@@ -26,9 +26,9 @@ pub struct CreateWorkspace {
 pub struct ShredWorkspace {
     /// Why, for those who approve.
     pub reason: String,
-    /// Days in which it can be called off, 1 to 90.
+    /// Days in which it can be called off, 1 to 90, from the moment in which enough others agreed.
     pub grace_days: u32,
-    /// How many other operators have to agree; 1 if absent, never 0.
+    /// How many other operators have to agree, within 12 hours; 1 if absent, never 0.
     #[serde(default = "one")]
     pub approvals: u32,
 }

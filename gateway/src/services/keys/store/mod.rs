@@ -30,6 +30,7 @@ pub static SCHEMA: Schema = Schema {
         include_str!("../schema/0001.sql"),
         include_str!("../schema/0002.sql"),
         include_str!("../schema/0003.sql"),
+        include_str!("../schema/0004.sql"),
     ],
     statements: &[
         &INSERT_KEY,
@@ -44,6 +45,8 @@ pub static SCHEMA: Schema = Schema {
         &SET_STATE,
         &SET_LATEST,
         &COUNT_USES,
+        &RAISE_FENCE,
+        &REPLACE_COPIES,
         &DROP_BLOBS,
         &COUNTERS,
         &RAISE_USES,
@@ -81,15 +84,15 @@ static FORGET_VERSIONS: Statement =
     Statement::tenant(SERVICE, "DELETE FROM key_versions WHERE workspace = ?1 AND key = ?2 AND version > ?3");
 static KEY_BY_ID: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming FROM keys WHERE workspace = ?1 AND id = ?2",
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming, fence FROM keys WHERE workspace = ?1 AND id = ?2",
 );
 static KEY_BY_NAME: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming FROM keys WHERE workspace = ?1 AND name = ?2",
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming, fence FROM keys WHERE workspace = ?1 AND name = ?2",
 );
 static KEYS: Statement = Statement::tenant(
     SERVICE,
-    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming FROM keys
+    "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming, fence FROM keys
      WHERE workspace = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
 );
 static VERSIONS: Statement = Statement::tenant(
@@ -107,7 +110,16 @@ static SET_LATEST: Statement = Statement::tenant(
 );
 static COUNT_USES: Statement = Statement::tenant(
     SERVICE,
-    "UPDATE keys SET uses = uses + ?3 WHERE workspace = ?1 AND id = ?2 AND state = 'enabled' RETURNING uses",
+    "UPDATE keys SET uses = uses + ?3 WHERE workspace = ?1 AND id = ?2 AND state = 'enabled' AND fence = ?4 RETURNING uses",
+);
+static RAISE_FENCE: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE keys SET fence = fence + 1 WHERE workspace = ?1 AND id = ?2 RETURNING fence",
+);
+static REPLACE_COPIES: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE key_versions SET state = 'replaced'
+     WHERE workspace = ?1 AND key = ?2 AND fingerprint = ?3 AND version < ?4 AND state = 'made'",
 );
 static DROP_BLOBS: Statement = Statement::tenant(
     SERVICE,
@@ -161,6 +173,8 @@ pub struct KeyRow {
     pub workflow: Option<String>,
     /// For what it has to be wrapped, while it is waited for; JSON.
     pub incoming: Option<String>,
+    /// Grows when a copy takes over. Whoever looked at the key under a lower one does not sign with it any more.
+    pub fence: i64,
 }
 
 /// A version row.
@@ -172,6 +186,8 @@ pub struct VersionRow {
     pub token_key: KeyId,
     /// What the token made; `None` while on order or when nothing came of it.
     pub made: Option<Made>,
+    /// A restored copy has taken its place: it verifies, and never signs again.
+    pub replaced: bool,
     /// When it was ordered.
     pub created: Moment,
 }
@@ -298,6 +314,7 @@ fn key_row(row: &Row<'_>) -> Result<KeyRow, SqlFault> {
         created: moment(row, 7)?,
         workflow: row.text_or_null(8)?,
         incoming: row.text_or_null(9)?,
+        fence: row.integer(10)?,
     })
 }
 
@@ -307,8 +324,9 @@ pub(super) fn versions(
     key: &SigningKeyId,
 ) -> Result<Vec<VersionRow>, SqlFault> {
     view.within(workspace.on_ledger()).all(&VERSIONS, params![key.as_str()], |row| {
-        let made = match row.text(1)?.as_str() {
-            "made" => Some(Made {
+        let state = row.text(1)?;
+        let made = match state.as_str() {
+            "made" | "replaced" => Some(Made {
                 fingerprint: Fingerprint(bytes(row, 3)?),
                 spki: row.blob(4)?,
                 sealed_blob: row.blob_or_null(5)?,
@@ -320,6 +338,7 @@ pub(super) fn versions(
             version: row.integer(0)?,
             token_key: KeyId(bytes(row, 2)?),
             made,
+            replaced: state == "replaced",
             created: moment(row, 6)?,
         })
     })
@@ -338,14 +357,31 @@ pub(super) fn set_state(
     Ok(tx.within(workspace.on_ledger()).run(&SET_STATE, params)? == 1)
 }
 
-/// Counts uses of an enabled key; the counter after them, or `None` if it is not enabled.
+/// Counts uses of an enabled key under its present fence; the counter after them, or `None` if it is not so.
 pub(super) fn count_uses(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
     id: &SigningKeyId,
     uses: i64,
+    fence: i64,
 ) -> Result<Option<i64>, SqlFault> {
-    tx.within(workspace.on_ledger()).one(&COUNT_USES, params![id.as_str(), uses], |row| row.integer(0))
+    let params = params![id.as_str(), uses, fence];
+    tx.within(workspace.on_ledger()).one(&COUNT_USES, params, |row| row.integer(0))
+}
+
+/// Lets a copy of earlier versions take over: they never sign again, and whoever holds the key under a lower fence than the
+/// one given back is late.
+pub(super) fn take_over(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SigningKeyId,
+    version: i64,
+    copy_of: &Fingerprint,
+) -> Result<Option<i64>, SqlFault> {
+    set_latest(tx, workspace, id, version)?;
+    let within = tx.within(workspace.on_ledger());
+    within.run(&REPLACE_COPIES, params![id.as_str(), &copy_of.0, version])?;
+    within.one(&RAISE_FENCE, params![id.as_str()], |row| row.integer(0))
 }
 
 /// Forgets what a TPM would need to load the key's versions.
