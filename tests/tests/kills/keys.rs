@@ -46,7 +46,10 @@ fn destruction(key: &str) -> Story {
 }
 
 fn import(announced: &Outside) -> Story {
-    Story::of("key.import", json!({ "name": "brought", "kind": "p256", "public_key": announced.public_key() }))
+    Story::of(
+        "key.import",
+        json!({ "name": "brought", "kind": "p256", "public_key": announced.public_key() }),
+    )
 }
 
 #[tokio::test]

@@ -22,7 +22,8 @@ const STORIES: [&str; 3] = [include_str!("houses.rs"), include_str!("keys.rs"), 
 
 #[test]
 fn every_workflow_that_runs_has_its_page_in_the_book_from_start_to_end() {
-    let cells = |line: &'static str| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect::<Vec<_>>();
+    let cells =
+        |line: &'static str| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect::<Vec<_>>();
     let runs: BTreeSet<&str> =
         WORKFLOWS.lines().map(cells).filter(|row| row.get(3) == Some(&"runs")).map(|row| row[2]).collect();
     assert!(runs.len() >= 12, "{runs:?}");

@@ -21,7 +21,8 @@ pub(crate) struct Place {
 const RUNS: &str = "SELECT COUNT(*) FROM saga WHERE workflow = ?1";
 const RUN: &str = "SELECT workspace, id, state, cursor, doubt, cancel FROM saga WHERE workflow = ?1 ORDER BY id DESC LIMIT 1";
 const SIGNALS: &str = "SELECT COALESCE(SUM(consumed), 0), COALESCE(SUM(1 - consumed), 0) FROM saga_signal WHERE workspace = ?1 AND saga = ?2";
-const ITEMS: &str = "SELECT COALESCE(SUM(state = 'done'), 0), COUNT(*) FROM saga_item WHERE workspace = ?1 AND saga = ?2";
+const ITEMS: &str =
+    "SELECT COALESCE(SUM(state = 'done'), 0), COUNT(*) FROM saga_item WHERE workspace = ?1 AND saga = ?2";
 const LAST: &str = "SELECT step, phase || ' ' || kind FROM saga_log WHERE workspace = ?1 AND saga = ?2 ORDER BY seq DESC LIMIT 1";
 /// The last line of each commit: lines of one commit have one moment.
 const COMMITS: &str = "SELECT step, phase || ' ' || kind, MAX(seq) FROM saga_log
@@ -44,7 +45,9 @@ pub(crate) fn of(house: &Appliance, workflow: &str, earlier: u32) -> Option<Plac
             cancelled: row.get(5)?,
             signals: ledger.query_row(SIGNALS, (&key.0, &key.1), pair)?,
             items: ledger.query_row(ITEMS, (&key.0, &key.1), pair)?,
-            last: ledger.query_row(LAST, (&key.0, &key.1), |row| Ok((row.get(0)?, row.get(1)?))).optional()?,
+            last: ledger
+                .query_row(LAST, (&key.0, &key.1), |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?,
         })
     });
     found.optional().expect("the ledger reads")
@@ -53,9 +56,8 @@ pub(crate) fn of(house: &Appliance, workflow: &str, earlier: u32) -> Option<Plac
 /// What the last word of each commit of the newest run was, from its log.
 pub(crate) fn commits_of(house: &Appliance, workflow: &str, steps: &[String]) -> Vec<String> {
     let ledger = left_behind(house);
-    let key: (String, Vec<u8>) = ledger
-        .query_row(RUN, [workflow], |row| Ok((row.get(0)?, row.get(1)?)))
-        .expect("a run");
+    let key: (String, Vec<u8>) =
+        ledger.query_row(RUN, [workflow], |row| Ok((row.get(0)?, row.get(1)?))).expect("a run");
     let mut lines = ledger.prepare(COMMITS).expect("a log");
     let words = lines.query_map((&key.0, &key.1), |row| Ok((row.get(0)?, row.get(1)?))).expect("lines");
     words.map(|line| after(&line.expect("a line"), steps)).collect()

@@ -4,8 +4,8 @@
 
 use promises::get;
 
-use crate::blow::Blow;
-use crate::book::{BEFORE, Book, Met, PIVOT};
+use crate::blow::{Blow, Moment};
+use crate::book::{BEFORE, Book, GOING_ON, Met, PIVOT};
 use crate::place;
 use crate::stage::Stage;
 use crate::story::{Rest, Story, newest, text};
@@ -35,16 +35,23 @@ impl Story {
         // The answer to a request is kept in a commit that may share its sync with one of the run's: then the numbers
         // behind it move by one, and the next pass meets what this one jumped over.
         for _ in 0..PASSES_MAX {
-            for number in book.numbers(COMMITS_MAX) {
-                let Some(place) = self.struck(&mut stage, &known, number).await else { break };
-                println!("{}, {number}: {place}", stage.story);
-                met.add(number, place);
+            for moment in [Moment::AfterCommit, Moment::BeforeNext] {
+                self.pass(&mut stage, &known, (&book, moment), &mut met).await;
             }
             if book.is_full(&met, &log) {
                 break;
             }
         }
         book.close(met, &log);
+    }
+
+    /// One pass over the commits, up to the first that the story does not reach.
+    async fn pass(&self, stage: &mut Stage, known: &Known, (book, moment): (&Book, Moment), met: &mut Met) {
+        for number in book.numbers(COMMITS_MAX) {
+            let Some(place) = self.struck(stage, known, (number, moment)).await else { break };
+            println!("{}, {number}: {place}", stage.story);
+            met.add(number, place);
+        }
     }
 
     /// The story without a blow: what it leaves, and what its log says of each of its commits.
@@ -64,14 +71,19 @@ impl Story {
     }
 
     /// One round. Where the run stood when the daemon died; nothing if it came to its end before the commit of this number.
-    async fn struck(&self, stage: &mut Stage, known: &Known, number: usize) -> Option<String> {
+    async fn struck(
+        &self,
+        stage: &mut Stage,
+        known: &Known,
+        (number, moment): (usize, Moment),
+    ) -> Option<String> {
         stage.put_back().await;
-        let blow = Blow::aim(&mut stage.house, number).await;
+        let blow = Blow::aim(&mut stage.house, number, moment).await;
         self.begin(stage).await;
         let rest = self.follow(stage, known.earlier.as_deref()).await;
-        blow.withdraw();
+        blow.withdraw(&mut stage.house).await;
         let place = match rest {
-            Rest::Dead => Some(self.place(stage, known).await),
+            Rest::Dead => Some(self.place(stage, known, moment).await),
             Rest::Over(_) => None,
             Rest::Nothing => panic!("{}: the daemon lives, and there is no run", stage.story),
         };
@@ -80,11 +92,12 @@ impl Story {
     }
 
     /// Reads where the run stood, and starts the daemon again.
-    async fn place(&self, stage: &mut Stage, known: &Known) -> String {
+    async fn place(&self, stage: &mut Stage, known: &Known, moment: Moment) -> String {
         stage.house.ended().await;
         let place = place::of(&stage.house, self.workflow, u32::from(known.earlier.is_some()));
         stage.house.serve().await;
-        place.map_or_else(|| BEFORE.to_owned(), |place| place.words(&known.steps))
+        let words = place.map_or_else(|| BEFORE.to_owned(), |place| place.words(&known.steps));
+        if moment == Moment::BeforeNext { words + GOING_ON } else { words }
     }
 
     /// Leads the run to its one end: the world is as after it or as before, keys work, no lock is held, the ledger verifies.

@@ -37,7 +37,10 @@ fn request(key: &str) -> Story {
 
 fn batch(key: &str) -> Story {
     let items = ["one", "two", "three"].map(|item| json!({ "message": message(item) }));
-    Story::of("signing.batch", json!({ "key": key, "scheme": "ecdsa-sha256", "items": items, "nonce": "many" }))
+    Story::of(
+        "signing.batch",
+        json!({ "key": key, "scheme": "ecdsa-sha256", "items": items, "nonce": "many" }),
+    )
 }
 
 fn change(key: &str) -> Story {

@@ -127,7 +127,7 @@ impl Stage {
 
     /// Says something as the second operator, who is another user of this machine: by the socket, with curl. Whether it was
     /// taken: the daemon may die over it, as over any other request.
-    pub(crate) fn tell_as_second_operator(&self, path: &str, body: &str) -> bool {
+    pub(crate) async fn tell_as_second_operator(&self, path: &str, body: &str) -> bool {
         let uid = SECOND_OPERATOR.to_string();
         let mut command = tool("setpriv", "util-linux");
         // Without the capability, another user would not reach into root's temporary directory.
@@ -137,7 +137,8 @@ impl Stage {
         command.args(["-H", "content-type: application/json", "-H"]);
         command.arg(format!("chancery-workspace: {}", self.owner.workspace));
         command.args(["--data", body]).arg(format!("http://localhost{path}"));
-        let said = command.output().expect("curl starts");
+        // Not in the way of whoever has to let a halted daemon go on.
+        let said = tokio::process::Command::from(command).output().await.expect("curl starts");
         if !said.status.success() {
             println!("the second operator was not heard: {said:?}");
         }
@@ -149,14 +150,24 @@ impl Stage {
         let operator = self.operator();
         let workspaces = operator.ask(get("/v1/workspaces")).await.expect(200).json();
         let own = |it: &&Value| it["id"] == self.owner.workspace.as_str();
-        if workspaces["workspaces"].as_array().into_iter().flatten().find(own).is_none_or(|it| it["state"] != "open") {
+        if workspaces["workspaces"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(own)
+            .is_none_or(|it| it["state"] != "open")
+        {
             return;
         }
         let keys = operator.ask(get("/v1/keys")).await.expect(200).json();
         for key in keys["keys"].as_array().into_iter().flatten().filter(|key| key["state"] == "enabled") {
             let id = key["id"].as_str().expect("an id");
             let signed = operator.ask(sign_p256(id, b"after the power cut")).await;
-            assert!(signed.status == 200 || signed.status == 403, "{when}: {key} does not sign: {}", signed.text());
+            assert!(
+                signed.status == 200 || signed.status == 403,
+                "{when}: {key} does not sign: {}",
+                signed.text()
+            );
         }
     }
 

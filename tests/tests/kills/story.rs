@@ -84,7 +84,9 @@ impl Story {
     /// Runs it once to its end, as part of a stage for another story, and hands back its run's id.
     pub(crate) async fn told(&self, stage: &mut Stage) -> String {
         self.begin(stage).await;
-        let Rest::Over(run) = self.follow(stage, None).await else { panic!("{}: it does not run", self.workflow) };
+        let Rest::Over(run) = self.follow(stage, None).await else {
+            panic!("{}: it does not run", self.workflow)
+        };
         assert_eq!(text(&run, "state"), self.end(), "{run:#}");
         text(&run, "id").to_owned()
     }
@@ -121,7 +123,12 @@ impl Story {
                     _ => return Rest::Nothing,
                 }
             }
-            assert!(began.elapsed() < END_WAIT_MAX, "{}: it does not end\n{}", self.workflow, stage.house.log());
+            assert!(
+                began.elapsed() < END_WAIT_MAX,
+                "{}: it does not end\n{}",
+                self.workflow,
+                stage.house.log()
+            );
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
@@ -144,7 +151,8 @@ impl Story {
     }
 
     async fn call_off(&self, stage: &Stage, run: &Value, said: &mut BTreeSet<String>) {
-        let ask = post(format!("/v1/workflows/{}/cancel", text(run, "id")), json!({ "reason": "called off" }));
+        let ask =
+            post(format!("/v1/workflows/{}/cancel", text(run, "id")), json!({ "reason": "called off" }));
         if !said.contains("cancel") && tell(&stage.owner, ask).await {
             said.insert("cancel".to_owned());
         }
@@ -169,7 +177,7 @@ impl Story {
         let (path, other) = (format!("{path}/approvals"), &stage.others[votes.min(stage.others.len() - 1)]);
         let heard = match self.by {
             By::Owner => tell(other, post(path, body)).await,
-            By::Operator => stage.tell_as_second_operator(&path, &body.to_string()),
+            By::Operator => stage.tell_as_second_operator(&path, &body.to_string()).await,
         };
         if heard {
             said.insert(voice);

@@ -12,7 +12,17 @@ use rusqlite::{Connection, OpenFlags};
 
 /// The books of engine, ledger and database: what happened, not what stands. Other promises hold them.
 const BOOKS: [&str; 11] = [
-    "saga", "lease", "idempotency", "sqlite_", "schema_step", "log", "entry", "tree_", "anchor", "checkpoint", "service_start",
+    "saga",
+    "lease",
+    "idempotency",
+    "sqlite_",
+    "schema_step",
+    "log",
+    "entry",
+    "tree_",
+    "anchor",
+    "checkpoint",
+    "service_start",
 ];
 /// Who was asked and who agreed stays on record, however it ended.
 const RECORDS: [&str; 2] = ["approval_requests", "approvals"];
@@ -38,16 +48,25 @@ pub(crate) fn same(now: &str, wanted: &str, when: &str) {
     let only = |one: &str, other: &str| {
         one.lines().filter(|line| !other.lines().any(|it| it == *line)).collect::<Vec<_>>().join("\n  ")
     };
-    assert!(now == wanted, "{when}: the world has\n  {}\nand lacks\n  {}", only(now, wanted), only(wanted, now));
+    assert!(
+        now == wanted,
+        "{when}: the world has\n  {}\nand lacks\n  {}",
+        only(now, wanted),
+        only(wanted, now)
+    );
 }
 
 /// The same without what stays on record however a run ends.
 pub(crate) fn without_records(page: &str) -> String {
-    page.lines().filter(|line| !RECORDS.iter().any(|table| line.starts_with(table))).collect::<Vec<_>>().join("\n")
+    page.lines()
+        .filter(|line| !RECORDS.iter().any(|table| line.starts_with(table)))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn rows(house: &Appliance, page: &mut String) {
-    let ledger = Connection::open_with_flags(house.ledger(), OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the ledger opens");
+    let ledger = Connection::open_with_flags(house.ledger(), OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .expect("the ledger opens");
     for table in tables(&ledger) {
         let mut all = ledger.prepare(&format!("SELECT * FROM {table}")).expect("a table");
         let columns: Vec<String> = all.column_names().into_iter().map(str::to_owned).collect();
@@ -64,12 +83,12 @@ fn rows(house: &Appliance, page: &mut String) {
 
 /// The tables of the services.
 fn tables(ledger: &Connection) -> Vec<String> {
-    let mut all = ledger.prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").expect("a schema");
+    let mut all = ledger
+        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        .expect("a schema");
     let names = all.query_map([], |row| row.get::<_, String>(0)).expect("tables");
     let names: Vec<String> = names.map(|name| name.expect("a name")).collect();
-    let of_services = |name: &String| {
-        !BOOKS.iter().any(|book| name.starts_with(book))
-    };
+    let of_services = |name: &String| !BOOKS.iter().any(|book| name.starts_with(book));
     names.into_iter().filter(of_services).collect()
 }
 
@@ -109,11 +128,16 @@ fn objects(house: &Appliance, page: &mut String) {
     let mut lines = Vec::new();
     for line in listing.lines() {
         match line.trim().split_once(':') {
-            Some(("label", label)) => lines.last_mut().into_iter().for_each(|line: &mut String| line.push_str(&blotted(label))),
+            Some(("label", label)) => {
+                lines.last_mut().into_iter().for_each(|line: &mut String| line.push_str(&blotted(label)))
+            }
             // What follows the class is the tool's own numbering and guess.
             _ if !line.starts_with(' ') => {
                 let class = line.split(';').next().unwrap_or_default();
-                lines.push(format!("token: {}", class.trim_end_matches(|it: char| it.is_ascii_digit() || it == ' ')));
+                lines.push(format!(
+                    "token: {}",
+                    class.trim_end_matches(|it: char| it.is_ascii_digit() || it == ' ')
+                ));
             }
             _ => {}
         }
