@@ -66,9 +66,11 @@ async fn vote(engine: &Engine, key: &SagaKey, vote: u32) {
     let _ = engine.signal(SignalRequest::new(key.clone(), "approve", vote.to_string(), &vote).unwrap()).await;
 }
 
-/// The steps in the log in the order they were done and undone: never an undo of what was not begun, never twice.
+/// The steps in the log in the order they were done and undone: never an undo of what was not begun, never twice, and never
+/// a line of an engine that was taken over from.
 async fn history_is_lawful(engine: &Engine, key: &SagaKey) {
     let log = engine.log(key, 0, 500).await.unwrap();
+    assert!(log.windows(2).all(|pair| pair[0].epoch <= pair[1].epoch), "a late line: {log:#?}");
     let mut begun: BTreeMap<usize, bool> = BTreeMap::new();
     for line in &log {
         match (line.phase, line.kind) {

@@ -28,6 +28,8 @@ const BOOKS: [&str; 11] = [
 const RECORDS: [&str; 2] = ["approval_requests", "approvals"];
 /// A use is counted when it is allowed, and never taken back: an attempt that was cut off counts. Requests of others flush the rest.
 const COUNTERS: [&str; 2] = ["uses", "last_used_us"];
+/// Keys without a name.
+const TORN: [&str; 3] = ["Public Key Object", "Private Key Object", "Secret Key Object"];
 /// Longer than any word that means something.
 const WORD_MAX: usize = 20;
 /// Microseconds since 1970 are beyond this since long ago.
@@ -118,32 +120,30 @@ fn blotted(text: &str) -> String {
     out
 }
 
-/// What lies in the token, by class and label.
+/// What lies in the token, by class and label. SoftHSM makes an object in two strokes, empty first and with its attributes
+/// then; one that was cut off in between has neither label nor id, so nobody can say whose it was, and it does nothing.
 fn objects(house: &Appliance, page: &mut String) {
     let Some(hsm) = &house.hsm else { return };
     let mut command = tool("pkcs11-tool", "opensc");
     command.env("SOFTHSM2_CONF", hsm.conf()).arg("--module").arg(hsm.module()).args(["--login", "--pin"]);
     command.arg(std::fs::read_to_string(hsm.pin_file()).expect("the PIN"));
     let listing = succeeds(command.arg("--list-objects"));
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = Vec::new();
     for line in listing.lines() {
-        match line.trim().split_once(':') {
-            Some(("label", label)) => {
-                lines.last_mut().into_iter().for_each(|line: &mut String| line.push_str(&blotted(label)))
-            }
+        match (line.trim().split_once(':'), lines.last_mut()) {
             // What follows the class is the tool's own numbering and guess.
             _ if !line.starts_with(' ') => {
                 let class = line.split(';').next().unwrap_or_default();
-                lines.push(format!(
-                    "token: {}",
-                    class.trim_end_matches(|it: char| it.is_ascii_digit() || it == ' ')
-                ));
+                lines.push(class.trim_end_matches(|it: char| it.is_ascii_digit() || it == ' ').to_owned());
             }
+            (Some(("label", label)), Some(object)) => *object += &format!(" {}", blotted(label.trim())),
+            (Some(("ID", _)), Some(object)) => *object += ", with an id",
             _ => {}
         }
     }
+    lines.retain(|object| !TORN.contains(&object.as_str()));
     lines.sort();
-    page.extend(lines.iter().map(|line| format!("{line}\n")));
+    page.extend(lines.iter().map(|line| format!("token: {line}\n")));
 }
 
 /// Files of the state directory, without the ledger's own. What is inside an export grows with the ledger.
