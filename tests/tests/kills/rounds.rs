@@ -1,4 +1,5 @@
-//! The rounds of a story: once without a blow, to see what it leaves; then once for each of its commits, dying right after it.
+//! The rounds of a story: once without a blow, to see what it leaves; then for each of its commits, dying right after it, and
+//! dying right before the next.
 //! Who enters: a story, on the stage that was furnished for it.
 //! What leaves: places met, for the book; or a world that is neither as before nor as after.
 
@@ -14,7 +15,7 @@ use crate::world;
 /// More commits than any story has.
 const COMMITS_MAX: usize = 60;
 /// A cell that so many passes did not meet is not there.
-const PASSES_MAX: usize = 6;
+const PASSES_MAX: usize = 10;
 
 /// What rounds are held against.
 struct Known {
@@ -58,7 +59,8 @@ impl Story {
     async fn undisturbed(&self, stage: &mut Stage) -> (Known, Vec<String>) {
         stage.put_back().await;
         let before = stage.world().await;
-        let earlier = newest(stage, self.workflow).await.flatten().map(|run| text(&run, "id").to_owned());
+        let earlier =
+            newest(stage, self.workflow).await.expect("an answer").map(|run| text(&run, "id").to_owned());
         self.begin(stage).await;
         let Rest::Over(run) = self.follow(stage, earlier.as_deref()).await else {
             panic!("{}: it does not run", stage.story)

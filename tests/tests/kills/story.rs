@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use promises::{Ask, Connection, Member, Outside, Protocol, get, post};
+use promises::{Ask, Member, Outside, Protocol, get, post};
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
@@ -110,18 +110,17 @@ impl Story {
             if stage.house.daemon().has_ended().is_some() {
                 return Rest::Dead;
             }
-            // Without an answer the daemon is dying; the next look finds it dead.
-            if let Some(run) = newest(stage, self.workflow).await {
-                match run {
-                    Some(run) if Some(text(&run, "id")) != known => {
-                        if ["succeeded", "compensated"].contains(&text(&run, "state")) {
-                            return Rest::Over(run);
-                        }
-                        assert!(!text(&run, "state").starts_with("stuck"), "{}: {run:#}", self.workflow);
-                        self.help(stage, &run, &mut said).await;
+            match newest(stage, self.workflow).await {
+                Ok(Some(run)) if Some(text(&run, "id")) != known => {
+                    if ["succeeded", "compensated"].contains(&text(&run, "state")) {
+                        return Rest::Over(run);
                     }
-                    _ => return Rest::Nothing,
+                    assert!(!text(&run, "state").starts_with("stuck"), "{}: {run:#}", self.workflow);
+                    self.help(stage, &run, &mut said).await;
                 }
+                Ok(_) => return Rest::Nothing,
+                // Without an answer the daemon is dying, or halted; the next look finds out.
+                Err(_) => {}
             }
             assert!(
                 began.elapsed() < END_WAIT_MAX,
@@ -197,18 +196,17 @@ impl Story {
     }
 }
 
-/// The newest run of a workflow; nothing of that if the daemon does not answer.
-pub(crate) async fn newest(stage: &Stage, workflow: &str) -> Option<Option<Value>> {
+/// The newest run of a workflow, if the daemon answers.
+pub(crate) async fn newest(stage: &Stage, workflow: &str) -> std::io::Result<Option<Value>> {
     let ask = get(format!("/v1/workflows-everywhere?workflow={workflow}&limit=1"));
-    let answer = stage.house.operator().try_ask(ask).await.ok()?;
-    let runs = answer.expect(200).json();
-    Some(runs["workflows"].get(0).cloned())
+    let runs = stage.house.operator().try_ask(ask).await?.expect(200).json();
+    Ok(runs["workflows"].get(0).cloned())
 }
 
 /// Says something without a key of its own, so that nothing but what is said is committed.
 async fn tell(member: &Member, ask: Ask) -> bool {
     let Ok(connection) = member.try_connect(Protocol::H1).await else { return false };
-    match Connection::send_bare(&connection, ask).await {
+    match connection.send_bare(ask).await {
         Ok(answer) => {
             assert!(answer.status < 500, "{}", answer.text());
             answer.status < 300

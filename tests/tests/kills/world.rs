@@ -71,7 +71,7 @@ fn rows(house: &Appliance, page: &mut String) {
         .expect("the ledger opens");
     for table in tables(&ledger) {
         let mut all = ledger.prepare(&format!("SELECT * FROM {table}")).expect("a table");
-        let columns: Vec<String> = all.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = all.column_names().map(str::to_owned).collect();
         let row = |row: &rusqlite::Row<'_>| {
             let cell = |(at, name): (usize, &String)| Ok(format!("{name}={}", cell(name, row.get_ref(at)?)));
             columns.iter().enumerate().map(cell).collect::<Result<Vec<_>, rusqlite::Error>>()
