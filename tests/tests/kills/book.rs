@@ -56,7 +56,9 @@ impl Scope {
 impl Met {
     pub(crate) fn add(&mut self, number: usize, place: String) {
         self.kills += 1;
-        if !self.has(&place) {
+        // What is written after the end is not the run's.
+        let beyond = is_end(&place) && place.ends_with(GOING_ON);
+        if !beyond && !self.has(&place) {
             self.places.push((number, place));
         }
     }

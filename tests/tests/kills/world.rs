@@ -136,7 +136,9 @@ fn objects(house: &Appliance, page: &mut String) {
                 let class = line.split(';').next().unwrap_or_default();
                 lines.push(class.trim_end_matches(|it: char| it.is_ascii_digit() || it == ' ').to_owned());
             }
-            (Some(("label", label)), Some(object)) => *object += &format!(" {}", blotted(label.trim())),
+            (Some(("label", label)), Some(object)) if !label.trim().is_empty() => {
+                *object += &format!(" {}", blotted(label.trim()));
+            }
             (Some(("ID", _)), Some(object)) => *object += ", with an id",
             _ => {}
         }
