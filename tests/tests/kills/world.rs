@@ -28,8 +28,8 @@ const BOOKS: [&str; 11] = [
 const RECORDS: [&str; 2] = ["approval_requests", "approvals"];
 /// A use is counted when it is allowed, and never taken back: an attempt that was cut off counts. Requests of others flush the rest.
 const COUNTERS: [&str; 2] = ["uses", "last_used_us"];
-/// Keys without a name.
-const TORN: [&str; 3] = ["Public Key Object", "Private Key Object", "Secret Key Object"];
+/// Objects without a name.
+const TORN: [&str; 4] = ["Public Key Object", "Private Key Object", "Secret Key Object", "Data object"];
 /// Longer than any word that means something.
 const WORD_MAX: usize = 20;
 /// Microseconds since 1970 are beyond this since long ago.
@@ -136,7 +136,7 @@ fn objects(house: &Appliance, page: &mut String) {
                 let class = line.split(';').next().unwrap_or_default();
                 lines.push(class.trim_end_matches(|it: char| it.is_ascii_digit() || it == ' ').to_owned());
             }
-            (Some(("label", label)), Some(object)) if !label.trim().is_empty() => {
+            (Some(("label", label)), Some(object)) if !["", "<empty>"].contains(&label.trim()) => {
                 *object += &format!(" {}", blotted(label.trim()));
             }
             (Some(("ID", _)), Some(object)) => *object += ", with an id",
