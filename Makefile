@@ -49,7 +49,7 @@ bench: deps ## measure the gateway against a bare token, routing, workflows and 
 
 torture: deps ## all crash points and fault cycles, not only the sample (hours)
 	$(CARGO) build --workspace --bins
-	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'binary(~torture) | binary(~fault) | binary(~stress)'
+	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'binary(~torture) | binary(~fault) | binary(~stress) | binary(kills)'
 
 install: ## install binaries and units (DESTDIR and PREFIX are honoured)
 	$(CARGO) build --release -p gateway --no-default-features -p hsm -p audit --features hsm/worker

@@ -66,9 +66,11 @@ async fn vote(engine: &Engine, key: &SagaKey, vote: u32) {
     let _ = engine.signal(SignalRequest::new(key.clone(), "approve", vote.to_string(), &vote).unwrap()).await;
 }
 
-/// The steps in the log in the order they were done and undone: never an undo of what was not begun, never twice.
+/// The steps in the log in the order they were done and undone: never an undo of what was not begun, never twice, and never
+/// a line of an engine that was taken over from.
 async fn history_is_lawful(engine: &Engine, key: &SagaKey) {
     let log = engine.log(key, 0, 500).await.unwrap();
+    assert!(log.windows(2).all(|pair| pair[0].epoch <= pair[1].epoch), "a late line: {log:#?}");
     let mut begun: BTreeMap<usize, bool> = BTreeMap::new();
     for line in &log {
         match (line.phase, line.kind) {
@@ -142,6 +144,83 @@ async fn play(faults: Vec<Fault>, acts: Vec<Act>) {
     }
     assert!(engine.locks().await.unwrap().is_empty());
     engine.close().await;
+}
+
+#[derive(Clone, Debug)]
+enum Claim {
+    /// Another engine starts beside those that are there, and takes over what lives. Nobody tells the others.
+    Usurp,
+    /// One of the engines hears a vote.
+    Vote(usize, u32),
+    /// One of the engines is asked to call it off.
+    Cancel(usize),
+    Pass(u64),
+    Look,
+}
+
+fn claims() -> impl Strategy<Value = Vec<Claim>> {
+    let claim = prop_oneof![
+        3 => Just(Claim::Usurp),
+        3 => (any::<usize>(), 1..3_u32).prop_map(|(by, vote)| Claim::Vote(by, vote)),
+        1 => any::<usize>().prop_map(Claim::Cancel),
+        4 => (1..20_u64).prop_map(Claim::Pass),
+        2 => Just(Claim::Look),
+    ];
+    prop::collection::vec(claim, 1..14)
+}
+
+/// Several engines over one ledger, of which only the last to claim may write. Whatever the others were doing, each step is
+/// taken once and undone once, in order. Effects outside are not compared: a call that a usurped engine has already made
+/// cannot be called back, which is why the ledger's file is locked against a second daemon.
+async fn play_owners(faults: Vec<Fault>, claims: Vec<Claim>) {
+    const ENGINES_MAX: usize = 4;
+    const LOOKS_MAX: usize = 10_000;
+    let (sample, plan) = (Sample::new(""), Arc::new(Plan::default()));
+    plan.set(faults);
+    let mut engines = vec![start(&sample, &plan).await];
+    let request = StartRequest::new("sample.mixed", scope(), &Input { round: 1 }).unwrap();
+    let key = engines[0].launch(request).await.unwrap().key;
+    for claim in claims {
+        let one = |by: usize| &engines[by % engines.len()];
+        match claim {
+            Claim::Usurp if engines.len() < ENGINES_MAX => engines.push(start(&sample, &plan).await),
+            Claim::Usurp => {}
+            Claim::Vote(by, number) => vote(one(by), &key, number).await,
+            Claim::Cancel(by) => drop(one(by).cancel(&key, Origin::default(), "by the model").await),
+            Claim::Pass(seconds) => {
+                sample.clock.advance(SECOND * u32::try_from(seconds).unwrap());
+                engines.iter().for_each(Engine::tick);
+            }
+            Claim::Look => history_is_lawful(one(0), &key).await,
+        }
+    }
+    plan.heal();
+    let owner = engines.last().unwrap();
+    let mut end = None;
+    for _ in 0..LOOKS_MAX {
+        vote(owner, &key, 2).await;
+        end = owner.wait(&key, std::time::Duration::from_millis(2)).await.unwrap();
+        if end.is_some() {
+            break;
+        }
+        sample.clock.advance(SECOND);
+        engines.iter().for_each(Engine::tick);
+    }
+    let end = end.unwrap_or_else(|| panic!("it does not end"));
+    assert!(owner.locks().await.unwrap().is_empty());
+    history_is_lawful(owner, &key).await;
+    // Every engine records what came of its calls, or lets go of them, before the world is looked at.
+    for engine in engines {
+        engine.close().await;
+    }
+    let things = sample.things().await;
+    let has = |name: &str| things.iter().any(|(thing, _)| thing == name);
+    match end.state {
+        State::Succeeded => assert!(["r1/a", "r1/b", "r1/p"].into_iter().all(has), "{things:?}"),
+        State::Compensated => assert!(things.is_empty(), "{things:?}"),
+        other => panic!("it ended {other:?}"),
+    }
+    assert!(things.iter().all(|(_, puts)| *puts == 1), "put twice: {things:?}");
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -241,6 +320,11 @@ proptest! {
     #[test]
     fn whatever_happens_the_end_is_all_or_nothing(faults in faults(), acts in acts()) {
         runtime().block_on(play(faults, acts));
+    }
+
+    #[test]
+    fn whatever_engines_take_over_from_each_other_each_step_is_taken_once(faults in faults(), claims in claims()) {
+        runtime().block_on(play_owners(faults, claims));
     }
 
     #[test]

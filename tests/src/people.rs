@@ -160,8 +160,15 @@ impl Operator {
 impl Member {
     /// Opens a connection that shows both credentials.
     pub async fn connect(&self, protocol: Protocol) -> Connection {
-        let connected = self.door.connect(&self.identity, Some(&self.secret), protocol).await;
-        connected.expect("a member is let in")
+        self.try_connect(protocol).await.expect("a member is let in")
+    }
+
+    /// Connects to a daemon that may be away.
+    ///
+    /// # Errors
+    /// It is, or it does not let us in.
+    pub async fn try_connect(&self, protocol: Protocol) -> std::io::Result<Connection> {
+        self.door.connect(&self.identity, Some(&self.secret), protocol).await
     }
 
     /// Asks, over a connection of its own.
@@ -174,8 +181,7 @@ impl Member {
     /// # Errors
     /// It is, or it does not let us in.
     pub async fn try_ask(&self, ask: Ask) -> std::io::Result<Answer> {
-        let connection = self.door.connect(&self.identity, Some(&self.secret), Protocol::H1).await?;
-        connection.send(ask).await
+        self.try_connect(Protocol::H1).await?.send(ask).await
     }
 
     /// Makes a key and hands back its id.

@@ -3,34 +3,18 @@
 //! What leaves: a key that signs here what its public half outside verifies; or a refusal that leaves nothing.
 
 use std::fs;
-use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use promises::people::sign_p256;
-use promises::programs::{succeeds, tool};
-use promises::{Answer, Appliance, Member, evidence, get, post};
+use promises::{Answer, Appliance, Member, Outside, evidence, get, post};
 use serde_json::{Value, json};
 
-const RECIPE: &str = include_str!("../../docs/recipes/import-a-key.md");
 const SCOPES: [&str; 6] =
     ["keys:manage", "keys:read", "sign", "verify", "workflows:manage", "workflows:read"];
 
-/// The recipe's shell blocks, in order: making, wrapping.
-fn block(at: usize) -> String {
-    let block = RECIPE.split("```sh\n").nth(at + 1).and_then(|rest| rest.split("```").next());
-    block.expect("the recipe has two shell blocks").to_owned()
-}
-
-fn sh(directory: &Path, script: &str, oaep: &str) {
-    tool("openssl", "openssl");
-    let mut shell = tool("bash", "bash");
-    succeeds(shell.args(["-euc", script]).current_dir(directory).env("OAEP", oaep));
-}
-
-async fn announce(member: &Member, directory: &Path) -> String {
-    let public_key = fs::read_to_string(directory.join("public.pem")).unwrap();
-    let form = json!({ "name": "brought", "kind": "p256", "public_key": public_key });
+async fn announce(member: &Member, outside: &Outside) -> String {
+    let form = json!({ "name": "brought", "kind": "p256", "public_key": outside.public_key() });
     let started = member.ask(post("/v1/workflows/key.import", form)).await.expect(202);
     started.header("location").unwrap().rsplit('/').next().unwrap().to_owned()
 }
@@ -45,13 +29,11 @@ async fn until(member: &Member, path: &str, what: impl Fn(&Answer) -> bool) -> V
     panic!("it does not come: {}", member.ask(get(path)).await.text());
 }
 
-async fn wrapped(member: &Member, directory: &Path) -> String {
+async fn wrapped(member: &Member, outside: &Outside) -> String {
     let shown =
         until(member, "/v1/keys/brought", |it| it.status == 200 && it.json()["incoming"]["pem"].is_string())
             .await;
-    fs::write(directory.join("import.pem"), shown["incoming"]["pem"].as_str().unwrap()).unwrap();
-    sh(directory, &block(1), shown["incoming"]["oaep"].as_str().unwrap());
-    fs::read_to_string(directory.join("wrapped")).unwrap()
+    outside.wrapped_for(&shown["incoming"])
 }
 
 async fn end(member: &Member, workflow: &str) -> Value {
@@ -64,10 +46,9 @@ async fn end(member: &Member, workflow: &str) -> Value {
 async fn a_key_brought_in_as_the_recipe_says_signs_what_its_public_half_outside_verifies() {
     let mut house = Appliance::start().await;
     let member = house.member_with("acme", &SCOPES).await;
-    let outside = tempfile::tempdir().unwrap();
-    sh(outside.path(), &block(0), "");
-    let workflow = announce(&member, outside.path()).await;
-    let wrapped = wrapped(&member, outside.path()).await;
+    let outside = Outside::make();
+    let workflow = announce(&member, &outside).await;
+    let wrapped = wrapped(&member, &outside).await;
     member
         .ask(post(format!("/v1/workflows/{workflow}/blob"), json!({ "wrapped": wrapped })))
         .await
@@ -80,7 +61,7 @@ async fn a_key_brought_in_as_the_recipe_says_signs_what_its_public_half_outside_
     let signature = STANDARD.decode(signed["signature"].as_str().unwrap()).unwrap();
     fs::write(outside.path().join("signature"), signature).unwrap();
     fs::write(outside.path().join("message"), "by the key from outside").unwrap();
-    sh(outside.path(), "openssl dgst -sha256 -verify public.pem -signature signature message", "");
+    outside.sh("openssl dgst -sha256 -verify public.pem -signature signature message", "");
     evidence::verifies(&mut house).await;
 }
 
@@ -88,11 +69,10 @@ async fn a_key_brought_in_as_the_recipe_says_signs_what_its_public_half_outside_
 async fn another_key_than_the_announced_one_is_refused_and_its_name_is_free_again() {
     let house = Appliance::start().await;
     let member = house.member_with("acme", &SCOPES).await;
-    let outside = tempfile::tempdir().unwrap();
-    sh(outside.path(), &block(0), "");
-    let workflow = announce(&member, outside.path()).await;
-    sh(outside.path(), &block(0), "");
-    let wrapped = wrapped(&member, outside.path()).await;
+    let outside = Outside::make();
+    let workflow = announce(&member, &outside).await;
+    outside.make_again();
+    let wrapped = wrapped(&member, &outside).await;
     member
         .ask(post(format!("/v1/workflows/{workflow}/blob"), json!({ "wrapped": wrapped })))
         .await
@@ -105,14 +85,10 @@ async fn another_key_than_the_announced_one_is_refused_and_its_name_is_free_agai
 async fn a_kind_that_the_token_does_not_take_is_refused_before_anybody_wraps_it() {
     let house = Appliance::start().await;
     let member = house.member_with("acme", &SCOPES).await;
-    let outside = tempfile::tempdir().unwrap();
-    sh(
-        outside.path(),
+    let outside = Outside::made_by(
         "openssl genpkey -algorithm ED25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem",
-        "",
     );
-    let public_key = fs::read_to_string(outside.path().join("public.pem")).unwrap();
-    let form = json!({ "name": "brought", "kind": "ed25519", "public_key": public_key });
+    let form = json!({ "name": "brought", "kind": "ed25519", "public_key": outside.public_key() });
     let started = member.ask(post("/v1/workflows/key.import", form)).await.expect(202);
     let workflow = started.header("location").unwrap().rsplit('/').next().unwrap().to_owned();
     let run = end(&member, &workflow).await;

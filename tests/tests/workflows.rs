@@ -91,41 +91,6 @@ async fn a_run_that_holds_a_key_is_named_to_whoever_else_would_change_it() {
 }
 
 #[tokio::test]
-async fn a_rotation_killed_at_any_moment_ends_with_one_more_version_or_none() {
-    let mut house = Appliance::start().await;
-    let acme = house.member("acme").await;
-    let key = acme.create_key("release", "p256").await;
-    let mut versions = 1;
-    for delay_ms in [0, 2, 5, 10, 20, 40] {
-        let ask = post("/v1/workflows/key.rotate", json!({ "key": key }));
-        let (member, house_daemon) = (acme.clone(), house.daemon().pid());
-        let asking = tokio::spawn(async move { member.try_ask(ask).await });
-        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
-        promises::daemon::kill(house_daemon, Signal::KILL);
-        let _ = asking.await;
-        house.ended().await;
-        house.serve().await;
-        house.ready().await;
-        let operator = house.operator().acting_in(&acme.workspace);
-        let runs = operator.ask(get("/v1/workflows?workflow=key.rotate&limit=1")).await.expect(200).json();
-        if let Some(run) = runs["workflows"][0]["id"].as_str() {
-            promises::runs::until(&operator, run, "an end", |run| {
-                run["state"] == "succeeded" || run["state"] == "compensated"
-            })
-            .await;
-        }
-        let shown = operator.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json();
-        let now = shown["latest_version"].as_u64().unwrap();
-        assert!(now == versions || now == versions + 1, "{shown}");
-        assert_eq!(shown["versions"].as_array().unwrap().len() as u64, now, "half a version: {shown}");
-        assert!(shown["workflow"].is_null(), "{shown}");
-        versions = now;
-    }
-    acme.ask(sign_p256(&key, b"after all that")).await.expect(200);
-    evidence::verifies(&mut house).await;
-}
-
-#[tokio::test]
 async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
     let mut house = Appliance::start().await;
     let acme = house.member("acme").await;

@@ -66,6 +66,8 @@ pub struct LogRow {
     pub error: Option<String>,
     /// When, in microseconds since 1970.
     pub at_us: u64,
+    /// Which taking over of the saga wrote it. It never falls: an engine that was taken over from writes nothing more.
+    pub epoch: i64,
 }
 
 pub(crate) static APPEND: Statement = Statement::tenant(
@@ -81,7 +83,7 @@ pub(crate) static OUTS: Statement = Statement::tenant(
 );
 pub(crate) static PAGE: Statement = Statement::tenant(
     SERVICE,
-    "SELECT seq, step, phase, kind, attempt, error, at_us FROM saga_log
+    "SELECT seq, step, phase, kind, attempt, error, at_us, epoch FROM saga_log
      WHERE workspace = ?1 AND saga = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4",
 );
 pub(crate) static BEGUN: Statement = Statement::tenant(
@@ -190,6 +192,7 @@ pub(crate) fn log_page(
             attempt: small(row, 4)?,
             error: row.text_or_null(5)?,
             at_us: micros(row, 6)?,
+            epoch: row.integer(7)?,
         })
     })
 }

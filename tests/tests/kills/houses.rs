@@ -1,0 +1,41 @@
+//! Stories of the appliance: a workspace founded and closed for good, the ledger's sealed export.
+//! Who enters: an operator, and a second one who agrees.
+//! What leaves: a workspace with its key in the token, or neither; one export in its place, or none.
+
+use promises::{Hardware, post};
+use serde_json::{Value, json};
+
+use crate::stage::Stage;
+use crate::story::{Story, Turn};
+
+fn closing(stage: &Stage) -> Story {
+    let form = json!({ "reason": "over", "grace_days": 1, "approvals": 1 });
+    let path = format!("/v1/workspaces/{}/shred", stage.owner.workspace);
+    Story::of_operator("workspace.close", post(path, form))
+}
+
+#[tokio::test]
+async fn a_workspace_is_founded_once_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("workspace.create", Hardware::Token).await else { return };
+    let start = post("/v1/workspaces", json!({ "name": "globex" }));
+    Story::of_operator("workspace.create", start).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_workspace_is_shredded_once_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("workspace.close", Hardware::Token).await else { return };
+    closing(&stage).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_shredding_refused_leaves_the_workspace_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("workspace.close refused", Hardware::Token).await else { return };
+    closing(&stage).turning(Turn::Refused("workspaces.await_grace")).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn an_export_is_kept_once_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("audit.seal_export", Hardware::Token).await else { return };
+    let start = post("/v1/audit/export", Value::Null);
+    Story::of_operator("audit.seal_export", start).holds_after_every_commit(stage).await;
+}

@@ -1,0 +1,148 @@
+//! Stories of keys: made, rotated, brought in, backed up, restored, destroyed.
+//! Who enters: the owner of a workspace, and two others who may approve.
+//! What leaves: a key more or less, a version more, a backup more; or none of it, and never half of one.
+
+use promises::{Hardware, Outside, post};
+use serde_json::json;
+
+use crate::stage::Stage;
+use crate::story::{Story, Turn};
+
+const AN_HOUR: u64 = 3600;
+
+/// A stage with one key that may be backed up.
+async fn with_a_key(story: &'static str, hardware: Hardware) -> Option<(Stage, String)> {
+    let stage = Stage::set(story, hardware).await?;
+    let form = json!({ "name": "release", "kind": "p256", "recoverable": hardware == Hardware::Token });
+    let key = stage.owner.ask(post("/v1/keys", form)).await.expect(201).json();
+    Some((stage, key["id"].as_str().expect("an id").to_owned()))
+}
+
+/// The same with a backup of the key.
+async fn with_a_backup(story: &'static str) -> Option<(Stage, String, String)> {
+    let (mut stage, key) = with_a_key(story, Hardware::Token).await?;
+    let backup = backup(&key).told(&mut stage).await;
+    Some((stage, key, backup))
+}
+
+fn backup(key: &str) -> Story {
+    Story::of("key.backup", json!({ "key": key }))
+}
+
+fn restore(backup: &str) -> Story {
+    Story::of("key.restore", json!({ "backup": backup }))
+}
+
+fn making() -> Story {
+    Story::of("key.generate", json!({ "name": "release", "kind": "p256" }))
+}
+
+fn rotation(key: &str) -> Story {
+    Story::of("key.rotate", json!({ "key": key, "overlap_seconds": AN_HOUR }))
+}
+
+fn destruction(key: &str) -> Story {
+    Story::of("key.destroy", json!({ "key": key, "days": 1, "reason": "old" }))
+}
+
+fn import(announced: &Outside) -> Story {
+    Story::of(
+        "key.import",
+        json!({ "name": "brought", "kind": "p256", "public_key": announced.public_key() }),
+    )
+}
+
+#[tokio::test]
+async fn a_key_in_the_making_is_made_once_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("key.generate", Hardware::Token).await else { return };
+    making().holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_key_in_the_making_over_a_tpm_is_made_once_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("key.generate over a TPM", Hardware::Tpm).await else { return };
+    making().holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_rotation_adds_one_version_whatever_commit_the_power_goes_after() {
+    let Some((stage, key)) = with_a_key("key.rotate", Hardware::Token).await else { return };
+    rotation(&key).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_rotation_over_a_tpm_adds_one_version_whatever_commit_the_power_goes_after() {
+    let Some((stage, key)) = with_a_key("key.rotate over a TPM", Hardware::Tpm).await else { return };
+    rotation(&key).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_rotation_called_off_adds_none_whatever_commit_the_power_goes_after() {
+    let Some((stage, key)) = with_a_key("key.rotate called off", Hardware::Token).await else { return };
+    rotation(&key).turning(Turn::CalledOff("keys.await_overlap")).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_key_that_comes_in_is_taken_once_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("key.import", Hardware::Token).await else { return };
+    let outside = Outside::make();
+    import(&outside).bringing(outside).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_the_announced_one_leaves_nothing_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("key.import refused", Hardware::Token).await else { return };
+    let story = import(&Outside::make()).bringing(Outside::make()).turning(Turn::ByItself);
+    story.holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn an_import_called_off_leaves_nothing_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("key.import called off", Hardware::Token).await else { return };
+    let story = import(&Outside::make()).turning(Turn::CalledOff("keys.await_wrapped_blob"));
+    story.holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_backup_is_made_once_whatever_commit_the_power_goes_after() {
+    let Some((stage, key)) = with_a_key("key.backup", Hardware::Token).await else { return };
+    backup(&key).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_backup_refused_leaves_nothing_whatever_commit_the_power_goes_after() {
+    let Some((stage, key)) = with_a_key("key.backup refused", Hardware::Token).await else { return };
+    backup(&key).turning(Turn::Refused("signing.await_approvals")).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_key_is_restored_once_whatever_commit_the_power_goes_after() {
+    let Some((stage, _, backup)) = with_a_backup("key.restore").await else { return };
+    restore(&backup).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_backup_that_was_tampered_with_restores_nothing_whatever_commit_the_power_goes_after() {
+    let Some((stage, _, backup)) = with_a_backup("key.restore refused").await else { return };
+    let files = std::fs::read_dir(stage.house.state().join("backups")).expect("backups").flatten();
+    files.for_each(|file| std::fs::write(file.path(), "something else").expect("tamper with it"));
+    restore(&backup).turning(Turn::ByItself).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_key_goes_with_its_backups_whatever_commit_the_power_goes_after() {
+    let Some((stage, key, _)) = with_a_backup("key.destroy").await else { return };
+    destruction(&key).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_destruction_called_off_leaves_the_key_whatever_commit_the_power_goes_after() {
+    let Some((stage, key, _)) = with_a_backup("key.destroy called off").await else { return };
+    destruction(&key).turning(Turn::CalledOff("keys.await_cooling")).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_destruction_refused_leaves_the_key_whatever_commit_the_power_goes_after() {
+    let Some((stage, key, _)) = with_a_backup("key.destroy refused").await else { return };
+    destruction(&key).turning(Turn::Refused("signing.await_approvals")).holds_after_every_commit(stage).await;
+}
