@@ -15,6 +15,8 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{self, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bech32::primitives::decode::CheckedHrpstring;
+use bech32::{Bech32, Hrp};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -22,10 +24,8 @@ use crate::malformed::Malformed;
 
 /// Plain bytes that are sealed at once (C2SP age, payload).
 const CHUNK: usize = 64 << 10;
-/// Digits of Bech32, by value (BIP 173).
-const DIGITS: &[u8; 32] = b"qpzry9x8gf2tvdw0s3jn54khce6mua7l";
-/// The checksum's generator (BIP 173).
-const GENERATOR: [u32; 5] = [0x3b6a_57b2, 0x2650_8e6d, 0x1ea1_19fa, 0x3d42_33dd, 0x2a14_62b3];
+/// What stands before the key.
+const HRP: Hrp = Hrp::parse_unchecked("age");
 
 /// An age X25519 public key: 32 bytes in Bech32 behind `age1`.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,15 +56,7 @@ impl From<Recipient> for String {
 
 impl fmt::Display for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = regrouped(&self.0, 8, 5).unwrap_or_default();
-        let check = checksum(&[&digits[..], &[0; 6]].concat()) ^ 1;
-        digits.extend((0..6).rev().map(|place| (check >> (5 * place) & 31) as u8));
-        let text: String = digits
-            .iter()
-            .filter_map(|digit| DIGITS.get(usize::from(*digit)))
-            .map(|it| char::from(*it))
-            .collect();
-        write!(f, "age1{text}")
+        bech32::encode_to_fmt::<Bech32, _>(f, HRP, &self.0).map_err(|_| fmt::Error)
     }
 }
 
@@ -74,51 +66,11 @@ impl fmt::Debug for Recipient {
     }
 }
 
-/// The key inside `age1...`; upper case is allowed if all of it is so.
+/// The key inside `age1...`; upper case is allowed if all of it is so (BIP 173).
 fn decoded(text: &str) -> Option<[u8; 32]> {
-    let lower = text.to_ascii_lowercase();
-    if text != lower && text != text.to_ascii_uppercase() {
-        return None;
-    }
-    let value = |digit: u8| DIGITS.iter().position(|known| *known == digit).map(|at| at as u8);
-    let digits: Vec<u8> = lower.strip_prefix("age1")?.bytes().map(value).collect::<Option<_>>()?;
-    if checksum(&digits) != 1 {
-        return None;
-    }
-    let (data, _) = digits.split_last_chunk::<6>()?;
-    regrouped(data, 5, 8)?.try_into().ok()
-}
-
-/// The Bech32 checksum over the prefix `age` and these digits.
-fn checksum(digits: &[u8]) -> u32 {
-    let high = b"age".iter().map(|letter| letter >> 5);
-    let low = b"age".iter().map(|letter| letter & 31);
-    high.chain([0]).chain(low).chain(digits.iter().copied()).fold(1, |sum: u32, digit| {
-        let top = sum >> 25;
-        let next = (sum & 0x01ff_ffff) << 5 ^ u32::from(digit);
-        let taken = GENERATOR.iter().enumerate().filter(|(bit, _)| top >> bit & 1 == 1);
-        taken.fold(next, |sum, (_, generator)| sum ^ generator)
-    })
-}
-
-/// The same bits in groups of another width; what is left over at the end of a decoding must be zeros, and fewer than a digit.
-fn regrouped(groups: &[u8], from: u32, to: u32) -> Option<Vec<u8>> {
-    let (mut kept, mut bits, mut out) = (0_u32, 0, Vec::new());
-    for group in groups {
-        kept = kept << from | u32::from(*group);
-        bits += from;
-        while bits >= to {
-            bits -= to;
-            out.push((kept >> bits & ((1 << to) - 1)) as u8);
-        }
-        kept &= (1 << bits) - 1;
-    }
-    match (to > from, bits) {
-        (false, 1..) => out.push((kept << (to - bits)) as u8),
-        (true, bits) if bits >= from || kept != 0 => return None,
-        _ => {}
-    }
-    Some(out)
+    let read = CheckedHrpstring::new::<Bech32>(text).ok().filter(|read| read.hrp() == HRP)?;
+    read.validate_segwit_padding().ok()?;
+    read.byte_iter().collect::<Vec<_>>().try_into().ok()
 }
 
 /// An age file in the making. Without [`end`](Self::end) it does not open: its last chunk is missing.
