@@ -1,4 +1,4 @@
-//! A restored copy takes over: whoever still holds the old one writes too late.
+//! Another version takes over, new or restored: whoever still holds the old one writes too late.
 //! Who enters: signatures and requests that looked at a key before its copy came back.
 //! What leaves: refusals; signatures of the copy; old signatures that verify for ever.
 
@@ -60,6 +60,31 @@ async fn whoever_held_the_old_copy_writes_too_late_once_a_restored_one_has_taken
 }
 
 #[tokio::test]
+async fn once_a_rotation_has_taken_over_no_older_version_signs_and_whoever_held_it_writes_too_late() {
+    let standing = house().await;
+    let signer = standing.program("acme", &["sign", "verify", "keys:manage", "keys:read"]).await;
+    let workspace: WorkspaceId = signer.workspace.parse().unwrap();
+    let made = signer.asker.post("/v1/keys", json!({ "name": "release", "kind": "p256" })).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let order = json!({ "scheme": "ecdsa-sha256", "message": STANDARD.encode("hello"), "version": 1 });
+    assert_eq!(signer.asker.post("/v1/keys/release/sign", order.clone()).await.status, 200);
+    let paused = standing.house.keys.card(&workspace, "release").await.unwrap();
+    let rotated = signer.asker.post_nothing("/v1/keys/release/rotate").await;
+    assert_eq!(rotated.status, 201, "{rotated:?}");
+    let refused = signer.asker.post("/v1/keys/release/sign", order).await;
+    assert_eq!((refused.status, refused.code().as_str()), (409, "key_unusable"), "{refused:?}");
+    let (id, ground) = (paused.row.id.clone(), &standing.house.ground);
+    let late = ground.write::<(), KeysRefused>(Telling::own(None), move |tx, _| {
+        keys::count_uses(tx, &workspace, &id, 1, paused.row.fence)?;
+        panic!("a use under the fence before the rotation was counted");
+    });
+    assert!(matches!(late.await, Err(KeysRefused::Fenced)));
+    let now = json!({ "scheme": "ecdsa-sha256", "message": STANDARD.encode("hello") });
+    let signed = signer.asker.post("/v1/keys/release/sign", now).await;
+    assert_eq!((signed.status, &signed.json()["version"]), (200, &json!(2)), "{signed:?}");
+}
+
+#[tokio::test]
 async fn a_request_that_waited_while_a_copy_took_over_is_not_signed_with_the_old_one() {
     let standing = house().await;
     let _ = recoverable(&standing).await;
@@ -82,5 +107,5 @@ async fn a_request_that_waited_while_a_copy_took_over_is_not_signed_with_the_old
     assert_eq!(other.asker.post(&format!("{path}/approvals"), ballot).await.status, 200);
     let ended = ended(&asker, path.rsplit('/').next().unwrap()).await;
     assert_eq!(ended["state"], "compensated", "{ended}");
-    assert!(ended["error"].as_str().unwrap().contains("restored copy"), "{ended}");
+    assert!(ended["error"].as_str().unwrap().contains("has taken over"), "{ended}");
 }

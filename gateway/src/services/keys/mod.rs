@@ -49,14 +49,14 @@ pub enum KeysRefused {
     /// No such version, or the token has not made it.
     #[error("no such version")]
     NoSuchVersion,
-    /// A restored copy signs in its place.
-    #[error("version {version} was replaced by a restored copy and never signs again")]
-    Replaced {
+    /// A later version, or a restored copy, signs in its place.
+    #[error("version {version} only verifies; a later one has taken over")]
+    OnlyVerifies {
         /// Which.
         version: i64,
     },
-    /// A copy has taken over since the caller looked at the key.
-    #[error("a restored copy of the key has taken over since")]
+    /// Another version has taken over since the caller looked at the key.
+    #[error("another version of the key has taken over since")]
     Fenced,
     /// Not possible in the key's state.
     #[error(transparent)]
@@ -251,10 +251,10 @@ pub fn signing_key(
     let row = store::key(view, workspace, key.as_str())?.ok_or(KeysRefused::NoSuchKey)?;
     let mut versions = store::versions(view, workspace, &row.id)?.into_iter();
     let found = versions.rfind(|it| it.version == version && version <= row.latest);
-    if found.as_ref().is_some_and(|it| it.replaced) {
-        return Err(KeysRefused::Replaced { version });
-    }
     let (id, made) = found.and_then(|it| Some((it.token_key, it.made?))).ok_or(KeysRefused::NoSuchVersion)?;
+    if version < row.latest {
+        return Err(KeysRefused::OnlyVerifies { version });
+    }
     let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
     Ok(SigningKey {
         key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() },
@@ -270,8 +270,8 @@ pub fn standing(view: &View<'_>, workspace: &WorkspaceId) -> Result<i64, SqlFaul
     store::standing(view, workspace)
 }
 
-/// Counts uses of a key in the transaction that authorises them, and refuses if it is not enabled, or was taken over by a copy
-/// since the caller read its fence.
+/// Counts uses of a key in the transaction that authorises them, and refuses if it is not enabled, or another version has
+/// taken over since the caller read its fence.
 ///
 /// # Errors
 /// The key's state, as the database has it now.

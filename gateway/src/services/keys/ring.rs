@@ -2,7 +2,7 @@
 //! Who enters: signing, with a key's id or name; the keys service, after each change.
 //! What leaves: cards. A card's state is only a hint: the count of uses in the ledger decides.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hsm::KeyRef;
@@ -18,10 +18,8 @@ use crate::signer::SigningKey;
 pub struct KeyCard {
     /// The row as it was when the card was made.
     pub row: KeyRow,
-    /// Versions that can verify and, while the key is enabled, sign.
+    /// Versions that can verify; the latest signs while the key is enabled.
     pub versions: BTreeMap<i64, Arc<SigningKey>>,
-    /// Those that a restored copy has replaced: they only verify.
-    pub replaced: BTreeSet<i64>,
 }
 
 /// A workspace's cards, each under the id or name it was asked for by.
@@ -65,7 +63,6 @@ impl KeyCard {
     /// A recorded public key cannot be read.
     pub fn new(row: KeyRow, versions: Vec<(VersionRow, Vec<u8>)>) -> Result<Self, KeysRefused> {
         let mut cards = BTreeMap::new();
-        let replaced = versions.iter().filter(|(it, _)| it.replaced).map(|(it, _)| it.version).collect();
         for (version, blob) in versions {
             // What is announced and does not sign yet is not on the card.
             let Some(made) = version.made.filter(|_| version.version <= row.latest) else { continue };
@@ -73,6 +70,6 @@ impl KeyCard {
             let key = KeyRef { id: version.token_key, kind: row.kind, fingerprint: made.fingerprint, blob };
             cards.insert(version.version, Arc::new(SigningKey { key, pinned }));
         }
-        Ok(Self { row, versions: cards, replaced })
+        Ok(Self { row, versions: cards })
     }
 }

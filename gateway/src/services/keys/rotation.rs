@@ -100,7 +100,8 @@ pub fn withdraw(cx: &StepContext, next: &Next) -> Told<()> {
     Told::new((), cx.entry_with("key.withdraw", next.making.key.as_str(), |detail| detail.before(before)))
 }
 
-/// The next version signs from now on; the others only verify.
+/// The next version signs from now on, under a fence that whoever still holds the one before cannot pass; the others only
+/// verify.
 ///
 /// # Errors
 /// The key stopped signing meanwhile.
@@ -109,10 +110,10 @@ pub fn promote(tx: &Tx<'_>, cx: &StepContext, next: &Next) -> Result<Told<Making
     let gone = || Refused::business("not_found", "the key is gone");
     let row = store::key(tx, &making.workspace, making.key.as_str())?.ok_or_else(gone)?;
     row.state.after(KeyEvent::Disable).map_err(|why| Refused::business("key_unusable", why.to_string()))?;
-    store::set_latest(tx, &making.workspace, &making.key, making.version)?;
-    let before = json!({ "latest_version": row.latest });
+    let fence = store::set_latest(tx, &making.workspace, &making.key, making.version)?;
+    let before = json!({ "latest_version": row.latest, "fence": row.fence });
     let made = &next.version.made;
-    let after = json!({ "latest_version": making.version, "fingerprint": made.fingerprint.to_string() });
+    let after = json!({ "latest_version": making.version, "fence": fence, "fingerprint": made.fingerprint.to_string() });
     let entry = cx.entry_with("key.rotate", making.key.as_str(), |detail| detail.before(before).after(after));
     Ok(Told::new(making.clone(), entry))
 }

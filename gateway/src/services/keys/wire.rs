@@ -132,7 +132,7 @@ pub struct Version {
     pub ssh: Option<String>,
     /// What the token says of where the key comes from.
     pub provenance: serde_json::Value,
-    /// A restored copy has taken its place: it verifies, and never signs again.
+    /// A restored copy has taken its place.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
     /// When it was made.

@@ -102,7 +102,7 @@ impl From<KeysRefused> for Problem {
             KeysRefused::NoSuchKey => Self::new(Code::NotFound, "no such key in this workspace"),
             KeysRefused::NoSuchVersion => Self::new(Code::NotFound, "the key has no such version"),
             KeysRefused::WrongState(wrong) => Self::new(Code::KeyUnusable, format!("{wrong}")),
-            KeysRefused::Replaced { .. } => {
+            KeysRefused::OnlyVerifies { .. } => {
                 Self::new(Code::KeyUnusable, format!("{refused}; sign with the latest version"))
             }
             KeysRefused::Fenced => {

@@ -60,7 +60,7 @@ impl Signing {
         let mut fitting = Fitting { places: Vec::new(), orders: Vec::new() };
         for (place, command) in commands.into_iter().enumerate() {
             let card = self.keys.card(by.workspace(), &command.key).await.map_err(SigningRefused::from);
-            match card.and_then(|card| fitting_order(&card, command)) {
+            match card.and_then(|card| fitting_order(&card, &command)) {
                 Ok(prepared) => {
                     fitting.places.push(place);
                     fitting.orders.push(prepared.order(origin.deadline));
@@ -138,7 +138,7 @@ impl Signing {
 }
 
 /// The key's state on the card is a hint that spares a batch its one disabled key; the transaction decides.
-fn fitting_order(card: &KeyCard, command: SignCommand) -> Result<Prepared, SigningRefused> {
+fn fitting_order(card: &KeyCard, command: &SignCommand) -> Result<Prepared, SigningRefused> {
     match card.row.state {
         KeyState::Enabled => command.prepare_to_sign(card),
         state => Err(KeysRefused::from(WrongState { state }).into()),

@@ -23,7 +23,7 @@ use hsm::TokenError;
 use sagas::SagaKey;
 use serde_json::json;
 
-use self::order::{SignCommand, Target, Unrecorded, VerifyCommand};
+use self::order::{Prepared, SignCommand, Target, Unrecorded, VerifyCommand};
 use self::policies::{Effective, PolicyRefused};
 use self::requests::{Made, RequestPlan};
 use self::store::PolicyRow;
@@ -102,13 +102,12 @@ impl Signing {
         origin: &Origin,
         command: SignCommand,
     ) -> Result<Signed, SigningRefused> {
-        let card = self.keys.card(by.workspace(), &command.key).await?;
-        let prepared = command.prepare_to_sign(&card)?;
+        let prepared = self.prepare(by, &command).await?;
         let slot = self.admission.admit(by.workspace(), origin.urgent, origin.deadline).await?;
         let attendance = self.ground.ledger.attend();
         let telling = Telling::member(by, origin);
-        let target = prepared.target.clone();
-        let authorised = self.authorise(by, telling.clone(), prepared.order(origin.deadline)).await?;
+        let (target, authorised) =
+            self.authorise(by, &telling, (&command, prepared), origin.deadline).await?;
         let signed = self.act(authorised, target, telling).await;
         drop((slot, attendance));
         signed
@@ -173,31 +172,55 @@ impl Signing {
         Ok((prepared.target, matches!(verdict, Ok(Ok(())))))
     }
 
+    /// Authorises with the version that signs now. Should another take over between the card and the transaction, the card is
+    /// made anew, once.
+    async fn authorise(
+        &self,
+        by: &Permit<may::Sign>,
+        telling: &Telling,
+        (command, mut prepared): (&SignCommand, Prepared),
+        deadline: Instant,
+    ) -> Result<(Target, Recorded<SignOrder>), SigningRefused> {
+        let mut looked_again = false;
+        loop {
+            let target = prepared.target.clone();
+            match self.record(by, telling.clone(), prepared.order(deadline)).await {
+                Err(SigningRefused::Key(KeysRefused::Fenced)) if !looked_again => looked_again = true,
+                recorded => return Ok((target, recorded?)),
+            }
+            prepared = self.prepare(by, command).await?;
+        }
+    }
+
+    async fn prepare(
+        &self,
+        by: &Permit<may::Sign>,
+        command: &SignCommand,
+    ) -> Result<Prepared, SigningRefused> {
+        let card = self.keys.card(by.workspace(), &command.key).await?;
+        command.prepare_to_sign(&card)
+    }
+
     /// Writes the authorisation: credentials and key state are checked, and the use is counted, in the entry's own
     /// transaction. If we stop after this, the ledger says that a signature was allowed, and none left the house.
-    async fn authorise(
+    async fn record(
         &self,
         by: &Permit<may::Sign>,
         telling: Telling,
         order: Unrecorded,
     ) -> Result<Recorded<SignOrder>, SigningRefused> {
         let (workspace, now) = (by.workspace().clone(), self.ground.now());
-        let authorised = self
+        let recorded = self
             .ground
             .write::<_, SigningRefused>(telling, move |tx, telling| {
-                policies::admit_direct::<SigningRefused>(
-                    tx,
-                    &workspace,
-                    &order.target.key,
-                    order.scheme(),
-                    now,
-                )?;
+                let (key, scheme) = (&order.target.key, order.scheme());
+                policies::admit_direct::<SigningRefused>(tx, &workspace, key, scheme, now)?;
                 let use_number = order.count(tx, &workspace)?;
                 let (order, entry) = order.told(telling, use_number);
                 Ok(Told::new(order, entry))
             })
             .await;
-        self.look_again_if_fenced(by.workspace(), authorised)
+        self.look_again_if_fenced(by.workspace(), recorded)
     }
 
     /// A card under an old fence was made before the copy took over and put on the ring after it; the next one is made anew.

@@ -85,31 +85,32 @@ impl SignCommand {
     /// Fits the command to a version that signs.
     ///
     /// # Errors
-    /// As for [`prepare`](Self::prepare), or a restored copy has taken the version's place.
-    pub fn prepare_to_sign(self, card: &KeyCard) -> Result<Prepared, SigningRefused> {
-        let version = self.version.unwrap_or(card.row.latest);
-        if card.replaced.contains(&version) {
-            return Err(KeysRefused::Replaced { version }.into());
+    /// As for [`prepare`](Self::prepare), or the version only verifies.
+    pub fn prepare_to_sign(&self, card: &KeyCard) -> Result<Prepared, SigningRefused> {
+        let prepared = self.prepare(card)?;
+        match prepared.target.version {
+            version if version < card.row.latest => Err(KeysRefused::OnlyVerifies { version }.into()),
+            _ => Ok(prepared),
         }
-        self.prepare(card)
     }
 
     /// Fits the command to its key.
     ///
     /// # Errors
     /// No such version, or scheme and input do not fit the key.
-    pub fn prepare(self, card: &KeyCard) -> Result<Prepared, SigningRefused> {
+    pub fn prepare(&self, card: &KeyCard) -> Result<Prepared, SigningRefused> {
         let version = self.version.unwrap_or(card.row.latest);
         let key = card.versions.get(&version).ok_or(KeysRefused::NoSuchVersion)?;
         key.pinned.accepts(self.scheme, &self.input)?;
-        let input = match (self.input, self.scheme.hash()) {
-            (SignInput::Message(message), Some(hash)) => SignInput::Digest(hash.digest(&message)),
-            (input, _) => input,
+        let input = match (&self.input, self.scheme.hash()) {
+            (SignInput::Message(message), Some(hash)) => SignInput::Digest(hash.digest(message)),
+            (input, _) => input.clone(),
         };
         let row = &card.row;
         let (key_id, name) = (row.id.clone(), row.name.clone());
         let target = Target { key: key_id, name, kind: row.kind, version, fence: row.fence };
-        Ok(Prepared { target, key: Arc::clone(key), scheme: self.scheme, input, context: self.context })
+        let context = self.context.clone();
+        Ok(Prepared { target, key: Arc::clone(key), scheme: self.scheme, input, context })
     }
 }
 

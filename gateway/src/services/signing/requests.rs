@@ -42,7 +42,7 @@ pub struct RequestPlan {
     pub key: SigningKeyId,
     /// Its version.
     pub version: i64,
-    /// Its fence when this was asked for: what a restored copy has taken over since is not signed with the old one.
+    /// Its fence when this was asked for: what another version has taken over since is not signed with the old one.
     pub fence: i64,
     /// The scheme.
     pub scheme: Scheme,
@@ -242,7 +242,7 @@ fn rule(refused: KeysRefused) -> Refused {
         KeysRefused::NoSuchKey | KeysRefused::NoSuchVersion => {
             Refused::business("not_found", refused.to_string())
         }
-        KeysRefused::WrongState(_) | KeysRefused::Replaced { .. } => {
+        KeysRefused::WrongState(_) | KeysRefused::OnlyVerifies { .. } => {
             Refused::business("key_unusable", refused.to_string())
         }
         KeysRefused::Fenced => Refused::business("fenced", format!("{refused}; ask again")),

@@ -1,2 +1,2 @@
--- A key's fence grows when a restored copy takes over; the versions that it replaces are marked, verify, and never sign again.
+-- A key's fence grows when another version takes over; those that a restored copy replaces are marked.
 ALTER TABLE keys ADD COLUMN fence BIGINT NOT NULL DEFAULT 0;

@@ -45,7 +45,6 @@ pub static SCHEMA: Schema = Schema {
         &SET_STATE,
         &SET_LATEST,
         &COUNT_USES,
-        &RAISE_FENCE,
         &REPLACE_COPIES,
         &DROP_BLOBS,
         &COUNTERS,
@@ -106,15 +105,11 @@ static SET_STATE: Statement = Statement::tenant(
 );
 static SET_LATEST: Statement = Statement::tenant(
     SERVICE,
-    "UPDATE keys SET latest = ?3 WHERE workspace = ?1 AND id = ?2 AND latest < ?3",
+    "UPDATE keys SET latest = ?3, fence = fence + 1 WHERE workspace = ?1 AND id = ?2 AND latest < ?3 RETURNING fence",
 );
 static COUNT_USES: Statement = Statement::tenant(
     SERVICE,
     "UPDATE keys SET uses = uses + ?3 WHERE workspace = ?1 AND id = ?2 AND state = 'enabled' AND fence = ?4 RETURNING uses",
-);
-static RAISE_FENCE: Statement = Statement::tenant(
-    SERVICE,
-    "UPDATE keys SET fence = fence + 1 WHERE workspace = ?1 AND id = ?2 RETURNING fence",
 );
 static REPLACE_COPIES: Statement = Statement::tenant(
     SERVICE,
@@ -186,7 +181,7 @@ pub struct VersionRow {
     pub token_key: KeyId,
     /// What the token made; `None` while on order or when nothing came of it.
     pub made: Option<Made>,
-    /// A restored copy has taken its place: it verifies, and never signs again.
+    /// A restored copy has taken its place.
     pub replaced: bool,
     /// When it was ordered.
     pub created: Moment,
@@ -259,14 +254,16 @@ pub(super) fn forget_versions_after(
     tx.within(workspace.on_ledger()).run(&FORGET_VERSIONS, params![key.as_str(), latest]).map(drop)
 }
 
-/// Lets a later version sign.
+/// Lets a later version sign, and no earlier one any more: whoever holds the key under a lower fence than the one given back
+/// is late.
 pub(super) fn set_latest(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
     key: &SigningKeyId,
     latest: i64,
-) -> Result<(), SqlFault> {
-    tx.within(workspace.on_ledger()).run(&SET_LATEST, params![key.as_str(), latest]).map(drop)
+) -> Result<Option<i64>, SqlFault> {
+    let params = params![key.as_str(), latest];
+    tx.within(workspace.on_ledger()).one(&SET_LATEST, params, |row| row.integer(0))
 }
 
 /// Says which workflow is changing the key, or that none is any more; false where another one is.
@@ -369,8 +366,7 @@ pub(super) fn count_uses(
     tx.within(workspace.on_ledger()).one(&COUNT_USES, params, |row| row.integer(0))
 }
 
-/// Lets a copy of earlier versions take over: they never sign again, and whoever holds the key under a lower fence than the
-/// one given back is late.
+/// Lets a copy of earlier versions take over, as [`set_latest`], and marks those that it is a copy of.
 pub(super) fn take_over(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
@@ -378,10 +374,9 @@ pub(super) fn take_over(
     version: i64,
     copy_of: &Fingerprint,
 ) -> Result<Option<i64>, SqlFault> {
-    set_latest(tx, workspace, id, version)?;
     let within = tx.within(workspace.on_ledger());
     within.run(&REPLACE_COPIES, params![id.as_str(), &copy_of.0, version])?;
-    within.one(&RAISE_FENCE, params![id.as_str()], |row| row.integer(0))
+    set_latest(tx, workspace, id, version)
 }
 
 /// Forgets what a TPM would need to load the key's versions.
