@@ -47,7 +47,7 @@ bench: deps ## measure the gateway against a bare token, routing, workflows and 
 	$(CARGO) run --release -p audit --example figures -- $(or $(ENTRIES),1000000)
 	target/release/bench --growth 1000 $(or $(ENTRIES),1000000)
 
-torture: deps ## all crash points and fault cycles, not only the sample (hours)
+torture: deps ## all crash points and fault cycles, not only the sample
 	$(CARGO) build --workspace --bins
 	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'binary(~torture) | binary(~fault) | binary(~stress) | binary(kills)'
 

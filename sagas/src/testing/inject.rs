@@ -2,15 +2,20 @@
 //! Who enters: a definition and a plan. What leaves: the same definition, hash included, that fails as planned,
 //! and a record of every fault that was really met: a test that never met its fault has proven nothing.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use audit::{SqlFault, Tx};
+
+use crate::context::StepContext;
 use crate::define::Definition;
 use crate::define::step::{
     Act, ChildCalls, FanCalls, Given, Held, LocalRun, LocalUndo, RemoteCalls, RemoteUndo, Step, StepUndo,
     WaitCalls,
 };
-use crate::ids::Phase;
+use crate::ids::{Phase, SagaKey};
 use crate::refusal::{Later, Probe, Reason, Refused, RemoteFault, Ruling};
+use crate::store;
 
 /// How a step or an undo goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,6 +51,9 @@ pub struct Fault {
     pub times: u32,
 }
 
+/// Lines of a log that are counted.
+const LINES_MAX: usize = 10_000;
+
 /// Faults to come, and those that came.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -53,7 +61,12 @@ pub struct Plan {
     met: Mutex<Vec<(usize, Phase, How)>>,
     /// Probes to be answered `NotApplied` although it happened: the effect is then asked for a second time.
     blind: Mutex<Vec<usize>>,
+    /// What was met inside a transaction. One that is rolled back and run again meets the same, and not what comes after.
+    within: Mutex<HashMap<Occasion, Option<How>>>,
 }
+
+/// A closure's one occasion: whose, which step or undo of it, after how many lines of its log, with which signal.
+type Occasion = (SagaKey, usize, Phase, usize, String);
 
 impl Plan {
     /// Plans faults, and forgets all others.
@@ -61,16 +74,25 @@ impl Plan {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
         self.met.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.blind.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.within.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// No more faults; what was met stays known.
     pub fn heal(&self) {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.within.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Every fault that was met, in order.
     pub fn met(&self) -> Vec<(usize, Phase, How)> {
         self.met.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn meet_within(&self, tx: &Tx<'_>, cx: &StepContext, signal: &str) -> Result<Option<How>, SqlFault> {
+        let lines = store::log_page(tx, &cx.saga, 0, LINES_MAX)?.len();
+        let occasion = (cx.saga.clone(), cx.place, cx.phase, lines, signal.to_owned());
+        let mut within = self.within.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(*within.entry(occasion).or_insert_with(|| self.meet(cx.place, cx.phase)))
     }
 
     fn meet(&self, step: usize, phase: Phase) -> Option<How> {
@@ -149,11 +171,11 @@ fn lost() -> Refused<Reason> {
 fn wrap_act(place: usize, step: &Step, plan: &Arc<Plan>) -> Act {
     let plan = plan.clone();
     match step.act.clone() {
-        Act::Local(run) => Act::Local(wrap_local(place, run, plan)),
+        Act::Local(run) => Act::Local(wrap_local(run, plan)),
         Act::Remote(calls) => Act::Remote(wrap_remote(place, calls, plan)),
         Act::FanOut(calls) => Act::FanOut(wrap_fan(place, calls, plan)),
-        Act::Wait(calls) => Act::Wait(wrap_wait(place, calls, plan)),
-        Act::Child(calls) => Act::Child(wrap_child(place, calls, plan)),
+        Act::Wait(calls) => Act::Wait(wrap_wait(calls, plan)),
+        Act::Child(calls) => Act::Child(wrap_child(calls, plan)),
     }
 }
 
@@ -201,10 +223,10 @@ fn wrap_fan(place: usize, mut calls: FanCalls, plan: Arc<Plan>) -> FanCalls {
     calls
 }
 
-fn wrap_wait(place: usize, mut calls: WaitCalls, plan: Arc<Plan>) -> WaitCalls {
+fn wrap_wait(mut calls: WaitCalls, plan: Arc<Plan>) -> WaitCalls {
     let Some(on_signal) = calls.on_signal.take() else { return calls };
     calls.on_signal = Some(Arc::new(move |tx, cx, given, signal| {
-        let met = plan.meet(place, Phase::Do);
+        let met = plan.meet_within(tx, cx, &signal.dedupe)?;
         if met == Some(How::Refuse) {
             return Ok(Ruling::Refused(Reason::new(INJECTED, "refused on request"), Vec::new()));
         }
@@ -218,10 +240,10 @@ fn wrap_wait(place: usize, mut calls: WaitCalls, plan: Arc<Plan>) -> WaitCalls {
     calls
 }
 
-fn wrap_child(place: usize, mut calls: ChildCalls, plan: Arc<Plan>) -> ChildCalls {
+fn wrap_child(mut calls: ChildCalls, plan: Arc<Plan>) -> ChildCalls {
     let finish = calls.finish;
     calls.finish = Arc::new(move |tx, cx, given, result| {
-        let met = plan.meet(place, Phase::Do);
+        let met = plan.meet_within(tx, cx, "")?;
         if let Some(refused) = met.and_then(refused) {
             return Err(refused);
         }
@@ -232,9 +254,9 @@ fn wrap_child(place: usize, mut calls: ChildCalls, plan: Arc<Plan>) -> ChildCall
     calls
 }
 
-fn wrap_local(place: usize, run: Arc<LocalRun>, plan: Arc<Plan>) -> Arc<LocalRun> {
+fn wrap_local(run: Arc<LocalRun>, plan: Arc<Plan>) -> Arc<LocalRun> {
     Arc::new(move |tx, cx, given| {
-        let met = plan.meet(place, Phase::Do);
+        let met = plan.meet_within(tx, cx, "")?;
         if let Some(refused) = met.and_then(refused) {
             return Err(refused);
         }
@@ -249,7 +271,7 @@ fn wrap_undo(place: usize, step: &Step, plan: &Arc<Plan>) -> StepUndo {
     match step.undo.clone() {
         StepUndo::Local(undo) => {
             let wrapped: Arc<LocalUndo> = Arc::new(move |tx, cx, given| {
-                let met = plan.meet(place, Phase::Undo);
+                let met = plan.meet_within(tx, cx, "")?;
                 if let Some(refused) = met.and_then(refused) {
                     return Err(refused);
                 }
