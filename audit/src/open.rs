@@ -86,6 +86,8 @@ fn connect(path: &Path, registry: &Arc<Registry>, writing: bool) -> Result<Sessi
     }
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    // One plan for each text, whatever is bound to it. Else the engine compiles a cached statement anew for new values.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.set_prepared_statement_cache_capacity(registry.statements().count() + 64);
     let behalf = Behalf::default();
     conn.authorizer(Some(authorizer(registry.clone(), behalf.clone())))?;
