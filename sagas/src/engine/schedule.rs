@@ -59,11 +59,25 @@ impl Inner {
         Ok(timers)
     }
 
-    /// Reads a saga and opens what it needs to go on.
+    /// Reads a saga and opens what it needs to go on, whoever drives it.
     pub(crate) async fn load(self: &Arc<Self>, key: &SagaKey) -> Result<Option<Live>, String> {
+        self.load_if(key, |_| Ok(true)).await
+    }
+
+    /// The same, if it is this engine's to drive: under its new owner's epoch it would pass for that one.
+    async fn load_own(self: &Arc<Self>, key: &SagaKey) -> Result<Option<Live>, String> {
+        let (wanted, owner) = (key.clone(), self.env.owner);
+        self.load_if(key, move |view| store::is_owned(view, &wanted, &owner)).await
+    }
+
+    async fn load_if(
+        self: &Arc<Self>,
+        key: &SagaKey,
+        fits: impl FnOnce(&audit::View<'_>) -> Result<bool, SqlFault> + Send + 'static,
+    ) -> Result<Option<Live>, String> {
         let wanted = key.clone();
         let read = move |view: &audit::View<'_>| {
-            let row = store::saga(view, &wanted)?;
+            let row = if fits(view)? { store::saga(view, &wanted)? } else { None };
             Ok::<_, SqlFault>((row, store::outs(view, &wanted)?))
         };
         let (row, outs) = match self.parts.ledger.read(read).await {
@@ -99,7 +113,7 @@ impl Inner {
     async fn drive_key(self: Arc<Self>, key: SagaKey, live: Option<Box<Live>>) -> (SagaKey, Option<u64>) {
         let live = match live {
             Some(live) => Ok(Some(*live)),
-            None => self.load(&key).await,
+            None => self.load_own(&key).await,
         };
         match live {
             Ok(Some(live)) => {

@@ -33,6 +33,7 @@ pub static SCHEMA: Schema = Schema {
     statements: &[
         &saga::INSERT,
         &saga::BY_ID,
+        &saga::OWNED,
         &saga::SAVE,
         &saga::CLAIM_ALL,
         &saga::CLAIM_ONE,

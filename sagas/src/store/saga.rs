@@ -72,6 +72,8 @@ pub(crate) static BY_ID: Statement = Statement::tenant(
         updated_us, locks, ip, user_agent
      FROM saga WHERE workspace = ?1 AND id = ?2",
 );
+pub(crate) static OWNED: Statement =
+    Statement::tenant(SERVICE, "SELECT 1 FROM saga WHERE workspace = ?1 AND id = ?2 AND owner = ?3");
 // The one way in which a saga's row moves on. Epoch and cursor must be what its owner last wrote.
 pub(crate) static SAVE: Statement = Statement::tenant(
     SERVICE,
@@ -194,6 +196,12 @@ impl SagaRow {
         ];
         tx.within(self.key.scope.rows()).one(&SAVE, params, |row| row.flag(0))
     }
+}
+
+/// Whether this engine is the one that drives it.
+pub(crate) fn is_owned(view: &View<'_>, key: &SagaKey, owner: &[u8; 16]) -> Result<bool, SqlFault> {
+    let params = params![key.id.bytes(), owner];
+    Ok(view.within(key.scope.rows()).one(&OWNED, params, |_| Ok(()))?.is_some())
 }
 
 pub(crate) fn saga(view: &View<'_>, key: &SagaKey) -> Result<Option<SagaRow>, SqlFault> {
