@@ -45,14 +45,22 @@ impl Waiters {
         hear
     }
 
-    /// Who lost patience leaves nothing behind.
-    fn forget(&self, key: &SagaKey) {
+    /// Whoever holds this while waiting leaves nothing behind, however the wait comes to its end.
+    fn guest<'a>(&'a self, key: &'a SagaKey) -> Guest<'a> {
+        Guest { waiters: self, key }
+    }
+
+    fn tidy(&self, key: &SagaKey) {
         let mut waiting = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(list) = waiting.get_mut(key) {
             list.retain(|it| !it.is_closed());
             if list.is_empty() {
                 waiting.remove(key);
             }
+        }
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        if commits.get(key).is_some_and(|followed| followed.strong_count() == 0) {
+            commits.remove(key);
         }
     }
 
@@ -65,11 +73,9 @@ impl Waiters {
     }
 
     pub(crate) fn committed(&self, key: &SagaKey) {
-        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-        match commits.get(key).map(Weak::upgrade) {
-            Some(Some(followed)) => followed.notify_waiters(),
-            Some(None) => drop(commits.remove(key)),
-            None => {}
+        let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(followed) = commits.get(key).and_then(Weak::upgrade) {
+            followed.notify_waiters();
         }
     }
 
@@ -88,20 +94,31 @@ impl Waiters {
     }
 }
 
+/// Someone who waits for a saga.
+struct Guest<'a> {
+    waiters: &'a Waiters,
+    key: &'a SagaKey,
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        self.waiters.tidy(self.key);
+    }
+}
+
 impl Inner {
     pub(crate) async fn wait(
         self: &Arc<Self>,
         key: &SagaKey,
         at_most: Duration,
     ) -> Result<Option<End>, ReadRefused<SqlFault>> {
+        let _guest = self.waiters.guest(key);
         // Listening comes before looking, so that an end in between is not missed.
         let hear = self.waiters.listen(key);
         if let Some(end) = self.end_of(key).await? {
             return Ok(Some(end));
         }
-        let end = tokio::time::timeout(at_most, hear).await.ok().and_then(Result::ok);
-        self.waiters.forget(key);
-        Ok(end)
+        Ok(tokio::time::timeout(at_most, hear).await.ok().and_then(Result::ok))
     }
 
     /// As [`wait`](Self::wait), but only until `seen` says so after one of the saga's commits.
@@ -111,6 +128,7 @@ impl Inner {
         at_most: Duration,
         seen: impl Fn() -> F + Send,
     ) -> Result<Option<End>, ReadRefused<SqlFault>> {
+        let _guest = self.waiters.guest(key);
         let commits = self.waiters.follow(key);
         let looked = async {
             loop {
@@ -156,5 +174,25 @@ fn end(row: &SagaRow, result: Option<serde_json::Value>) -> End {
         result,
         code: trouble.map(|it| it.code.clone()),
         error: trouble.map(|it| it.words.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Scope;
+
+    #[test]
+    fn whoever_stops_waiting_leaves_nothing_behind() {
+        let (waiters, key) =
+            (Waiters::default(), SagaKey { scope: Scope::Appliance, id: crate::SagaId::new(0, [0; 10]) });
+        let guest = waiters.guest(&key);
+        let (hear, followed) = (waiters.listen(&key), waiters.follow(&key));
+        drop(waiters.guest(&key));
+        let kept = || (waiters.ends.lock().unwrap().len(), waiters.commits.lock().unwrap().len());
+        assert_eq!(kept(), (1, 1), "another who leaves takes nothing from those who stay");
+        drop((hear, followed));
+        drop(guest);
+        assert_eq!(kept(), (0, 0));
     }
 }
