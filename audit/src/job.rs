@@ -171,7 +171,7 @@ where
     }
 
     fn attempt(&mut self, tx: &mut Tx<'_>) -> Attempt {
-        let (left, attempt) = match catch_unwind(AssertUnwindSafe(|| (self.work)(tx))) {
+        let (left, attempt) = match catch_unwind(AssertUnwindSafe(|| (self.work)(tx.untold()))) {
             Ok(Ok(value)) => (Left::Value(value), Attempt::Untold),
             Ok(Err(why)) => (Left::Rejected(why), Attempt::Rejected),
             Err(_) => (Left::Panicked, Attempt::Panicked),

@@ -34,6 +34,7 @@ pub struct View<'c> {
 #[derive(Debug)]
 pub struct Tx<'c> {
     view: View<'c>,
+    entry: Option<u64>,
 }
 
 /// A view held to one workspace: it runs tenant statements only, and binds `?1` itself.
@@ -64,8 +65,20 @@ impl<'c> Deref for WithinTx<'c> {
 }
 
 impl<'c> Tx<'c> {
-    pub(crate) fn new(session: &'c Session) -> Self {
-        Self { view: View { session } }
+    pub(crate) fn new(session: &'c Session, entry: u64) -> Self {
+        Self { view: View { session }, entry: Some(entry) }
+    }
+
+    /// The closure will tell of nothing.
+    pub(crate) fn untold(&mut self) -> &mut Self {
+        self.entry = None;
+        self
+    }
+
+    /// The number that the first entry of this closure will have when it commits; none where nothing is told. Should the
+    /// closure run again, the number may be another.
+    pub fn entry(&self) -> Option<u64> {
+        self.entry
     }
 
     /// Runs a statement that is not a tenant's; says how many rows it changed.

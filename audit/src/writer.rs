@@ -127,7 +127,7 @@ impl Writer {
             self.execute("SAVEPOINT job")?;
         }
         let changes = self.session.conn.total_changes();
-        let attempt = job.attempt(&mut Tx::new(&self.session));
+        let attempt = job.attempt(&mut Tx::new(&self.session, self.appender.size()));
         // Some faults make the engine undo the whole transaction by itself, and a closure may swallow the fault.
         if self.session.conn.is_autocommit() {
             return Err(Halt::Fault(undone_by_engine()));

@@ -28,6 +28,28 @@ async fn a_write_returns_the_number_of_its_entry() {
 }
 
 #[tokio::test]
+async fn a_closure_knows_the_number_of_its_entry_and_one_that_tells_nothing_knows_none() {
+    let house = House::new();
+    let ledger = house.open();
+    // One says no between two others, so that the batch runs a second time if they meet in one.
+    let write = |id: &'static str, fail: bool| {
+        ledger.write(move |tx| {
+            tx.within(&workspace("a")).run(&ADD, params![id, 1])?;
+            let entry = tx.entry();
+            if fail { Err(SqlFault::Several) } else { Ok(Told::new(entry, Entry::new("note.add"))) }
+        })
+    };
+    let (first, second, third) = tokio::join!(write("one", false), write("two", true), write("three", false));
+    assert!(matches!(second, Err(WriteRefused::Rejected(SqlFault::Several))));
+    for recorded in [first.unwrap(), third.unwrap()] {
+        assert_eq!(*recorded.value(), Some(recorded.seq()));
+    }
+    let untold = ledger.write_unaudited("a test", |tx| Ok::<_, SqlFault>(tx.entry())).await.unwrap();
+    assert_eq!(untold, None);
+    ledger.close().await;
+}
+
+#[tokio::test]
 async fn a_rejected_closure_undoes_only_itself() {
     let house = House::new();
     let ledger = house.open();
