@@ -234,7 +234,7 @@ async fn keys(path: &Path) -> f64 {
             let answer = Answer { status: 201, headers: Vec::new(), body: b"{}".to_vec(), location: None };
             let written = ledger.write(move |tx| match claim.take(tx)? {
                 Standing::Fresh(held) => {
-                    claim.finish(tx, held, &answer)?;
+                    claim.finish(tx, held, &answer, None)?;
                     Ok::<_, sagas::idempotency::ClaimRefused>(Told::new((), Entry::new("thing.make")))
                 }
                 other => panic!("{other:?}"),

@@ -65,7 +65,7 @@ async fn attempt(sample: &Sample, claim: &Claim, work: Work) -> Result<Standing,
     let written = ledger.write(move |tx| {
         let standing = claim.take(tx)?;
         let held = match &standing {
-            Standing::Fresh(held) | Standing::Resume(held, _) => *held,
+            Standing::Fresh(held) | Standing::Resume(held) => *held,
             _ => return Err(No::Stands(standing)),
         };
         if matches!(standing, Standing::Fresh(_)) {
@@ -81,7 +81,7 @@ async fn attempt(sample: &Sample, claim: &Claim, work: Work) -> Result<Standing,
     }
 }
 
-const FINISH: Work = |tx, claim, held| claim.finish(tx, held, &answer(b"made"));
+const FINISH: Work = |tx, claim, held| claim.finish(tx, held, &answer(b"made"), None);
 const NOTHING: Work = |_, _, _| Ok(());
 
 fn replayed(standing: Result<Standing, Standing>) -> sagas::idempotency::Replay {
@@ -145,25 +145,37 @@ async fn a_duplicate_in_flight_hears_until_when_and_a_later_one_goes_on() {
     attempt(&sample, &same, NOTHING).await.unwrap();
     assert!(matches!(attempt(&sample, &same, NOTHING).await, Err(Standing::InFlight { .. })));
     sample.clock.advance(SECOND * 30);
-    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Resume(_, None))));
+    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Resume(_))));
     assert_eq!(sample.things().await.len(), 1, "the effect is the first one's");
 }
 
 #[tokio::test]
-async fn a_crash_between_effect_and_answer_resumes_at_the_point_that_was_reached() {
+async fn a_crash_between_effect_and_answer_leaves_the_answer_that_came_with_the_effect() {
     let sample = Sample::new("");
     let same = claim(&sample, "key:1", b"{}").await;
-    attempt(&sample, &same, |tx, claim, held| claim.reach(tx, held, &json!({ "key": 7 }))).await.unwrap();
+    const PROVIDE: Work = |tx, claim, held| claim.provide(tx, held, &answer(b"just made"), None);
+    attempt(&sample, &same, PROVIDE).await.unwrap();
+    assert!(
+        matches!(attempt(&sample, &same, FINISH).await, Err(Standing::InFlight { .. })),
+        "it still lives"
+    );
     sample.reopen().await;
     sample.clock.advance(SECOND * 31);
     let same = claim(&sample, "key:1", b"{}").await;
-    match attempt(&sample, &same, FINISH).await {
-        Ok(Standing::Resume(_, Some(point))) => assert_eq!(point, json!({ "key": 7 })),
-        other => panic!("{other:?}"),
-    }
-    sample.reopen().await;
-    assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer, answer(b"made"));
+    assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer, answer(b"just made"));
     assert_eq!(sample.things().await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_answer_that_was_given_stands_over_the_one_that_was_provided() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    let both: Work = |tx, claim, held| {
+        claim.provide(tx, held, &answer(b"just made"), None)?;
+        claim.finish(tx, held, &answer(b"made"), None)
+    };
+    attempt(&sample, &same, both).await.unwrap();
+    assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer, answer(b"made"));
 }
 
 #[tokio::test]
@@ -176,7 +188,7 @@ async fn a_claim_that_was_taken_over_answers_no_more() {
     let late = same.clone();
     let ledger = sample.ledger();
     let written = ledger.write(move |tx| {
-        late.finish(tx, slow, &answer(b"late"))?;
+        late.finish(tx, slow, &answer(b"late"), None)?;
         Ok::<_, ClaimRefused>(Told::new((), Entry::new("thing.answer")))
     });
     assert!(matches!(written.await, Err(WriteRefused::Rejected(ClaimRefused::Superseded))));
@@ -187,7 +199,7 @@ async fn an_answer_of_500_is_not_kept_and_the_same_key_goes_on_at_once() {
     let sample = Sample::new("");
     let same = claim(&sample, "key:1", b"{}").await;
     attempt(&sample, &same, |tx, claim, held| claim.let_go(tx, held)).await.unwrap();
-    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Resume(_, None))));
+    assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Resume(_))));
     assert_eq!(sample.things().await.len(), 1);
 }
 
@@ -195,7 +207,8 @@ async fn an_answer_of_500_is_not_kept_and_the_same_key_goes_on_at_once() {
 async fn a_refusal_by_business_rules_is_kept_like_any_answer() {
     let sample = Sample::new("");
     let same = claim(&sample, "key:1", b"{}").await;
-    let denied: Work = |tx, claim, held| claim.finish(tx, held, &Answer { status: 409, ..answer(b"denied") });
+    let denied: Work =
+        |tx, claim, held| claim.finish(tx, held, &Answer { status: 409, ..answer(b"denied") }, None);
     attempt(&sample, &same, denied).await.unwrap();
     assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer.status, 409);
 }
@@ -225,7 +238,7 @@ async fn a_one_time_secret_is_given_again_for_ten_minutes_and_then_said_to_be_go
     let sample = Sample::new("");
     let same = claim(&sample, "key:1", b"{}").await;
     attempt(&sample, &same, |tx, claim, held| {
-        claim.finish_with_secret(tx, held, &answer(b"without"), &b"with s3cret".to_vec().into())
+        claim.finish(tx, held, &answer(b"without"), Some(&b"with s3cret".to_vec().into()))
     })
     .await
     .unwrap();
@@ -241,7 +254,7 @@ async fn a_one_time_secret_is_given_again_for_ten_minutes_and_then_said_to_be_go
 async fn of_a_long_answer_status_and_place_are_kept_and_without_a_place_it_is_refused() {
     let sample = Sample::new("");
     let same = claim(&sample, "key:1", b"{}").await;
-    attempt(&sample, &same, |tx, claim, held| claim.finish(tx, held, &answer(&vec![b'x'; 65 * 1024])))
+    attempt(&sample, &same, |tx, claim, held| claim.finish(tx, held, &answer(&vec![b'x'; 65 * 1024]), None))
         .await
         .unwrap();
     let replay = replayed(attempt(&sample, &same, FINISH).await);
@@ -249,7 +262,7 @@ async fn of_a_long_answer_status_and_place_are_kept_and_without_a_place_it_is_re
     assert_eq!(replay.answer.location.as_deref(), Some("/v1/things/1"));
     let homeless: Work = |tx, claim, held| {
         let answer = Answer { location: None, ..answer(&vec![b'x'; 65 * 1024]) };
-        assert!(matches!(claim.finish(tx, held, &answer), Err(ClaimRefused::TooLong)));
+        assert!(matches!(claim.finish(tx, held, &answer, None), Err(ClaimRefused::TooLong)));
         Ok(())
     };
     attempt(&sample, &claim(&sample, "key:2", b"{}").await, homeless).await.unwrap();

@@ -1,5 +1,5 @@
 //! A model of one idempotency key: three requests with it, in any order, slow, crashed and late; one effect per life of
-//! the key, one answer, and a claim that was taken over answers no more.
+//! the key, one answer, and a claim that was taken over neither does nor answers anything more.
 //! Who enters: random schedules. What leaves: the smallest one that breaks a promise, if there is one.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -22,6 +22,7 @@ const KEPT: u64 = 300;
 #[derive(Clone, Debug)]
 enum Move {
     Take(usize),
+    Provide(usize),
     Finish(usize),
     LetGo(usize),
     Pass(u64),
@@ -32,6 +33,7 @@ enum Move {
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         5 => (0..3_usize).prop_map(Move::Take),
+        2 => (0..3_usize).prop_map(Move::Provide),
         2 => (0..3_usize).prop_map(Move::Finish),
         1 => (0..3_usize).prop_map(Move::LetGo),
         3 => prop_oneof![1..40_u64, Just(KEPT)].prop_map(Move::Pass),
@@ -45,7 +47,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Model {
     Free,
-    Claimed { by: usize, until: u64, expires: u64 },
+    Claimed { by: usize, until: u64, expires: u64, provided: bool },
     Finished { by: usize, expires: u64 },
 }
 
@@ -83,60 +85,78 @@ impl Table {
     }
 
     async fn take(&mut self, who: usize) {
-        let (claim, name) = (self.claim().await, format!("effect{}", self.effects));
-        let ledger = self.sample.ledger();
+        let (claim, ledger) = (self.claim().await, self.sample.ledger());
         let written = ledger.write(move |tx| {
             let standing = claim.take(tx)?;
-            if matches!(standing, Standing::Fresh(_)) {
-                common::put_thing(tx, &name)?;
-            }
-            Ok::<_, ClaimRefused>(Told::new(standing, Entry::new("thing.make")))
+            Ok::<_, ClaimRefused>(Told::new(standing, Entry::new("thing.begin")))
         });
         let standing = written.await.unwrap().into_value();
         self.age();
         let until = self.now + LEASE;
         match (standing, self.model) {
             (Standing::Fresh(held), Model::Free) => {
-                self.effects += 1;
                 self.held[who] = Some(held);
-                self.model = Model::Claimed { by: who, until, expires: self.now + KEPT };
+                self.model = Model::Claimed { by: who, until, expires: self.now + KEPT, provided: false };
             }
             (Standing::InFlight { .. }, Model::Claimed { until, .. }) => assert!(until > self.now),
-            (Standing::Resume(held, None), Model::Claimed { until: ended, expires, .. }) => {
+            (Standing::Resume(held), Model::Claimed { until: ended, expires, provided: false, .. }) => {
                 assert!(ended <= self.now);
                 self.held[who] = Some(held);
-                self.model = Model::Claimed { by: who, until, expires };
+                self.model = Model::Claimed { by: who, until, expires, provided: false };
+            }
+            (Standing::Finished(replay), Model::Claimed { by, until: ended, provided: true, .. }) => {
+                assert!(ended <= self.now);
+                assert_eq!(replay.answer.body, format!("by {by}").into_bytes());
             }
             (Standing::Finished(replay), Model::Finished { by, .. }) => {
                 assert_eq!(replay.answer.body, format!("by {by}").into_bytes());
             }
             (found, model) => panic!("{found:?}, but the model says {model:?} at {}", self.now),
         }
+    }
+
+    /// The effect with its answer, in one transaction.
+    async fn provide(&mut self, who: usize) {
+        let Some(held) = self.held[who] else { return };
+        if matches!(self.model, Model::Claimed { by, provided: true, .. } if by == who) {
+            return;
+        }
+        let (claim, name) = (self.claim().await, format!("effect{}", self.effects));
+        let ledger = self.sample.ledger();
+        let written = ledger.write(move |tx| {
+            common::put_thing(tx, &name)?;
+            claim.provide(tx, held, &answer(who), None)?;
+            Ok::<_, ClaimRefused>(Told::new((), Entry::new("thing.make")))
+        });
+        match (written.await, self.model) {
+            (Ok(_), Model::Claimed { by, until, expires, provided: false }) if by == who => {
+                self.effects += 1;
+                self.model = Model::Claimed { by, until, expires, provided: true };
+            }
+            (Err(WriteRefused::Rejected(ClaimRefused::Superseded)), model) => {
+                assert!(!matches!(model, Model::Claimed { by, .. } if by == who), "{model:?}");
+            }
+            (found, model) => panic!("{found:?}, but the model says {model:?}"),
+        }
         assert_eq!(self.sample.things().await.len(), self.effects);
     }
 
     async fn end(&mut self, who: usize, finish: bool) {
         let Some(held) = self.held[who].take() else { return };
-        let claim = self.claim().await;
-        let answer = Answer {
-            status: 201,
-            headers: Vec::new(),
-            body: format!("by {who}").into_bytes(),
-            location: None,
-        };
+        let (claim, answer) = (self.claim().await, answer(who));
         let ledger = self.sample.ledger();
         let written = ledger.write(move |tx| {
             match finish {
-                true => claim.finish(tx, held, &answer)?,
+                true => claim.finish(tx, held, &answer, None)?,
                 false => claim.let_go(tx, held)?,
             }
             Ok::<_, ClaimRefused>(Told::new((), Entry::new("thing.answer")))
         });
         match (written.await, self.model) {
-            (Ok(_), Model::Claimed { by, expires, .. }) if by == who => {
+            (Ok(_), Model::Claimed { by, expires, provided, .. }) if by == who => {
                 self.model = match finish {
                     true => Model::Finished { by, expires },
-                    false => Model::Claimed { by, until: 0, expires },
+                    false => Model::Claimed { by, until: 0, expires, provided },
                 };
             }
             (Err(WriteRefused::Rejected(ClaimRefused::Superseded)), model) => {
@@ -147,12 +167,17 @@ impl Table {
     }
 }
 
+fn answer(who: usize) -> Answer {
+    Answer { status: 201, headers: Vec::new(), body: format!("by {who}").into_bytes(), location: None }
+}
+
 async fn play(moves: Vec<Move>) {
     let sample = Sample::new("");
     let mut table = Table { sample, held: [None; 3], model: Model::Free, now: 0, effects: 0 };
     for step in moves {
         match step {
             Move::Take(who) => table.take(who).await,
+            Move::Provide(who) => table.provide(who).await,
             Move::Finish(who) => table.end(who, true).await,
             Move::LetGo(who) => table.end(who, false).await,
             Move::Pass(seconds) => {

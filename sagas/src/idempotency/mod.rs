@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit::{Clock, Ledger, SqlFault, Tx, View, WriteRefused};
-use serde_json::Value as Json;
 
 pub use fingerprint::{Fingerprint, RequestParts};
 pub use key::{Key, NotAKey};
@@ -21,7 +20,7 @@ pub use words::{Answer, ClaimRefused, Held, Replay, Standing, Whose};
 use crate::ids::SagaKey;
 use crate::limits::{ANSWER_BYTES_MAX, CLAIM_LEASE, SECRET_KEPT};
 use crate::seal::{Cipher, Plain, Seal, SealFault};
-use rows::{Row, Stored};
+use rows::{Row, State, Stored};
 
 /// Makes claims.
 #[derive(Clone)]
@@ -119,22 +118,28 @@ impl Claim {
                 rows::renew(tx, &self.fresh_row(held.epoch, now_us))?;
                 Ok(Standing::Fresh(held))
             }
-            Standing::Resume(_, point) => {
+            Standing::Resume(_) => {
                 self.moved(rows::take_over(tx, &self.whose, &self.key, row.epoch, claim_until(now_us))?)?;
-                Ok(Standing::Resume(held, point))
+                Ok(Standing::Resume(held))
             }
             standing => Ok(standing),
         }
     }
 
-    /// Keeps the point from which the answer can be reached, in the transaction that reached it.
+    /// Keeps an answer in the transaction that makes it true, for the case that no other comes: should the process stop
+    /// before [`finish`](Self::finish), this is what the request is answered with. Until then it goes on being in flight.
+    /// One that has been taken over provides nothing, so its effect does not happen either.
     ///
     /// # Errors
-    /// That another request has taken over, or what the database said.
-    pub fn reach(&self, tx: &mut Tx<'_>, held: Held, point: &Json) -> Result<(), ClaimRefused> {
-        let sealed = self.cipher.seal(&self.place("point"), &serde_json::to_vec(point)?)?;
-        let until_us = claim_until(self.now_us());
-        self.moved(rows::reach(tx, &self.whose, &self.key, held.epoch, &sealed, until_us)?)
+    /// As [`finish`](Self::finish).
+    pub fn provide(
+        &self,
+        tx: &mut Tx<'_>,
+        held: Held,
+        answer: &Answer,
+        with_secret: Option<&Plain>,
+    ) -> Result<(), ClaimRefused> {
+        self.keep(tx, held, (answer, with_secret), State::Claimed)
     }
 
     /// Makes a workflow the answer, in the transaction that starts it.
@@ -145,26 +150,19 @@ impl Claim {
         self.moved(rows::attach(tx, &self.whose, &self.key, held.epoch, saga)?)
     }
 
-    /// Keeps the answer. An answer of 500 and above is not for keeping: [`let_go`](Self::let_go) instead.
+    /// Keeps the answer, for good. An answer of 500 and above is not for keeping: [`let_go`](Self::let_go) instead. Of one
+    /// whose body shows a secret once, `with_secret` is that body: it is kept for ten minutes, and `answer` for as long as any.
     ///
     /// # Errors
     /// That another request has taken over, that it is too long, or what the database said.
-    pub fn finish(&self, tx: &mut Tx<'_>, held: Held, answer: &Answer) -> Result<(), ClaimRefused> {
-        self.keep(tx, held, answer, None)
-    }
-
-    /// Keeps an answer whose body shows a secret once: `answer` without it for as long as any, with it for ten minutes.
-    ///
-    /// # Errors
-    /// As [`finish`](Self::finish).
-    pub fn finish_with_secret(
+    pub fn finish(
         &self,
         tx: &mut Tx<'_>,
         held: Held,
         answer: &Answer,
-        with_secret: &Plain,
+        with_secret: Option<&Plain>,
     ) -> Result<(), ClaimRefused> {
-        self.keep(tx, held, answer, Some(with_secret))
+        self.keep(tx, held, (answer, with_secret), State::Finished)
     }
 
     /// Lets the next request with the key go on at once: after an answer of 500 and above, which is not given again.
@@ -187,8 +185,8 @@ impl Claim {
         &self,
         tx: &mut Tx<'_>,
         held: Held,
-        answer: &Answer,
-        secret: Option<&Plain>,
+        (answer, secret): (&Answer, Option<&Plain>),
+        state: State,
     ) -> Result<(), ClaimRefused> {
         let whole = answer.body.len() <= ANSWER_BYTES_MAX;
         if !whole && answer.location.is_none() {
@@ -208,7 +206,7 @@ impl Claim {
             secret_until_us: secret.is_some().then(|| now_us + micros(SECRET_KEPT)),
             secret_sealed: secret,
         };
-        self.moved(rows::finish(tx, &self.whose, &self.key, held.epoch, &stored)?)
+        self.moved(rows::keep(tx, &self.whose, &self.key, held.epoch, (&stored, state))?)
     }
 
     /// The one place that decides, for a look and for a claim.
@@ -217,25 +215,22 @@ impl Claim {
             Some(saga) => crate::store::saga(view, saga)?.is_some_and(|saga| !saga.state.is_over()),
             None => false,
         };
-        let working = row.stored.is_none() && row.claim_until_us > now_us;
+        let finished = row.state == State::Finished;
+        let working = !finished && row.claim_until_us > now_us;
         if row.expires_us <= now_us && !lives && !working {
             return Ok(Standing::Fresh(Held { epoch: row.epoch + 1 }));
         }
         if row.fingerprint != self.fingerprint.0 {
             return Ok(Standing::OtherRequest);
         }
-        if let Some(stored) = &row.stored {
-            return Ok(Standing::Finished(self.replay(stored, now_us)?));
-        }
-        if let Some(saga) = &row.saga {
-            return Ok(Standing::Attached(saga.clone()));
-        }
-        if working {
-            return Ok(Standing::InFlight { until_us: row.claim_until_us });
-        }
-        let point = row.point_sealed.as_ref().map(|sealed| self.cipher.open(&self.place("point"), sealed));
-        let point = point.transpose()?.map(|plain| serde_json::from_slice(&plain)).transpose()?;
-        Ok(Standing::Resume(Held { epoch: row.epoch + 1 }, point))
+        Ok(match (&row.stored, &row.saga) {
+            (Some(stored), _) if finished => Standing::Finished(self.replay(stored, now_us)?),
+            (_, Some(saga)) => Standing::Attached(saga.clone()),
+            _ if working => Standing::InFlight { until_us: row.claim_until_us },
+            // Whoever worked on it stopped after the effect.
+            (Some(stored), _) => Standing::Finished(self.replay(stored, now_us)?),
+            (None, None) => Standing::Resume(Held { epoch: row.epoch + 1 }),
+        })
     }
 
     fn replay(&self, stored: &Stored, now_us: u64) -> Result<Replay, ClaimRefused> {
@@ -261,7 +256,7 @@ impl Claim {
             epoch,
             claim_until_us: claim_until(now_us),
             saga: None,
-            point_sealed: None,
+            state: State::Claimed,
             stored: None,
             kept_us: micros(self.kept),
             expires_us: now_us + micros(self.kept),

@@ -8,14 +8,13 @@ use super::{Key, Whose};
 use crate::ids::SagaKey;
 use crate::store::{self, SERVICE, big, saga_id};
 
-pub(crate) static STATEMENTS: [&Statement; 12] = [
+pub(crate) static STATEMENTS: [&Statement; 11] = [
     &INSERT,
     &BY_KEY,
     &RENEW,
     &TAKE_OVER,
-    &REACH,
     &ATTACH,
-    &FINISH,
+    &KEEP,
     &LET_GO,
     &COUNT_REPLAY,
     &SWEEP,
@@ -30,14 +29,14 @@ static INSERT: Statement = Statement::tenant(
 );
 static BY_KEY: Statement = Statement::tenant(
     SERVICE,
-    "SELECT fingerprint, state, epoch, claim_until_us, saga_scope, saga, point_sealed, status, headers, body_sealed,
-        location, secret_sealed, secret_until_us, kept_us, expires_us
+    "SELECT fingerprint, state, epoch, claim_until_us, saga_scope, saga, status, headers, body_sealed, location,
+        secret_sealed, secret_until_us, kept_us, expires_us
      FROM idempotency WHERE workspace = ?1 AND principal = ?2 AND key = ?3",
 );
 static RENEW: Statement = Statement::tenant(
     SERVICE,
     "UPDATE idempotency SET fingerprint = ?4, state = 'claimed', epoch = ?5, claim_until_us = ?6, saga_scope = NULL,
-        saga = NULL, point_sealed = NULL, status = NULL, headers = NULL, body_sealed = NULL, location = NULL,
+        saga = NULL, status = NULL, headers = NULL, body_sealed = NULL, location = NULL,
         secret_sealed = NULL, secret_until_us = NULL, kept_us = ?7, expires_us = ?8, replays = 0
      WHERE workspace = ?1 AND principal = ?2 AND key = ?3",
 );
@@ -46,20 +45,15 @@ static TAKE_OVER: Statement = Statement::tenant(
     "UPDATE idempotency SET epoch = epoch + 1, claim_until_us = ?5
      WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
 );
-static REACH: Statement = Statement::tenant(
-    SERVICE,
-    "UPDATE idempotency SET point_sealed = ?5, claim_until_us = ?6
-     WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
-);
 static ATTACH: Statement = Statement::tenant(
     SERVICE,
     "UPDATE idempotency SET saga_scope = ?5, saga = ?6
      WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
 );
-static FINISH: Statement = Statement::tenant(
+static KEEP: Statement = Statement::tenant(
     SERVICE,
-    "UPDATE idempotency SET state = 'finished', point_sealed = NULL, status = ?5, headers = ?6, body_sealed = ?7,
-        location = ?8, secret_sealed = ?9, secret_until_us = ?10
+    "UPDATE idempotency SET state = ?5, status = ?6, headers = ?7, body_sealed = ?8, location = ?9, secret_sealed = ?10,
+        secret_until_us = ?11
      WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
 );
 static LET_GO: Statement = Statement::tenant(
@@ -99,6 +93,22 @@ pub(super) struct Stored {
     pub(super) secret_until_us: Option<u64>,
 }
 
+/// Whether somebody works on the request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Claimed,
+    Finished,
+}
+
+impl State {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Finished => "finished",
+        }
+    }
+}
+
 pub(super) struct Row {
     pub(super) whose: Whose,
     pub(super) key: Key,
@@ -106,7 +116,8 @@ pub(super) struct Row {
     pub(super) epoch: i64,
     pub(super) claim_until_us: u64,
     pub(super) saga: Option<SagaKey>,
-    pub(super) point_sealed: Option<Vec<u8>>,
+    pub(super) state: State,
+    /// The answer; while it is claimed, what is answered should no other come.
     pub(super) stored: Option<Stored>,
     pub(super) kept_us: u64,
     pub(super) expires_us: u64,
@@ -140,16 +151,9 @@ pub(super) fn row(view: &View<'_>, whose: &Whose, key: &Key) -> Result<Option<Ro
             Some(_) => Some(SagaKey { scope: store::scope(row, 4)?, id: saga_id(row, 5)? }),
             None => None,
         };
-        let stored = match row.text(1)?.as_str() {
-            "finished" => Some(Stored {
-                status: u16::try_from(row.integer(7)?).map_err(|_| SqlFault::Malformed { column: 7 })?,
-                headers: row.text(8)?,
-                location: row.text_or_null(10)?,
-                body_sealed: row.blob_or_null(9)?,
-                secret_sealed: row.blob_or_null(11)?,
-                secret_until_us: store::micros_or_null(row, 12)?,
-            }),
-            _ => None,
+        let state = match row.text(1)?.as_str() {
+            "finished" => State::Finished,
+            _ => State::Claimed,
         };
         Ok(Row {
             whose: whose.clone(),
@@ -158,12 +162,24 @@ pub(super) fn row(view: &View<'_>, whose: &Whose, key: &Key) -> Result<Option<Ro
             epoch: row.integer(2)?,
             claim_until_us: store::micros(row, 3)?,
             saga,
-            point_sealed: row.blob_or_null(6)?,
-            stored,
-            kept_us: store::micros(row, 13)?,
-            expires_us: store::micros(row, 14)?,
+            state,
+            stored: stored(row)?,
+            kept_us: store::micros(row, 12)?,
+            expires_us: store::micros(row, 13)?,
         })
     })
+}
+
+fn stored(row: &audit::Row<'_>) -> Result<Option<Stored>, SqlFault> {
+    let Some(headers) = row.text_or_null(7)? else { return Ok(None) };
+    Ok(Some(Stored {
+        status: u16::try_from(row.integer(6)?).map_err(|_| SqlFault::Malformed { column: 6 })?,
+        headers,
+        body_sealed: row.blob_or_null(8)?,
+        location: row.text_or_null(9)?,
+        secret_sealed: row.blob_or_null(10)?,
+        secret_until_us: store::micros_or_null(row, 11)?,
+    }))
 }
 
 pub(super) fn take_over(
@@ -175,18 +191,6 @@ pub(super) fn take_over(
 ) -> Result<bool, SqlFault> {
     let params = params![whose.principal.as_str(), key.as_str(), epoch, big(until_us)];
     Ok(tx.within(whose.scope.rows()).run(&TAKE_OVER, params)? == 1)
-}
-
-pub(super) fn reach(
-    tx: &Tx<'_>,
-    whose: &Whose,
-    key: &Key,
-    epoch: i64,
-    point_sealed: &[u8],
-    until_us: u64,
-) -> Result<bool, SqlFault> {
-    let params = params![whose.principal.as_str(), key.as_str(), epoch, point_sealed, big(until_us)];
-    Ok(tx.within(whose.scope.rows()).run(&REACH, params)? == 1)
 }
 
 pub(super) fn attach(
@@ -201,17 +205,18 @@ pub(super) fn attach(
     Ok(tx.within(whose.scope.rows()).run(&ATTACH, params)? == 1)
 }
 
-pub(super) fn finish(
+pub(super) fn keep(
     tx: &Tx<'_>,
     whose: &Whose,
     key: &Key,
     epoch: i64,
-    stored: &Stored,
+    (stored, state): (&Stored, State),
 ) -> Result<bool, SqlFault> {
     let params = params![
         whose.principal.as_str(),
         key.as_str(),
         epoch,
+        state.text(),
         stored.status,
         stored.headers.as_str(),
         stored.body_sealed.as_ref(),
@@ -219,7 +224,7 @@ pub(super) fn finish(
         stored.secret_sealed.as_ref(),
         stored.secret_until_us.map(big)
     ];
-    Ok(tx.within(whose.scope.rows()).run(&FINISH, params)? == 1)
+    Ok(tx.within(whose.scope.rows()).run(&KEEP, params)? == 1)
 }
 
 pub(super) fn let_go(tx: &Tx<'_>, whose: &Whose, key: &Key, epoch: i64) -> Result<bool, SqlFault> {

@@ -4,7 +4,6 @@
 
 use audit::SqlFault;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
 use crate::ids::{SagaKey, Scope};
 use crate::limits::ANSWER_BYTES_MAX;
@@ -48,7 +47,7 @@ pub struct Replay {
 pub enum Standing {
     /// Nobody has claimed it. From [`Claim::take`] it comes with the claim.
     Fresh(Held),
-    /// It was answered; this is the answer.
+    /// It was answered, or stopped after its effect; this is the answer.
     Finished(Replay),
     /// It started this workflow, which is its answer.
     Attached(SagaKey),
@@ -57,8 +56,8 @@ pub enum Standing {
         /// In microseconds since 1970.
         until_us: u64,
     },
-    /// It was begun and not answered: go on from this point, with the same effects.
-    Resume(Held, Option<Json>),
+    /// It was begun and not answered, and did nothing that was to be kept: go on with it.
+    Resume(Held),
     /// The key belongs to another request; nothing of that is shown.
     OtherRequest,
 }

@@ -133,7 +133,6 @@ CREATE TABLE idempotency (
     claim_until_us BIGINT NOT NULL,
     saga_scope TEXT,
     saga BLOB,
-    point_sealed BLOB,
     status BIGINT,
     headers TEXT,
     body_sealed BLOB,

@@ -90,7 +90,6 @@ pub static SCHEMA: Schema = Schema {
         crate::idempotency::STATEMENTS[8],
         crate::idempotency::STATEMENTS[9],
         crate::idempotency::STATEMENTS[10],
-        crate::idempotency::STATEMENTS[11],
     ],
 };
 
