@@ -48,7 +48,12 @@ impl<T> Told<T> {
 
     /// The same change, without its value.
     pub fn discard(self) -> Told<()> {
-        Told { value: (), first: self.first, rest: self.rest }
+        self.leaving(())
+    }
+
+    /// The same change, leaving another value.
+    pub fn leaving<U>(self, value: U) -> Told<U> {
+        Told { value, first: self.first, rest: self.rest }
     }
 }
 

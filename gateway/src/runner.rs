@@ -21,9 +21,6 @@ pub enum RunRefused {
     /// It was not started.
     #[error("the workflow was not started")]
     Start(#[source] StartRefused),
-    /// The request's claim on its idempotency key is another's by now.
-    #[error("the request's key was taken over")]
-    Claim(#[source] sagas::idempotency::ClaimRefused),
     /// The signal was not taken.
     #[error("the signal was not taken")]
     Signal(#[source] SignalRefused),

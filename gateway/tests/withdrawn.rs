@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use common::house::{Program, Standing, house};
+use gateway::api::exchange::done;
 use gateway::api::guard::{Permit, may};
 use gateway::api::{self, Caller, Client, Guard, InWorkspace, Origin, Scopes};
 use gateway::ids::RequestId;
@@ -62,11 +63,11 @@ async fn refusals(standing: &Standing, seen: &Seen) -> Vec<String> {
     let (name, custody) = ("late".parse().unwrap(), Custody::default());
     let run = format!("wf_{}", "7".repeat(32)).parse().unwrap();
     vec![
-        words(house.keys.change(&seen.keys, &origin, "release", Change::Disable).await),
+        words(house.keys.change(&seen.keys, &origin, "release", Change::Disable, done).await),
         words(house.keys.rotate(&seen.keys, &origin, "release", Duration::ZERO).await),
         words(house.keys.create(&seen.keys, &origin, name, KeyKind::P256, custody, None).await),
-        words(house.workspaces.issue_api_key(&seen.access, &origin, new_key).await),
-        words(house.workspaces.revoke_api_key(&seen.access, &origin, seen_key(standing).await).await),
+        words(house.workspaces.issue_api_key(&seen.access, &origin, new_key, done).await),
+        words(house.workspaces.revoke_api_key(&seen.access, &origin, seen_key(standing).await, done).await),
         words(runs.cancel(&seen.workflows, &origin, run, "late").await),
     ]
 }

@@ -27,9 +27,9 @@ pub use catalog::{Catalog, CatalogRefused};
 pub use context::{Origin, StepContext};
 pub use define::{Builder, Definition, DefinitionRefused, Undo, Wait, WaitStep, Workflow, pinned};
 pub use engine::{
-    Cancelling, Deaf, Deed, End, Engine, EngineParts, EngineRefused, Observer, OnConflict, Past,
-    SignalRefused, SignalRequest, Signalled, Start, StartRefused, StartRequest, Started, Verb, VerbRefused,
-    Watched,
+    Cancelling, Deaf, Deed, End, Engine, EngineParts, EngineRefused, Leading, Led, Observer, OnConflict,
+    Past, SignalRefused, SignalRequest, Signalled, Start, StartRefused, StartRequest, Started, Verb,
+    VerbRefused, Watched,
 };
 pub use history::HistoryLine;
 pub use ids::{EffectId, NotASaga, Phase, SagaId, SagaKey, Scope};

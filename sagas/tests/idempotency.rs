@@ -15,7 +15,6 @@ use sagas::idempotency::{
 };
 use sagas::testing::{TestSeal, World as _};
 use sagas::{Engine, StartRequest};
-use serde_json::json;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 

@@ -10,22 +10,17 @@ use std::time::{Duration, Instant};
 use audit::{Ledger, WriteRefused};
 use bytes::Bytes;
 use http::HeaderMap;
-use sagas::idempotency::{
-    Answer, Claim, ClaimRefused, Fingerprint, Idempotency, Key, Replay, RequestParts, Standing, Whose,
-};
+use sagas::idempotency::{Claim, ClaimRefused, Fingerprint, Idempotency, Key, RequestParts, Standing, Whose};
 use sagas::{SagaKey, Scope};
 
 use self::replays::Replayed;
+use crate::api::kept::{Kept, given_again};
 use crate::api::{Caller, Code, KeyRule, Method, Once, Origin, Problem, Reply, Route};
 use crate::ids::{RequestId, WorkspaceId};
 use crate::limits::{ANSWERS_KEPT, ANSWERS_KEPT_LONG, SAME_REQUEST_WAIT_MAX};
 
 /// The header.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// The member that an answer shows once, and that is left out of what is kept for long.
-const SHOWN_ONCE: &str = "secret";
-/// The header that names an answer's entry.
-const ENTRY_HEADER: &str = "chancery-entry";
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 const SHORTLY: Duration = Duration::from_secs(1);
 
@@ -79,7 +74,10 @@ impl Again {
     /// The key is missing or malformed, belongs to another request, or its first request is still under way.
     pub async fn begin(&self, asked: Asked<'_>) -> Result<Begun, Problem> {
         let Some(key) = key_of(&asked)? else { return Ok(Begun::Go(Turn { taken: None })) };
-        let kept = if asked.route.key_rule == KeyRule::Optional { ANSWERS_KEPT } else { ANSWERS_KEPT_LONG };
+        let kept = match asked.route.key_rule {
+            KeyRule::Optional => ANSWERS_KEPT,
+            KeyRule::Lasting | KeyRule::Required => ANSWERS_KEPT_LONG,
+        };
         let claim = self.idempotency.claim(whose(asked.caller), key, fingerprint(&asked), kept).await;
         let claim = claim.map_err(|why| {
             tracing::warn!(%why, "what is kept of requests cannot be opened");
@@ -88,14 +86,11 @@ impl Again {
         let patience = Instant::now() + SAME_REQUEST_WAIT_MAX;
         loop {
             match self.take(&claim).await? {
-                Standing::Fresh(held) => return Ok(self.go(claim, held, &asked)),
-                Standing::Resume(held, _) if asked.route.key_rule != KeyRule::Optional => {
-                    return Ok(self.go(claim, held, &asked));
-                }
-                Standing::Resume(..) => return Err(unresolved()),
+                // What was begun and left nothing behind is begun anew.
+                Standing::Fresh(held) | Standing::Resume(held) => return Ok(self.go(claim, held, &asked)),
                 Standing::Finished(replay) => {
                     Replayed::of(&claim, &asked, &replay).count(&self.ledger).await;
-                    return replayed(replay).map(Begun::Answered);
+                    return given_again(replay).map(Begun::Answered).ok_or_else(too_long);
                 }
                 Standing::Attached(workflow) => return going_on(&workflow).map(Begun::Answered),
                 Standing::OtherRequest => return Err(reused()),
@@ -147,11 +142,11 @@ impl Turn {
     }
 
     /// Keeps the outcome for those that send the request again, and gives it back. If we stop before it is kept, the
-    /// next request with the key finds the workflow, goes on, or is told that only the ledger knows.
+    /// next request with the key finds what came with the effect, an answer or a workflow; or there was none, and it goes on.
     pub async fn end(self, outcome: Result<Reply, Problem>) -> Result<Reply, Problem> {
         let Some((again, once, request)) = self.taken else { return outcome };
         let ending = match &outcome {
-            Ok(reply) => Some(kept_of(reply)),
+            Ok(reply) => Some(Ending::Keep(Kept::of(reply))),
             Err(problem) => ending_of(problem, &request),
         };
         let Some(ending) = ending else { return outcome };
@@ -159,8 +154,9 @@ impl Turn {
             again.ledger.write_unaudited("the answer to a request that may be sent again", move |tx| {
                 let (claim, held) = once.parts();
                 match &ending {
-                    Ending::Keep(answer, None) => claim.finish(tx, held, answer),
-                    Ending::Keep(answer, Some(secret)) => claim.finish_with_secret(tx, held, answer, secret),
+                    Ending::Keep(Kept { answer, with_secret }) => {
+                        claim.finish(tx, held, answer, with_secret.as_ref())
+                    }
                     Ending::LetGo => claim.let_go(tx, held),
                 }
             });
@@ -176,30 +172,8 @@ impl Turn {
 
 /// What becomes of the claim.
 enum Ending {
-    Keep(Answer, Option<sagas::Plain>),
+    Keep(Kept),
     LetGo,
-}
-
-fn kept_of(reply: &Reply) -> Ending {
-    let headers = [
-        ("content-type", Some(reply.media_type.to_owned())),
-        (ENTRY_HEADER, reply.entry.map(|entry| entry.to_string())),
-    ];
-    let headers = headers.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-    let (status, location) = (reply.status, reply.location.clone());
-    let answer = |body| Answer { status, headers, body, location };
-    match without_secret(&reply.body) {
-        Some(body) => Ending::Keep(answer(body), Some(sagas::Plain::new(reply.body.to_vec()))),
-        None => Ending::Keep(answer(reply.body.to_vec()), None),
-    }
-}
-
-/// The same body without what it shows once; `None` where it shows nothing once.
-fn without_secret(body: &Bytes) -> Option<Vec<u8>> {
-    let mut value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    value.as_object_mut()?.remove(SHOWN_ONCE)?;
-    value.as_object_mut()?.insert("secret_available".to_owned(), false.into());
-    serde_json::to_vec(&value).ok()
 }
 
 /// A refusal by a rule is an answer. One before any rule was asked, or by a part that was away, lets the key go. After
@@ -207,11 +181,7 @@ fn without_secret(body: &Bytes) -> Option<Vec<u8>> {
 fn ending_of(problem: &Problem, request: &RequestId) -> Option<Ending> {
     match (problem.code, problem.code.status()) {
         (Code::OutcomeUnknown | Code::DeadlinePassed | Code::Internal, _) => None,
-        (_, 409) => {
-            let body = serde_json::to_vec(&problem.clone().document(request.as_str())).unwrap_or_default();
-            let headers = vec![("content-type".to_owned(), "application/problem+json".to_owned())];
-            Some(Ending::Keep(Answer { status: 409, headers, body, location: None }, None))
-        }
+        (_, 409) => Some(Ending::Keep(Kept::of_refusal(problem, request.as_str()))),
         _ => Some(Ending::LetGo),
     }
 }
@@ -272,32 +242,6 @@ fn fingerprint(asked: &Asked<'_>) -> Fingerprint {
     })
 }
 
-fn replayed(replay: Replay) -> Result<Reply, Problem> {
-    let Replay { answer, whole, .. } = replay;
-    if !whole {
-        let location = answer.location.ok_or_else(unresolved)?;
-        return Ok(Reply::empty().at(location).replayed());
-    }
-    let header =
-        |name: &str| answer.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
-    let media_type = match header("content-type") {
-        Some("application/json") => "application/json",
-        Some("application/problem+json") => "application/problem+json",
-        Some(text) if text.starts_with("text/plain") => "text/plain; charset=utf-8",
-        _ => "",
-    };
-    let entry = header(ENTRY_HEADER).and_then(|text| text.parse().ok());
-    let reply = Reply {
-        status: answer.status,
-        media_type,
-        body: answer.body.into(),
-        location: answer.location,
-        entry,
-        replayed: true,
-    };
-    Ok(reply)
-}
-
 /// The workflow that the first request started is what the second one gets.
 fn going_on(workflow: &SagaKey) -> Result<Reply, Problem> {
     let body = serde_json::json!({ "workflow": workflow.id.to_string() });
@@ -313,10 +257,10 @@ fn in_progress() -> Problem {
         .after(SHORTLY)
 }
 
-fn unresolved() -> Problem {
+fn too_long() -> Problem {
     Problem::new(
         Code::OutcomeUnknown,
-        "the first request with this key ended without an answer; the ledger shows whether it took effect",
+        "the request was carried out; its answer was too long to keep, and the ledger shows what was done",
     )
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use audit::{Entry, Ledger, SqlFault, Told, Tx, WriteRefused};
 use sagas::idempotency::{Claim, Replay};
 
-use super::{Asked, ENTRY_HEADER, workspace_of};
+use super::{Asked, workspace_of};
+use crate::api::kept::{ENTRY_HEADER, kept_header};
 use crate::services::ground::Telling;
 
 /// A replay that is about to be counted.
@@ -46,13 +47,12 @@ impl Replayed {
         let of = |caller| Telling::repeated(caller, workspace_of(caller), asked.origin);
         // Nobody in particular is let in only where nothing changes, and nothing is given again there.
         let telling = asked.caller.map_or_else(|| Telling::own(None), of);
-        let first_entry = replay.answer.headers.iter().find(|(name, _)| name == ENTRY_HEADER);
         Arc::new(Self {
             claim: claim.clone(),
             telling,
             object: format!("route/{} {}", asked.route.method.text(), asked.route.pattern),
             status: replay.answer.status,
-            first_entry: first_entry.map(|(_, value)| value.clone()),
+            first_entry: kept_header(&replay.answer, ENTRY_HEADER).map(str::to_owned),
         })
     }
 

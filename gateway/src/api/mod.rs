@@ -7,6 +7,7 @@ pub mod describe;
 pub mod directory;
 pub mod exchange;
 pub mod guard;
+pub mod kept;
 pub mod offer;
 pub mod once;
 pub mod problem;

@@ -1,10 +1,13 @@
 //! A request's claim on its idempotency key, as commands carry it into their transactions.
 //! Who enters: the boundary, which took the claim.
-//! What leaves: a workflow that is the key's answer from the very transaction that starts it.
+//! What leaves: an answer, or a workflow that is the answer, kept in the very transaction that makes it true.
 
 use audit::Tx;
 use sagas::SagaKey;
 use sagas::idempotency::{Claim, ClaimRefused, Held};
+
+use super::Reply;
+use super::kept::Kept;
 
 /// The claim, held.
 pub struct Once {
@@ -23,8 +26,23 @@ impl Once {
         (&self.claim, self.held)
     }
 
-    /// Makes a workflow the answer, in the transaction that starts it: whoever sends the request again, after whatever
-    /// was lost, finds this one workflow.
+    /// The key itself, as the client chose it.
+    pub fn key(&self) -> &str {
+        self.claim.key().as_str()
+    }
+
+    /// Keeps the reply in the transaction that makes it true: whoever sends the request again finds it, should we stop before
+    /// another one is kept.
+    ///
+    /// # Errors
+    /// Another request has taken over, or the database did not do it.
+    pub fn provide(&self, tx: &mut Tx<'_>, reply: &Reply) -> Result<(), ClaimRefused> {
+        let Kept { answer, with_secret } = Kept::of(reply);
+        self.claim.provide(tx, self.held, &answer, with_secret.as_ref())
+    }
+
+    /// Makes a workflow the answer, in the transaction that starts it or turns it: whoever sends the request again, after
+    /// whatever was lost, finds this one workflow.
     ///
     /// # Errors
     /// Another request has taken over, or the database did not do it.

@@ -58,14 +58,14 @@ pub enum Effect {
     Changes,
 }
 
-/// Whether a changing route wants an idempotency key, and what may be done with a request that was begun and not answered.
+/// Whether a changing route wants an idempotency key, and for how long its answer is kept under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyRule {
-    /// Without one it is refused: what it does is a workflow, or cannot be taken back. Begun again, it goes on.
+    /// Without one it is refused: what it does is a workflow, or cannot be taken back. Kept for long.
     Required,
-    /// It may bring one. Begun again, it goes on: nothing of the first attempt can have left.
-    Resumes,
-    /// It may bring one. If the first attempt ended without an answer, nobody but the ledger knows what it did.
+    /// It may bring one. Kept for long, because what it does cannot be taken back.
+    Lasting,
+    /// It may bring one. Kept for a day.
     Optional,
 }
 

@@ -57,8 +57,8 @@ impl Leases {
             scope: scope(by),
             name: name.to_string(),
             holder: by.actor().as_str().to_owned(),
-            // A request that is sent twice gets the first one's answer at the boundary.
-            request_key: None,
+            // Sent again after a crash, the request finds its lease, or its place in line.
+            request_key: origin.once.as_ref().map(|once| once.key().to_owned()),
             ttl,
             wait,
             origin: Telling::member(by, origin).origin(),

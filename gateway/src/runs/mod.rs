@@ -15,7 +15,7 @@ use crate::api::{Offer, OperatorPermit, Origin, Problem};
 use crate::ids::WorkspaceId;
 use crate::refused_by_ledger;
 use crate::runner::RunRefused;
-use crate::services::ground::{Ground, LedgerRefused, Signal, Telling, was_read, written};
+use crate::services::ground::{Ground, LedgerRefused, Signal, Telling, was_read};
 use crate::services::signing::approvals::{self, APPROVE, Ballot, Pending, REFUSE, Vote, same_hand};
 
 /// Why nothing was shown or done.
@@ -214,10 +214,7 @@ impl Runs {
         verb: Verb,
         reason: &str,
     ) -> Result<(), RunsRefused> {
-        let telling = Telling::operator(by, scope, origin);
-        let engine = self.ground.runner.engine()?;
-        let led = engine.operate(&key(scope, id), verb, telling.origin(), reason).await;
-        written(led.map(drop).map_err(|refused| refused.map(|verb| RunRefused::Verb(verb).into())))
+        self.ground.lead(Telling::operator(by, scope, origin), &key(scope, id), verb, reason).await
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod backward;
 mod begin;
+mod cancel;
 mod commit;
 mod drive;
 mod fan;
@@ -27,10 +28,11 @@ use audit::{ReadRefused, SqlFault, Told, WriteRefused};
 use tokio::sync::mpsc;
 
 pub use begin::{OnConflict, Start, StartRefused, StartRequest, Started};
+pub use cancel::Cancelling;
 pub use parts::{Deaf, EngineParts, Observer};
 pub use seen::{Deed, Past, Watched};
 pub use signals::{SignalRefused, SignalRequest, Signalled};
-pub use verbs::{Cancelling, Verb, VerbRefused};
+pub use verbs::{Leading, Led, Verb, VerbRefused};
 pub use waiters::End;
 
 use crate::ids::{SagaId, SagaKey};

@@ -1,8 +1,10 @@
-//! What people can do: cancel before the pivot; and when a saga is stuck, let it go on in one of six ways.
+//! What people can do when a saga is stuck: let it go on in one of six ways.
 //! Who enters: an operator with a verb and a reason.
 //! What leaves: a saga that moves again, or is let go of; an entry with actor and reason in either case.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use audit::{SqlFault, Told, Tx, WriteRefused};
 use serde_json::Value as Json;
@@ -11,8 +13,8 @@ use zeroize::Zeroizing;
 use super::Engine;
 use super::forward::{Bounds, Outcome};
 use super::live::{Live, entry_by};
+use super::parts::Env;
 use super::turn::{Halt, Moved, Turn, micros};
-use crate::catalog::Catalog;
 use crate::context::Origin;
 use crate::define::step::{Act, StepUndo};
 use crate::ids::{Phase, SagaKey};
@@ -98,61 +100,79 @@ impl Verb {
     }
 }
 
-/// A wish that a saga turns round, which has everything but its commit.
-#[derive(Clone)]
-pub struct Cancelling {
-    key: SagaKey,
+/// A verb that has everything but its commit.
+pub struct Leading {
+    env: Arc<Env>,
+    live: Live,
+    verb: Verb,
     by: Origin,
     reason: String,
     now_us: u64,
-    catalog: Catalog,
 }
 
-impl Cancelling {
-    /// Writes the wish down, in the caller's transaction. Tell the engine afterwards with [`Engine::nudge`].
+/// A saga that was led on, for the engine to hear of.
+pub struct Led(Moved);
+
+impl Leading {
+    /// Carries the verb out, in the caller's transaction. Tell the engine afterwards with [`Engine::led`].
     ///
     /// # Errors
-    /// Why the saga will not turn round.
-    pub fn commit(&self, tx: &mut Tx<'_>) -> Result<Told<()>, VerbRefused> {
-        let row = store::saga(tx, &self.key)?.ok_or(VerbRefused::NoSuchSaga)?;
-        let def = self.catalog.pinned(&row.workflow, row.version, &row.def_hash);
-        let def = def.ok_or_else(|| VerbRefused::NotOpen("this build lacks its definition".to_owned()))?;
-        match row.state {
-            state if state.is_over() => return Err(VerbRefused::Over(state)),
-            State::StuckForward | State::StuckUndo | State::Unwinding => {
-                return Err(VerbRefused::NotNow { verb: "cancel", state: row.state });
-            }
-            _ if row.cursor > def.pivot() => return Err(past_pivot(def)),
-            _ => {}
-        }
-        store::ask_to_cancel(tx, &self.key, self.now_us)?;
-        let reason = self.reason.clone();
-        let entry = entry_by(&row, &self.by, "workflow.cancel", |detail| detail.with("reason", reason));
-        Ok(Told::new((), entry))
+    /// Why this verb is not for the saga.
+    pub fn commit(&self, tx: &mut Tx<'_>) -> Result<Told<Led>, VerbRefused> {
+        let mut live = self.live.clone();
+        live.row = store::saga(tx, live.key())?.ok_or(VerbRefused::NoSuchSaga)?;
+        allowed(&self.verb, &live)?;
+        // Claimed anew, so that whoever still drives it finds that it is no longer theirs.
+        let epoch = store::claim_one(tx, live.key(), &self.env.owner)?;
+        live.row.epoch = epoch.ok_or(VerbRefused::NoSuchSaga)?;
+        let name = live.def.steps.get(live.row.cursor).map_or("", |step| step.name);
+        let entry = entry_by(&live.row, &self.by, self.verb.action(), |detail| {
+            detail.with("reason", self.reason.clone()).with("step", name)
+        });
+        let mut turn = Turn::new(tx, &self.env, live, self.now_us);
+        turn.tell(Told::new((), entry));
+        turn.obey(&self.verb, &self.reason)?;
+        let (moved, told) = turn.save()?;
+        let told = told.ok_or_else(|| VerbRefused::NotOpen("it told nothing".to_owned()))?;
+        Ok(told.leaving(Led(moved)))
     }
 }
 
 impl Engine {
-    /// Prepares to ask a saga to turn round, for a commit of one's own.
-    pub fn prepare_cancel(&self, key: &SagaKey, by: Origin, reason: &str) -> Cancelling {
-        let (now_us, catalog) = (self.inner().now_us(), self.inner().parts.catalog.clone());
-        Cancelling { key: key.clone(), by, reason: reason.to_owned(), now_us, catalog }
-    }
-
-    /// Asks a saga to turn round. It does so at the next step's border, if its pivot lies ahead.
+    /// Prepares to help a stuck saga on, for a commit of one's own.
     ///
     /// # Errors
-    /// Why it will not, or why the ledger did not take it.
-    pub async fn cancel(
+    /// Why this verb is not for it.
+    pub async fn prepare_lead(
         &self,
         key: &SagaKey,
+        verb: Verb,
         by: Origin,
         reason: &str,
-    ) -> Result<(), WriteRefused<VerbRefused>> {
-        let cancelling = self.prepare_cancel(key, by, reason);
-        self.inner().parts.ledger.write(move |tx| cancelling.commit(tx)).await?;
-        self.nudge(key);
-        Ok(())
+    ) -> Result<Leading, VerbRefused> {
+        let inner = self.inner();
+        if reason.trim().is_empty() {
+            return Err(VerbRefused::NoReason);
+        }
+        let live = match inner.load(key).await {
+            Ok(Some(live)) => live,
+            Ok(None) => return Err(self.not_loaded(key).await),
+            Err(why) => return Err(VerbRefused::NotOpen(why)),
+        };
+        let (env, now_us) = (inner.env.clone(), inner.now_us());
+        Ok(Leading { env, live, verb, by, reason: reason.to_owned(), now_us })
+    }
+
+    /// Goes on with a saga whose lead was committed, and says where it stands.
+    pub fn led(&self, Led(moved): Led) -> State {
+        let inner = self.inner();
+        let state = moved.live.row.state;
+        if !state.is_stuck() {
+            inner.parts.observer.stuck(&moved.live.row.workflow, false);
+        }
+        inner.after_commit(&moved, Duration::ZERO);
+        self.nudge(moved.live.key());
+        state
     }
 
     /// Helps a stuck saga on.
@@ -166,40 +186,9 @@ impl Engine {
         by: Origin,
         reason: &str,
     ) -> Result<State, WriteRefused<VerbRefused>> {
-        let inner = self.inner();
-        if reason.trim().is_empty() {
-            return Err(WriteRefused::Rejected(VerbRefused::NoReason));
-        }
-        let live = match inner.load(key).await {
-            Ok(Some(live)) => live,
-            Ok(None) => return Err(WriteRefused::Rejected(self.not_loaded(key).await)),
-            Err(why) => return Err(WriteRefused::Rejected(VerbRefused::NotOpen(why))),
-        };
-        let (env, now_us, reason) = (inner.env.clone(), inner.now_us(), reason.to_owned());
-        let written = inner.parts.ledger.write(move |tx| {
-            let mut live = live.clone();
-            live.row = store::saga(tx, live.key())?.ok_or(VerbRefused::NoSuchSaga)?;
-            allowed(&verb, &live)?;
-            // Claimed anew, so that whoever still drives it finds that it is no longer theirs.
-            live.row.epoch = store::claim_one(tx, live.key(), &env.owner)?.ok_or(VerbRefused::NoSuchSaga)?;
-            let name = live.def.steps.get(live.row.cursor).map_or("", |step| step.name);
-            let entry = entry_by(&live.row, &by, verb.action(), |detail| {
-                detail.with("reason", reason.clone()).with("step", name)
-            });
-            let mut turn = Turn::new(tx, &env, live, now_us);
-            turn.tell(Told::new((), entry));
-            turn.obey(&verb, &reason)?;
-            let (moved, told) = turn.save()?;
-            let told = told.ok_or_else(|| VerbRefused::NotOpen("it told nothing".to_owned()))?;
-            Ok::<Told<(Moved, ())>, VerbRefused>(told.discard().beside(moved))
-        });
-        let moved = written.await?.into_value().0;
-        if !moved.live.row.state.is_stuck() {
-            inner.parts.observer.stuck(&moved.live.row.workflow, false);
-        }
-        inner.after_commit(&moved, std::time::Duration::ZERO);
-        self.nudge(key);
-        Ok(moved.live.row.state)
+        let leading = self.prepare_lead(key, verb, by, reason).await.map_err(WriteRefused::Rejected)?;
+        let led = self.inner().parts.ledger.write(move |tx| leading.commit(tx)).await?;
+        Ok(self.led(led.into_value()))
     }
 
     async fn not_loaded(&self, key: &SagaKey) -> VerbRefused {
@@ -317,7 +306,7 @@ impl Turn<'_, '_> {
     }
 }
 
-fn past_pivot(def: &crate::Definition) -> VerbRefused {
+pub(super) fn past_pivot(def: &crate::Definition) -> VerbRefused {
     VerbRefused::PastPivot { pivot: def.steps.get(def.pivot()).map_or("", |step| step.name) }
 }
 

@@ -83,6 +83,11 @@ impl Idempotency {
 }
 
 impl Claim {
+    /// The key that is claimed.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// Where the request stands, without claiming anything: for a look before the work.
     ///
     /// # Errors

@@ -14,10 +14,10 @@ use sagas::StepContext;
 use serde_json::json;
 
 use self::store::ClientRow;
-use super::ground::{Ground, LedgerRefused, Telling};
+use super::ground::{Ground, LedgerRefused, Say, Telling};
 use super::roster::Roster;
 use crate::api::guard::{Permit, may};
-use crate::api::{CertificateHash, Client, ClientStanding, HangUp, OperatorPermit, Origin};
+use crate::api::{CertificateHash, Client, ClientStanding, HangUp, OperatorPermit, Origin, Reply};
 use crate::appliance::succession;
 use crate::ca::authorities::Authorities;
 use crate::ca::{CaRefused, Draft, Subject, complete};
@@ -58,14 +58,12 @@ pub struct NewClient {
 }
 
 /// A client with its new certificate.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EnrolledClient {
     /// The row.
     pub row: ClientRow,
     /// The certificate, DER.
     pub certificate: Vec<u8>,
-    /// The entry that tells of the enrolment's end.
-    pub seq: u64,
 }
 
 /// The service.
@@ -121,7 +119,8 @@ impl Devices {
         by: &OperatorPermit,
         origin: &Origin,
         new: NewClient,
-    ) -> Result<EnrolledClient, DevicesRefused> {
+        say: impl Say<EnrolledClient>,
+    ) -> Result<Reply, DevicesRefused> {
         let now = self.ground.now();
         let subject = Subject {
             common_name: new.name.as_str(),
@@ -133,7 +132,7 @@ impl Devices {
         let draft = authority
             .draft_client(&new.csr_pem, &subject, &self.ground.dice)
             .map_err(DevicesRefused::Certificate)?;
-        let mut row = ClientRow {
+        let row = ClientRow {
             id: ClientId::new(&self.ground.dice),
             name: new.name,
             state: "drafted".to_owned(),
@@ -146,12 +145,12 @@ impl Devices {
         let telling = Telling::operator(by, Some(&new.workspace), origin);
         let order = authority.order(&draft, origin.deadline);
         let certificate = self.issue(&telling, &new.workspace, &row, draft, order).await?;
-        let hash = CertificateHash::of(&certificate);
-        let seq = self.finish(telling, &new.workspace, &row, hash).await?;
         let client = Client { id: row.id.clone(), workspace: new.workspace };
+        let hash = CertificateHash::of(&certificate);
+        let row = ClientRow { state: "enrolled".to_owned(), certificate: Some(hash), ..row };
+        let reply = self.finish(telling, &client, EnrolledClient { row, certificate }, say).await?;
         self.roster.put_client(hash, ClientStanding::Enrolled(client));
-        (row.state, row.certificate) = ("enrolled".to_owned(), Some(hash));
-        Ok(EnrolledClient { row, certificate, seq })
+        Ok(reply)
     }
 
     /// Records that this very certificate is to be signed, then has it signed.
@@ -181,23 +180,21 @@ impl Devices {
     async fn finish(
         &self,
         telling: Telling,
-        workspace: &WorkspaceId,
-        row: &ClientRow,
-        hash: CertificateHash,
-    ) -> Result<u64, DevicesRefused> {
-        let (id, workspace) = (row.id.clone(), workspace.clone());
-        let recorded = self
-            .ground
-            .write::<_, DevicesRefused>(telling, move |tx, telling| {
-                // A draft that is gone was revoked together with its CA.
-                if !store::enrol(tx, &workspace, &id, &hash)? {
-                    return Err(DevicesRefused::AuthorityRetired);
-                }
-                let after = json!({ "state": "enrolled", "certificate": hash.to_string() });
-                Ok(Told::new((), telling.entry("client.enrol", id.as_str(), |detail| detail.after(after))))
-            })
-            .await?;
-        Ok(recorded.seq())
+        client: &Client,
+        enrolled: EnrolledClient,
+        say: impl Say<EnrolledClient>,
+    ) -> Result<Reply, DevicesRefused> {
+        let (client, hash) = (client.clone(), CertificateHash::of(&enrolled.certificate));
+        let act = move |tx: &mut Tx<'_>, telling: &Telling| {
+            // A draft that is gone was revoked together with its CA.
+            if !store::enrol(tx, &client.workspace, &client.id, &hash)? {
+                return Err(DevicesRefused::AuthorityRetired);
+            }
+            let after = json!({ "state": "enrolled", "certificate": hash.to_string() });
+            let entry = telling.entry("client.enrol", client.id.as_str(), |detail| detail.after(after));
+            Ok(Told::new(enrolled.clone(), entry))
+        };
+        Ok(self.ground.answer::<_, DevicesRefused>(telling, act, say).await?.0)
     }
 
     /// The clients of a workspace.
@@ -222,21 +219,21 @@ impl Devices {
         by: &Permit<may::AccessManage>,
         origin: &Origin,
         id: ClientId,
-    ) -> Result<u64, DevicesRefused> {
+        say: impl Say<CertificateHash>,
+    ) -> Result<Reply, DevicesRefused> {
         let workspace = by.workspace().clone();
-        let recorded = self
-            .ground
-            .write::<_, DevicesRefused>(Telling::member(by, origin), move |tx, telling| {
-                let hash = store::revoke(tx, &workspace, &id)?.ok_or(DevicesRefused::NoSuchClient)?;
-                let before = json!({ "state": "enrolled", "certificate": hash.to_string() });
-                let entry = telling.entry("client.revoke", id.as_str(), |detail| {
-                    detail.before(before).after(json!({ "state": "revoked" }))
-                });
-                Ok(Told::new(hash, entry))
-            })
-            .await?;
+        let act = move |tx: &mut Tx<'_>, telling: &Telling| {
+            let hash = store::revoke(tx, &workspace, &id)?.ok_or(DevicesRefused::NoSuchClient)?;
+            let before = json!({ "state": "enrolled", "certificate": hash.to_string() });
+            let entry = telling.entry("client.revoke", id.as_str(), |detail| {
+                detail.before(before).after(json!({ "state": "revoked" }))
+            });
+            Ok(Told::new(hash, entry))
+        };
+        let telling = Telling::member(by, origin);
+        let (reply, recorded) = self.ground.answer::<_, DevicesRefused>(telling, act, say).await?;
         self.cut_off(&[*recorded.value()]);
-        Ok(recorded.seq())
+        Ok(reply)
     }
 
     /// What follows a recorded revocation: the certificates do nothing from now on, and their connections end.

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{Devices, wire};
-use crate::api::exchange::Json;
+use super::{Devices, EnrolledClient, wire};
+use crate::api::exchange::{Json, done};
 use crate::api::guard::may;
 use crate::api::{Exchange, InWorkspace, Member, Open, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 
@@ -43,9 +43,12 @@ async fn enrol(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let command = body.into_command(by.workspace()?.clone())?;
-    let enrolled = service.enrol(&by, &ex.origin, command).await?;
-    let (seq, location) = (enrolled.seq, format!("/v1/clients/{}", enrolled.row.id));
-    Ok(Reply::json(201, &wire::NewClientAnswer::new(enrolled, service.bundle()))?.at(location).told_in(seq))
+    let bundle = service.bundle();
+    let say = move |enrolled: &EnrolledClient| {
+        let location = format!("/v1/clients/{}", enrolled.row.id);
+        Ok(Reply::json(201, &wire::NewClientAnswer::new(enrolled.clone(), bundle.clone()))?.at(location))
+    };
+    Ok(service.enrol(&by, &ex.origin, command, say).await?)
 }
 
 async fn list(
@@ -64,8 +67,7 @@ async fn revoke(
     (): (),
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let seq = service.revoke(&by, &ex.origin, ex.param(0)?).await?;
-    Ok(Reply::empty().told_in(seq))
+    Ok(service.revoke(&by, &ex.origin, ex.param(0)?, done).await?)
 }
 
 async fn bundle(service: Arc<Devices>, (): (), (): (), _: Exchange) -> Result<Reply, Problem> {

@@ -5,6 +5,9 @@
 use std::sync::Arc;
 
 use audit::{Freeze, ReadRefused, SqlFault, WriteRefused};
+use sagas::idempotency::ClaimRefused;
+
+use crate::api::Problem;
 
 /// Why the ledger took or gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,12 @@ pub enum LedgerRefused {
     /// The client behind the act was revoked since the guard saw it.
     #[error("the client certificate no longer stands")]
     ClientWithdrawn,
+    /// Another request with the same idempotency key has taken over; nothing of this one was done.
+    #[error("the request's claim on its idempotency key no longer stands")]
+    Claim(#[source] ClaimRefused),
+    /// What was done could not be put into words, so it was not done.
+    #[error("the outcome cannot be said")]
+    Unsaid(Problem),
     /// A fault of ours.
     #[error("the ledger could not do it")]
     Fault(#[source] Option<SqlFault>),

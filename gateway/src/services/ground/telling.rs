@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
-use audit::{Detail, Entry};
-use sagas::Scope;
+use audit::{Detail, Entry, Tx};
+use sagas::{SagaKey, Scope};
 
+use super::refused::LedgerRefused;
 use crate::api::guard::{Permit, Standing};
-use crate::api::{Actor, Caller, Once, OperatorPermit, Origin};
+use crate::api::{Actor, Caller, Once, OperatorPermit, Origin, Reply};
 use crate::ids::WorkspaceId;
 use crate::traces::here;
 
@@ -76,9 +77,14 @@ impl Telling {
         Self { standing: None, ..self }
     }
 
-    /// The request's claim on its idempotency key, if it has one.
-    pub(super) fn once(&self) -> Option<Arc<Once>> {
-        self.once.clone()
+    /// Keeps the reply as the answer to the request, in the transaction that makes it true.
+    pub(super) fn answered_with(&self, tx: &mut Tx<'_>, reply: &Reply) -> Result<(), LedgerRefused> {
+        self.once.as_ref().map_or(Ok(()), |once| once.provide(tx, reply)).map_err(LedgerRefused::Claim)
+    }
+
+    /// Makes a workflow the answer to the request, in the transaction that starts or turns it.
+    pub(super) fn answered_by(&self, tx: &mut Tx<'_>, workflow: &SagaKey) -> Result<(), LedgerRefused> {
+        self.once.as_ref().map_or(Ok(()), |once| once.attach(tx, workflow)).map_err(LedgerRefused::Claim)
     }
 
     /// Where the act takes place, as workflows name it.

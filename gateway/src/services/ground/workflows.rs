@@ -1,4 +1,4 @@
-//! What services do with workflows: start one, wait for its end, turn it round, send it what it waits for.
+//! What services do with workflows: start one, wait for its end, turn it round, lead it on, send it what it waits for.
 //! Who enters: acts with their telling.
 //! What leaves: runs; how they ended; why nothing was started, turned round or heard.
 
@@ -6,7 +6,7 @@ use std::future::{Future, ready};
 use std::time::Instant;
 
 use audit::SqlFault;
-use sagas::{SagaKey, SignalRequest, StartRequest};
+use sagas::{SagaKey, SignalRequest, StartRequest, Verb};
 use serde::Serialize;
 
 use super::refused::{LedgerRefused, was_read};
@@ -42,11 +42,10 @@ impl Ground {
         let start = engine.prepare(request.origin(telling.origin())).await.map_err(RunRefused::Start)?;
         let key = start.key().clone();
         // If we stop after this, the next start of the engine finds the row and goes on.
+        let of = key.clone();
         self.write::<_, E>(telling, move |tx, telling| {
             let started = start.commit(tx).map_err(RunRefused::Start)?;
-            if let Some(once) = telling.once() {
-                once.attach(tx, start.key()).map_err(RunRefused::Claim)?;
-            }
+            telling.answered_by(tx, &of)?;
             Ok(started)
         })
         .await?;
@@ -98,9 +97,33 @@ impl Ground {
     {
         let engine = self.runner.engine()?;
         let cancelling = engine.prepare_cancel(key, telling.origin(), reason);
-        self.write::<_, E>(telling, move |tx, _| Ok(cancelling.commit(tx).map_err(RunRefused::Verb)?))
-            .await?;
+        let of = key.clone();
+        self.write::<_, E>(telling, move |tx, telling| {
+            telling.answered_by(tx, &of)?;
+            Ok(cancelling.commit(tx).map_err(RunRefused::Verb)?)
+        })
+        .await?;
         engine.nudge(key);
+        Ok(())
+    }
+
+    /// Leads a stuck workflow on.
+    ///
+    /// # Errors
+    /// It is not stuck in the way this verb is for, or the ledger did not take it.
+    pub async fn lead<E>(&self, telling: Telling, key: &SagaKey, verb: Verb, reason: &str) -> Result<(), E>
+    where
+        E: From<LedgerRefused> + From<RunRefused> + Send + 'static,
+    {
+        let engine = self.runner.engine()?;
+        let leading = engine.prepare_lead(key, verb, telling.origin(), reason).await;
+        let leading = leading.map_err(RunRefused::Verb)?;
+        let of = key.clone();
+        let led = self.write::<_, E>(telling, move |tx, telling| {
+            telling.answered_by(tx, &of)?;
+            Ok(leading.commit(tx).map_err(RunRefused::Verb)?)
+        });
+        engine.led(led.await?.into_value());
         Ok(())
     }
 
@@ -122,8 +145,12 @@ impl Ground {
         let request = SignalRequest::new(key.clone(), name, dedupe, payload).map_err(RunRefused::Signal)?;
         let signalling = engine.prepare_signal(request.origin(telling.origin())).await;
         let signalling = signalling.map_err(RunRefused::Signal)?;
-        self.write::<_, E>(telling, move |tx, _| Ok(signalling.commit(tx).map_err(RunRefused::Signal)?))
-            .await?;
+        let of = key.clone();
+        self.write::<_, E>(telling, move |tx, telling| {
+            telling.answered_by(tx, &of)?;
+            Ok(signalling.commit(tx).map_err(RunRefused::Signal)?)
+        })
+        .await?;
         engine.nudge(key);
         Ok(())
     }

@@ -29,10 +29,10 @@ pub use self::commands::Changed;
 use self::ring::{KeyCard, KeyRing};
 use self::state::{KeyEvent, KeyState, WrongState};
 use self::store::{KeyRow, VersionRow};
-use super::ground::{Ground, LedgerRefused, Telling};
+use super::ground::{Ground, LedgerRefused, Say, Telling};
 use super::workspaces::{Workspaces, WorkspacesRefused};
-use crate::api::Origin;
 use crate::api::guard::{Permit, may};
+use crate::api::{Origin, Reply};
 use crate::crypto::{PinnedKey, Unusable};
 use crate::custody::CustodyRefused;
 use crate::ids::{SigningKeyId, WorkspaceId};
@@ -153,27 +153,26 @@ impl Keys {
         origin: &Origin,
         selector: &str,
         change: Change,
-    ) -> Result<(u64, KeyWithVersions), KeysRefused> {
+        say: impl Say<KeyWithVersions>,
+    ) -> Result<Reply, KeysRefused> {
         let (action, event) = change.parts();
         let (workspace, selector) = (by.workspace().clone(), selector.to_owned());
-        let recorded = self
-            .ground
-            .write::<_, KeysRefused>(Telling::member(by, origin), move |tx, telling| {
-                let row = store::key(tx, &workspace, &selector)?.ok_or(KeysRefused::NoSuchKey)?;
-                let next = row.state.after(event)?;
-                if !store::set_state(tx, &workspace, &row.id, row.state, next, None)? {
-                    return Err(KeysRefused::Raced);
-                }
-                let after = json!({ "state": next.text() });
-                let entry = telling.entry(action, row.id.as_str(), |detail| {
-                    detail.before(json!({ "state": row.state.text() })).after(after)
-                });
-                Ok(Told::new(row.id, entry))
-            })
-            .await?;
+        let act = move |tx: &mut Tx<'_>, telling: &Telling| {
+            let row = store::key(tx, &workspace, &selector)?.ok_or(KeysRefused::NoSuchKey)?;
+            let next = row.state.after(event)?;
+            if !store::set_state(tx, &workspace, &row.id, row.state, next, None)? {
+                return Err(KeysRefused::Raced);
+            }
+            let after = json!({ "state": next.text() });
+            let entry = telling.entry(action, row.id.as_str(), |detail| {
+                detail.before(json!({ "state": row.state.text() })).after(after)
+            });
+            Ok(Told::new(found(tx, &workspace, row.id.as_str())?, entry))
+        };
+        let telling = Telling::member(by, origin);
+        let (reply, _) = self.ground.answer::<_, KeysRefused>(telling, act, say).await?;
         self.ring.forget(by.workspace());
-        let seq = recorded.seq();
-        Ok((seq, self.find(by.workspace(), recorded.value().as_str()).await?))
+        Ok(reply)
     }
 
     /// A page of the workspace's keys, by id.
@@ -228,14 +227,14 @@ impl Keys {
 
     async fn find(&self, workspace: &WorkspaceId, selector: &str) -> Result<KeyWithVersions, KeysRefused> {
         let (workspace, selector) = (workspace.clone(), selector.to_owned());
-        self.ground
-            .read::<_, KeysRefused>(move |view| {
-                let row = store::key(view, &workspace, &selector)?.ok_or(KeysRefused::NoSuchKey)?;
-                let versions = store::versions(view, &workspace, &row.id)?;
-                Ok(KeyWithVersions { row, versions })
-            })
-            .await
+        self.ground.read::<_, KeysRefused>(move |view| found(view, &workspace, &selector)).await
     }
+}
+
+fn found(view: &View<'_>, workspace: &WorkspaceId, selector: &str) -> Result<KeyWithVersions, KeysRefused> {
+    let row = store::key(view, workspace, selector)?.ok_or(KeysRefused::NoSuchKey)?;
+    let versions = store::versions(view, workspace, &row.id)?;
+    Ok(KeyWithVersions { row, versions })
 }
 
 /// The version of a key that is to sign, as this very transaction has it. What a TPM loads it from stays sealed.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, Changed, Keys, wire};
+use super::{Change, Changed, KeyWithVersions, Keys, wire};
 use crate::api::exchange::Json;
 use crate::api::guard::may;
 use crate::api::{Exchange, InWorkspace, KeyRule, Member, Problem, Reply, Route};
@@ -84,7 +84,7 @@ async fn list(service: Arc<Keys>, by: Member<may::KeysRead>, (): (), ex: Exchang
 
 async fn show(service: Arc<Keys>, by: Member<may::KeysRead>, (): (), ex: Exchange) -> Result<Reply, Problem> {
     let found = service.show(&by, &ex.param::<String>(0)?).await?;
-    Reply::json(200, &wire::KeyDetail::from(found))
+    Reply::json(200, &wire::KeyDetail::from(&found))
 }
 
 async fn rotate(service: Arc<Keys>, by: By, (): (), ex: Exchange) -> Result<Reply, Problem> {
@@ -122,7 +122,7 @@ fn changed(status: u16, changed: Changed) -> Result<Reply, Problem> {
         let going = wire::Going { workflow: changed.workflow.id.to_string() };
         return Ok(Reply::json(202, &going)?.at(location));
     };
-    let reply = Reply::json(status, &wire::KeyDetail::from(key))?.at(location);
+    let reply = Reply::json(status, &wire::KeyDetail::from(&key))?.at(location);
     Ok(match changed.seq {
         Some(seq) => reply.told_in(seq),
         None => reply,
@@ -130,6 +130,6 @@ fn changed(status: u16, changed: Changed) -> Result<Reply, Problem> {
 }
 
 async fn change(service: &Keys, by: &By, ex: &Exchange, change: Change) -> Result<Reply, Problem> {
-    let (seq, changed) = service.change(by, &ex.origin, &ex.param::<String>(0)?, change).await?;
-    Ok(Reply::json(200, &wire::KeyDetail::from(changed))?.told_in(seq))
+    let say = |key: &KeyWithVersions| Reply::json(200, &wire::KeyDetail::from(key));
+    Ok(service.change(by, &ex.origin, &ex.param::<String>(0)?, change, say).await?)
 }

@@ -229,8 +229,8 @@ impl From<&KeyRow> for Key {
     }
 }
 
-impl From<KeyWithVersions> for KeyDetail {
-    fn from(found: KeyWithVersions) -> Self {
+impl From<&KeyWithVersions> for KeyDetail {
+    fn from(found: &KeyWithVersions) -> Self {
         let versions =
             found.versions.iter().filter_map(|version| Version::new(&found.row, version)).collect();
         let incoming = found.row.incoming.as_deref().and_then(|text| serde_json::from_str(text).ok());

@@ -3,6 +3,7 @@
 //! What leaves: problems that tell what was and what was not done.
 
 use hsm::{Refusal, TokenError};
+use sagas::idempotency::ClaimRefused;
 
 use super::{SHORTLY, SOON, chain};
 use crate::admission::Shed;
@@ -47,6 +48,13 @@ impl From<LedgerRefused> for Problem {
             LedgerRefused::ClientWithdrawn => {
                 Self::new(Code::ClientRevoked, "the client certificate was revoked; nothing was done")
             }
+            LedgerRefused::Claim(ClaimRefused::Superseded) => Self::new(
+                Code::RequestInProgress,
+                "another request with this key has gone on with it; ask again",
+            )
+            .after(SHORTLY),
+            LedgerRefused::Claim(refused) => Self::internal(&chain(&refused)),
+            LedgerRefused::Unsaid(problem) => problem,
             LedgerRefused::Fault(fault) => match fault {
                 Some(fault) => Self::internal(&chain(&fault)),
                 None => Self::internal(&"the ledger could not do it"),

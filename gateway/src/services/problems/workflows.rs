@@ -20,11 +20,6 @@ impl From<RunRefused> for Problem {
                 "no workflow runs while the ledger takes no writes; the operator sees why with `chancery status`",
             ),
             RunRefused::Start(refused) => start_refused(refused),
-            RunRefused::Claim(_) => Self::new(
-                Code::RequestInProgress,
-                "another request with this key has gone on with it; ask again",
-            )
-            .after(SHORTLY),
             RunRefused::Signal(refused) => signal_refused(refused),
             RunRefused::Verb(refused) => match refused {
                 VerbRefused::NoSuchSaga => Self::new(Code::NotFound, "no such workflow here"),

@@ -19,7 +19,7 @@ pub fn routes(service: &Arc<Signing>) -> Vec<Route> {
     vec![
         Route::post("/v1/keys/{key}/sign")
             .guard::<InWorkspace<may::Sign>>()
-            .keyed(KeyRule::Resumes)
+            .keyed(KeyRule::Lasting)
             .takes::<Json<wire::Sign>>()
             .says("Sign a message or a digest")
             .gives::<wire::Signature>(200)
@@ -43,7 +43,7 @@ pub fn routes(service: &Arc<Signing>) -> Vec<Route> {
             .to(to(), effective),
         Route::post("/v1/sign-batch")
             .guard::<InWorkspace<may::Sign>>()
-            .keyed(KeyRule::Resumes)
+            .keyed(KeyRule::Lasting)
             .takes::<Json<wire::SignBatch>>()
             .says("Sign up to 500 messages or digests")
             .gives::<wire::SignatureList>(200)

@@ -4,18 +4,18 @@
 
 use std::time::Instant;
 
-use audit::{Outcome, Recorded, Told};
+use audit::{Outcome, Recorded, Told, Tx};
 use hsm::{KeyId, KeyKind};
 use serde_json::json;
 
-use super::{Succession, SuccessionRefused};
-use crate::api::CertificateHash;
+use super::{Rotated, Succession, SuccessionRefused};
+use crate::api::{CertificateHash, Reply};
 use crate::appliance::OwnKey;
 use crate::appliance::succession::{self, LineRefused, LineUnusable, RecordedLine};
 use crate::ca::{self, Draft, Subject};
 use crate::hardware::sweep;
 use crate::limits::TOKEN_GENERATE_WAIT_MAX;
-use crate::services::ground::Telling;
+use crate::services::ground::{Say, Telling};
 use crate::signer::SignOrder;
 
 impl Succession {
@@ -23,7 +23,8 @@ impl Succession {
     pub(super) async fn succeed(
         &self,
         telling: &Telling,
-    ) -> Result<Recorded<RecordedLine>, SuccessionRefused> {
+        say: impl Say<Rotated>,
+    ) -> Result<(Reply, RecordedLine), SuccessionRefused> {
         let id = KeyId(self.ground.dice.throw());
         let place = match self.order(telling, id).await {
             // Rotations take turns, so this order is what a failed one left. That it was seen inside a transaction
@@ -40,7 +41,7 @@ impl Succession {
         };
         // A failure here strikes nothing: whether it was written may show only after a restart, and until then the
         // key must stay. The next rotation or start reads the line and knows.
-        self.keep(telling, own, certificate).await
+        self.keep(telling, own, certificate, say).await
     }
 
     async fn give_up(&self, telling: &Telling, id: KeyId, why: SuccessionRefused) -> SuccessionRefused {
@@ -118,17 +119,21 @@ impl Succession {
         telling: &Telling,
         own: OwnKey,
         certificate: Vec<u8>,
-    ) -> Result<Recorded<RecordedLine>, SuccessionRefused> {
+        say: impl Say<Rotated>,
+    ) -> Result<(Reply, RecordedLine), SuccessionRefused> {
         let fingerprint = CertificateHash::of(&certificate);
-        let recorded = self.ground.write::<_, SuccessionRefused>(telling.clone(), move |tx, telling| {
+        let act = move |tx: &mut Tx<'_>, telling: &Telling| {
             let line = succession::change::<SuccessionRefused>(tx, |line| {
                 line.succeed(own.clone(), certificate.clone())
             })?;
             let after = json!({ "state": "trusted", "token_key": own.key.id.to_string() });
             let entry = telling.entry("ca.rotate", fingerprint.to_string(), |detail| detail.after(after));
             Ok(Told::new(line, entry))
-        });
-        recorded.await
+        };
+        let kept = move |_: &RecordedLine| say(&Rotated { fingerprint, in_use: false });
+        let (reply, recorded) =
+            self.ground.answer::<_, SuccessionRefused>(telling.clone(), act, kept).await?;
+        Ok((reply, recorded.into_value()))
     }
 
     /// Closes the order that a crash left open. The appliance's own act, so it tells it under its own name.

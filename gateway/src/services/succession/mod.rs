@@ -8,14 +8,14 @@ pub mod wire;
 
 use std::sync::Arc;
 
-use audit::Told;
+use audit::{Told, Tx};
 use hsm::{Token, TokenError};
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::devices::{self, Devices};
-use super::ground::{Ground, LedgerRefused, Telling};
-use crate::api::{CertificateHash, OperatorPermit, Origin};
+use super::ground::{Ground, LedgerRefused, Say, Telling};
+use crate::api::{CertificateHash, OperatorPermit, Origin, Problem, Reply};
 use crate::appliance::succession::{self, LineRefused, LineUnusable, RecordedLine};
 use crate::ca::authorities::{Authorities, Line, Standing};
 use crate::ca::{Authority, CaRefused};
@@ -67,18 +67,16 @@ pub struct Rotated {
     pub fingerprint: CertificateHash,
     /// New handshakes accept it already.
     pub in_use: bool,
-    /// The entry that tells of it.
-    pub seq: u64,
 }
 
 /// What came of a retirement.
 pub struct Retired {
+    /// Its fingerprint.
+    pub fingerprint: CertificateHash,
     /// How many clients were revoked with it.
     pub clients_revoked: usize,
     /// New handshakes refuse it already.
     pub in_use: bool,
-    /// The entry that tells of it.
-    pub seq: u64,
 }
 
 /// The service.
@@ -130,12 +128,18 @@ impl Succession {
     ///
     /// # Errors
     /// One is being made already, there are too many, or token or ledger did not do it.
-    pub async fn rotate(&self, by: &OperatorPermit, origin: &Origin) -> Result<Rotated, SuccessionRefused> {
+    pub async fn rotate(
+        &self,
+        by: &OperatorPermit,
+        origin: &Origin,
+        say: impl Say<Rotated> + Clone,
+    ) -> Result<Reply, SuccessionRefused> {
         let _turn = self.turn.try_lock().map_err(|_| LineRefused::UnderWay)?;
         let telling = Telling::operator(by, None, origin);
-        let recorded = self.succeed(&telling).await?;
-        let (seq, fingerprint) = (recorded.seq(), self.publish(recorded.value())?);
-        Ok(Rotated { fingerprint, in_use: self.authorities.come_to_be_worn(FACE_WAIT_MAX).await, seq })
+        let (reply, line) = self.succeed(&telling, say.clone()).await?;
+        let fingerprint = self.publish(&line)?;
+        let in_use = self.authorities.come_to_be_worn(FACE_WAIT_MAX).await;
+        said_again(&reply, say(&Rotated { fingerprint, in_use }))
     }
 
     /// Retires an authority and revokes every client that it issued. Once this has answered, they are out.
@@ -147,29 +151,31 @@ impl Succession {
         by: &OperatorPermit,
         origin: &Origin,
         fingerprint: CertificateHash,
-    ) -> Result<Retired, SuccessionRefused> {
+        say: impl Say<Retired> + Clone,
+    ) -> Result<Reply, SuccessionRefused> {
         let _turn = self.turn.lock().await;
         let (telling, now) = (Telling::operator(by, None, origin), self.ground.now());
         let is_first = self.authorities.present().is_first(&fingerprint);
+        let act = move |tx: &mut Tx<'_>, telling: &Telling| {
+            let line = succession::change::<SuccessionRefused>(tx, |line| line.retire(&fingerprint, now))?;
+            let (revoked, entries) = devices::revoke_issued(tx, &fingerprint, is_first, telling)?;
+            let after = json!({ "state": "retired", "clients_revoked": entries.len() });
+            let entry = telling.entry("ca.retire", fingerprint.to_string(), |detail| {
+                detail.before(json!({ "state": "trusted" })).after(after)
+            });
+            Ok(Told::many((line, revoked, entries.len()), entry, entries))
+        };
+        let retired = move |clients_revoked, in_use| Retired { fingerprint, clients_revoked, in_use };
+        let kept = say.clone();
+        let in_between =
+            move |(_, _, clients): &(_, Vec<CertificateHash>, _)| kept(&retired(*clients, false));
         // If we stop after this, the next start finds the line without it and its clients revoked.
-        let recorded = self
-            .ground
-            .write::<_, SuccessionRefused>(telling, move |tx, telling| {
-                let line =
-                    succession::change::<SuccessionRefused>(tx, |line| line.retire(&fingerprint, now))?;
-                let (revoked, entries) = devices::revoke_issued(tx, &fingerprint, is_first, telling)?;
-                let after = json!({ "state": "retired", "clients_revoked": entries.len() });
-                let entry = telling.entry("ca.retire", fingerprint.to_string(), |detail| {
-                    detail.before(json!({ "state": "trusted" })).after(after)
-                });
-                Ok(Told::many((line, revoked, entries.len()), entry, entries))
-            })
-            .await?;
-        let seq = recorded.seq();
+        let (reply, recorded) = self.ground.answer::<_, SuccessionRefused>(telling, act, in_between).await?;
         let (line, revoked, clients_revoked) = recorded.into_value();
         self.devices.cut_off(&revoked);
         self.publish(&line)?;
-        Ok(Retired { clients_revoked, in_use: self.authorities.come_to_be_worn(FACE_WAIT_MAX).await, seq })
+        let in_use = self.authorities.come_to_be_worn(FACE_WAIT_MAX).await;
+        said_again(&reply, say(&retired(clients_revoked, in_use)))
     }
 
     /// Makes the recorded line the present one, and names its youngest.
@@ -180,4 +186,11 @@ impl Succession {
         self.authorities.replace(line);
         Ok(youngest)
     }
+}
+
+/// The answer as it is once the network has seen the change, under the entry that tells of it. What was kept with the change
+/// said that it was not in use yet.
+fn said_again(kept: &Reply, said: Result<Reply, Problem>) -> Result<Reply, SuccessionRefused> {
+    let said = said.map_err(LedgerRefused::Unsaid)?;
+    Ok(Reply { entry: kept.entry, ..said })
 }

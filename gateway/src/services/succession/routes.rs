@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{Succession, wire};
-use crate::api::{CertificateHash, Exchange, OperatorOnly, OperatorPermit, Problem, Reply, Route};
+use super::{Retired, Rotated, Succession, wire};
+use crate::api::{Exchange, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 
 /// The service's routes.
 pub fn routes(service: &Arc<Succession>) -> Vec<Route> {
@@ -40,9 +40,8 @@ async fn rotate(
     (): (),
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let rotated = service.rotate(&by, &ex.origin).await?;
-    let seq = rotated.seq;
-    Ok(Reply::json(201, &wire::NewAuthority::from(rotated))?.told_in(seq))
+    let say = |rotated: &Rotated| Reply::json(201, &wire::NewAuthority::from(rotated));
+    Ok(service.rotate(&by, &ex.origin, say).await?)
 }
 
 async fn retire(
@@ -51,7 +50,6 @@ async fn retire(
     (): (),
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let fingerprint: CertificateHash = ex.param(0)?;
-    let retired = service.retire(&by, &ex.origin, fingerprint).await?;
-    Ok(Reply::json(200, &wire::RetiredAuthority::new(fingerprint, &retired))?.told_in(retired.seq))
+    let say = |retired: &Retired| Reply::json(200, &wire::RetiredAuthority::from(retired));
+    Ok(service.retire(&by, &ex.origin, ex.param(0)?, say).await?)
 }

@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Member, Retired, Rotated};
-use crate::api::CertificateHash;
 use crate::ca::authorities::Standing;
 use crate::crypto::pem;
 use crate::moment::Moment;
@@ -80,16 +79,15 @@ impl From<Member> for Authority {
     }
 }
 
-impl From<Rotated> for NewAuthority {
-    fn from(rotated: Rotated) -> Self {
+impl From<&Rotated> for NewAuthority {
+    fn from(rotated: &Rotated) -> Self {
         Self { fingerprint: rotated.fingerprint.to_string(), in_use: rotated.in_use }
     }
 }
 
-impl RetiredAuthority {
-    /// The answer about the authority of this fingerprint.
-    pub fn new(fingerprint: CertificateHash, retired: &Retired) -> Self {
-        let Retired { clients_revoked, in_use, .. } = *retired;
+impl From<&Retired> for RetiredAuthority {
+    fn from(retired: &Retired) -> Self {
+        let Retired { fingerprint, clients_revoked, in_use } = *retired;
         Self { fingerprint: fingerprint.to_string(), clients_revoked, in_use }
     }
 }

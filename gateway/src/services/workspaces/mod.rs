@@ -2,6 +2,7 @@
 //! Who enters: operators (workspaces), members with access scopes (API keys of their own workspace).
 //! What leaves: rows, and an API key's secret exactly once.
 
+mod api_keys;
 pub mod closing;
 mod data_keys;
 pub mod founding;
@@ -10,32 +11,28 @@ pub mod state;
 pub mod store;
 pub mod wire;
 
+pub use api_keys::{IssuedApiKey, NewApiKey};
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use audit::{EntryFilter, EntryOrder, EntryScope, Told};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
 use hsm::custody::DataKey;
 use hsm::{Token, TokenError};
 use sagas::SagaKey;
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use self::closing::ClosingPlan;
 use self::founding::FoundingPlan;
 use self::state::WorkspaceState;
-use self::store::{ApiKeyRow, WorkspaceRow};
-use super::ground::{Ground, LedgerRefused, Telling, written};
+use self::store::WorkspaceRow;
+use super::ground::{Ground, LedgerRefused, Say, Telling};
 use super::roster::{ApiKeyCard, Roster};
-use crate::api::guard::{Permit, may};
-use crate::api::{OperatorPermit, Origin, Scopes};
+use crate::api::{OperatorPermit, Origin, Reply};
 use crate::custody::Custody;
-use crate::ids::{ApiKeyId, Name, WorkspaceId};
+use crate::ids::{Name, WorkspaceId};
 use crate::limits::{SHRED_GRACE_MAX, SHRED_GRACE_MIN};
-use crate::moment::Moment;
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
 
@@ -86,27 +83,6 @@ refused_by_ledger!(WorkspacesRefused);
 
 /// A freeze that has not come within this is waiting for something; the caller looks at the workflow.
 const SOON: Duration = Duration::from_secs(2);
-
-/// What a new API key should be.
-#[derive(Debug)]
-pub struct NewApiKey {
-    /// Its name.
-    pub name: Name,
-    /// What it may do.
-    pub scopes: Scopes,
-    /// When it ends.
-    pub expires: Option<Moment>,
-}
-
-/// A new API key with its secret, which is shown this once and stored nowhere.
-pub struct IssuedApiKey {
-    /// The row.
-    pub row: ApiKeyRow,
-    /// The whole text to send as the bearer token.
-    pub secret: Zeroizing<String>,
-    /// The entry.
-    pub seq: u64,
-}
 
 /// What became of the wish for a workspace.
 #[derive(Debug)]
@@ -266,139 +242,24 @@ impl Workspaces {
         origin: &Origin,
         id: WorkspaceId,
         open: bool,
-    ) -> Result<u64, WorkspacesRefused> {
+        say: impl Say<Name>,
+    ) -> Result<Reply, WorkspacesRefused> {
         let telling = Telling::operator(by, Some(&id), origin);
         let of = id.clone();
-        let recorded = self
-            .ground
-            .write::<_, WorkspacesRefused>(telling, move |tx, telling| {
-                let name = store::set_state(tx, &of, open)?.ok_or(WorkspacesRefused::NothingToChange)?;
-                let (action, before, after) = if open {
-                    ("workspace.open", "closed", "open")
-                } else {
-                    ("workspace.close", "open", "closed")
-                };
-                let entry = telling.entry(action, of.as_str(), |detail| {
-                    detail.before(json!({ "state": before })).after(json!({ "state": after }))
-                });
-                Ok(Told::new(name, entry))
-            })
-            .await?;
-        let seq = recorded.seq();
-        let name = recorded.into_value();
-        self.roster.put_workspace(id, name, open);
-        Ok(seq)
-    }
-
-    /// Makes an API key. Nobody can give what they do not have.
-    ///
-    /// # Errors
-    /// Scopes beyond the maker's, an end in the past, or the ledger's refusal.
-    pub async fn issue_api_key(
-        &self,
-        by: &Permit<may::AccessManage>,
-        origin: &Origin,
-        new: NewApiKey,
-    ) -> Result<IssuedApiKey, WorkspacesRefused> {
-        let missing = by.lacks(&new.scopes);
-        if !missing.is_empty() {
-            return Err(WorkspacesRefused::MoreThanOwn(missing));
-        }
-        let now = self.ground.now();
-        if new.expires.is_some_and(|end| end <= now) {
-            return Err(WorkspacesRefused::EndsInThePast);
-        }
-        let id = ApiKeyId::new(&self.ground.dice);
-        let (secret, hash) = self.new_secret();
-        let row = ApiKeyRow {
-            id: id.clone(),
-            name: new.name,
-            scopes: Some(new.scopes.clone()),
-            active: true,
-            created: now,
-            expires: new.expires,
-            last_used: None,
+        let act = move |tx: &mut Tx<'_>, telling: &Telling| {
+            let name = store::set_state(tx, &of, open)?.ok_or(WorkspacesRefused::NothingToChange)?;
+            let (action, before, after) = if open {
+                ("workspace.open", "closed", "open")
+            } else {
+                ("workspace.close", "open", "closed")
+            };
+            let entry = telling.entry(action, of.as_str(), |detail| {
+                detail.before(json!({ "state": before })).after(json!({ "state": after }))
+            });
+            Ok(Told::new(name, entry))
         };
-        let (kept, workspace) = (row.clone(), by.workspace().clone());
-        let recorded = self.ground.write::<_, WorkspacesRefused>(Telling::member(by, origin), move |tx, telling| {
-            store::insert_api_key(tx, &workspace, &kept, &hash)?;
-            let after = json!({ "name": kept.name.as_str(), "scopes": kept.scopes.as_ref().map(Scopes::stored), "expires": kept.expires });
-            Ok(Told::new((), telling.entry("api_key.create", kept.id.as_str(), |detail| detail.after(after))))
-        }).await?;
-        let card = ApiKeyCard {
-            id,
-            workspace: by.workspace().clone(),
-            scopes: new.scopes,
-            expires: new.expires,
-            last_used: 0.into(),
-        };
-        self.roster.put_api_key(hash, card);
-        Ok(IssuedApiKey { row, secret, seq: recorded.seq() })
-    }
-
-    /// The workspace's API keys.
-    ///
-    /// # Errors
-    /// The ledger gave nothing.
-    pub async fn api_keys(&self, by: &Permit<may::AccessRead>) -> Result<Vec<ApiKeyRow>, WorkspacesRefused> {
-        let workspace = by.workspace().clone();
-        self.ground
-            .read::<_, WorkspacesRefused>(move |view| {
-                store::api_keys(view, &workspace).map_err(WorkspacesRefused::from)
-            })
-            .await
-    }
-
-    /// Revokes an API key: once this has answered, nothing is done with it any more.
-    ///
-    /// # Errors
-    /// There is no such active key in this workspace.
-    pub async fn revoke_api_key(
-        &self,
-        by: &Permit<may::AccessManage>,
-        origin: &Origin,
-        id: ApiKeyId,
-    ) -> Result<u64, WorkspacesRefused> {
-        let (of, workspace) = (id.clone(), by.workspace().clone());
-        let recorded = self
-            .ground
-            .write::<_, WorkspacesRefused>(Telling::member(by, origin), move |tx, telling| {
-                let name =
-                    store::revoke_api_key(tx, &workspace, &of)?.ok_or(WorkspacesRefused::NoSuchApiKey)?;
-                let before = json!({ "name": name.as_str(), "state": "active" });
-                let entry = telling.entry("api_key.revoke", of.as_str(), |detail| {
-                    detail.before(before).after(json!({ "state": "revoked" }))
-                });
-                Ok(Told::new((), entry))
-            })
-            .await?;
-        self.roster.drop_api_key(&id);
-        Ok(recorded.seq())
-    }
-
-    /// Writes down when API keys were last used. Not an act of anyone, so there is no entry.
-    ///
-    /// # Errors
-    /// The ledger did not take it; the next call tries again with what is new.
-    pub async fn note_last_used(&self) -> Result<(), WorkspacesRefused> {
-        let used = self.roster.take_last_used();
-        if used.is_empty() {
-            return Ok(());
-        }
-        let write = self.ground.ledger.write_unaudited("when an API key was last used", move |tx| {
-            used.iter()
-                .try_for_each(|(workspace, id, at)| store::set_last_used(tx, workspace, id, *at))
-                .map_err(WorkspacesRefused::from)
-        });
-        written(write.await)
-    }
-
-    /// `ck_` and 32 random bytes, and the hash under which they are known.
-    fn new_secret(&self) -> (Zeroizing<String>, [u8; 32]) {
-        let mut bytes = Zeroizing::new([0u8; 32]);
-        self.ground.dice.fill(bytes.as_mut());
-        let secret = Zeroizing::new(format!("ck_{}", URL_SAFE_NO_PAD.encode(bytes.as_ref())));
-        let hash = Sha256::digest(secret.as_bytes()).into();
-        (secret, hash)
+        let (reply, recorded) = self.ground.answer::<_, WorkspacesRefused>(telling, act, say).await?;
+        self.roster.put_workspace(id, recorded.into_value(), open);
+        Ok(reply)
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use sagas::SagaKey;
 
-use super::{Founded, Workspaces, wire};
-use crate::api::exchange::Json;
+use super::{Founded, IssuedApiKey, Workspaces, wire};
+use crate::api::exchange::{Json, done};
 use crate::api::guard::may;
 use crate::api::{Code, Exchange, InWorkspace, Member, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 use crate::ids::WorkspaceId;
@@ -103,13 +103,11 @@ async fn list(service: Arc<Workspaces>, _: OperatorPermit, (): (), _: Exchange) 
 }
 
 async fn close(service: Arc<Workspaces>, by: OperatorPermit, (): (), ex: Exchange) -> Result<Reply, Problem> {
-    let seq = service.set_open(&by, &ex.origin, ex.param::<WorkspaceId>(0)?, false).await?;
-    Ok(Reply::empty().told_in(seq))
+    Ok(service.set_open(&by, &ex.origin, ex.param::<WorkspaceId>(0)?, false, done).await?)
 }
 
 async fn open(service: Arc<Workspaces>, by: OperatorPermit, (): (), ex: Exchange) -> Result<Reply, Problem> {
-    let seq = service.set_open(&by, &ex.origin, ex.param::<WorkspaceId>(0)?, true).await?;
-    Ok(Reply::empty().told_in(seq))
+    Ok(service.set_open(&by, &ex.origin, ex.param::<WorkspaceId>(0)?, true, done).await?)
 }
 
 async fn issue_api_key(
@@ -118,9 +116,11 @@ async fn issue_api_key(
     Json(body): Json<wire::CreateApiKey>,
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let issued = service.issue_api_key(&by, &ex.origin, body.try_into()?).await?;
-    let (seq, location) = (issued.seq, format!("/v1/api-keys/{}", issued.row.id));
-    Ok(Reply::json(201, &wire::NewApiKeyAnswer::from(issued))?.at(location).told_in(seq))
+    let say = |issued: &IssuedApiKey| {
+        let location = format!("/v1/api-keys/{}", issued.row.id);
+        Ok(Reply::json(201, &wire::NewApiKeyAnswer::from(issued))?.at(location))
+    };
+    Ok(service.issue_api_key(&by, &ex.origin, body.try_into()?, say).await?)
 }
 
 async fn api_keys(
@@ -139,6 +139,5 @@ async fn revoke_api_key(
     (): (),
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let seq = service.revoke_api_key(&by, &ex.origin, ex.param(0)?).await?;
-    Ok(Reply::empty().told_in(seq))
+    Ok(service.revoke_api_key(&by, &ex.origin, ex.param(0)?, done).await?)
 }

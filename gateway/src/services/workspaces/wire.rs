@@ -165,8 +165,8 @@ impl From<ApiKeyRow> for ApiKey {
     }
 }
 
-impl From<IssuedApiKey> for NewApiKeyAnswer {
-    fn from(issued: IssuedApiKey) -> Self {
-        Self { key: issued.row.into(), secret: issued.secret.as_str().to_owned() }
+impl From<&IssuedApiKey> for NewApiKeyAnswer {
+    fn from(issued: &IssuedApiKey) -> Self {
+        Self { key: issued.row.clone().into(), secret: issued.secret.as_str().to_owned() }
     }
 }
