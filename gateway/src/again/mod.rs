@@ -2,17 +2,19 @@
 //! Who enters: changing requests with an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), once guard and body are known.
 //! What leaves: a turn to carry the request out, or the answer that was given before, byte for byte.
 
+mod line;
 mod replays;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{Ledger, WriteRefused};
+use audit::{Ledger, ReadRefused, WriteRefused};
 use bytes::Bytes;
 use http::HeaderMap;
 use sagas::idempotency::{Claim, ClaimRefused, Fingerprint, Idempotency, Key, RequestParts, Standing, Whose};
 use sagas::{SagaKey, Scope};
 
+use self::line::{Line, Place};
 use self::replays::Replayed;
 use crate::api::kept::{Kept, given_again};
 use crate::api::{Caller, Code, KeyRule, Method, Once, Origin, Problem, Reply, Route};
@@ -29,6 +31,7 @@ const SHORTLY: Duration = Duration::from_secs(1);
 pub struct Again {
     ledger: Ledger,
     idempotency: Idempotency,
+    line: Line,
 }
 
 /// A request, as far as it matters whether another one is the same.
@@ -59,21 +62,30 @@ pub enum Begun {
 
 /// The turn of one request. Its end is kept for those that come after it.
 pub struct Turn {
-    taken: Option<(Again, Arc<Once>, RequestId)>,
+    keyed: Option<Keyed>,
+}
+
+struct Keyed {
+    ledger: Ledger,
+    once: Arc<Once>,
+    request: RequestId,
+    /// Nobody else works on the key until this is over.
+    _place: Place,
 }
 
 impl Again {
     /// Over the ledger's file and the seal of what is kept.
     pub fn new(ledger: Ledger, idempotency: Idempotency) -> Self {
-        Self { ledger, idempotency }
+        Self { ledger, idempotency, line: Line::default() }
     }
 
-    /// Begins a request: at once where it has no key, else by taking the key's claim.
+    /// Begins a request: at once where it has no key, else when nobody else is at work on the key. The claim itself is taken
+    /// by the first transaction of the request.
     ///
     /// # Errors
     /// The key is missing or malformed, belongs to another request, or its first request is still under way.
     pub async fn begin(&self, asked: Asked<'_>) -> Result<Begun, Problem> {
-        let Some(key) = key_of(&asked)? else { return Ok(Begun::Go(Turn { taken: None })) };
+        let Some(key) = key_of(&asked)? else { return Ok(Begun::Go(Turn { keyed: None })) };
         let kept = match asked.route.key_rule {
             KeyRule::Optional => ANSWERS_KEPT,
             KeyRule::Lasting | KeyRule::Required => ANSWERS_KEPT_LONG,
@@ -85,17 +97,20 @@ impl Again {
         })?;
         let patience = Instant::now() + SAME_REQUEST_WAIT_MAX;
         loop {
-            match self.take(&claim).await? {
-                // What was begun and left nothing behind is begun anew.
-                Standing::Fresh(held) | Standing::Resume(held) => return Ok(self.go(claim, held, &asked)),
-                Standing::Finished(replay) => {
+            let place = self.line.enter(&claim);
+            match (self.look(&claim).await?, place) {
+                (Some(Standing::Finished(replay)), _) => {
                     Replayed::of(&claim, &asked, &replay).count(&self.ledger).await;
                     return given_again(replay).map(Begun::Answered).ok_or_else(too_long);
                 }
-                Standing::Attached(workflow) => return going_on(&workflow).map(Begun::Answered),
-                Standing::OtherRequest => return Err(reused()),
-                Standing::InFlight { .. } if Instant::now() >= patience => return Err(in_progress()),
-                Standing::InFlight { .. } => tokio::time::sleep(LOOK_AGAIN).await,
+                (Some(Standing::Attached(workflow)), _) => return going_on(&workflow).map(Begun::Answered),
+                (Some(Standing::OtherRequest), _) => return Err(reused()),
+                // What was begun and left nothing behind is begun anew.
+                (None | Some(Standing::Fresh(_) | Standing::Resume(_)), Some(place)) => {
+                    return Ok(self.go(claim, place, &asked));
+                }
+                _ if Instant::now() >= patience => return Err(in_progress()),
+                _ => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
     }
@@ -120,53 +135,68 @@ impl Again {
         self.idempotency.sweep(&self.ledger).await
     }
 
-    async fn take(&self, claim: &Claim) -> Result<Standing, Problem> {
+    async fn look(&self, claim: &Claim) -> Result<Option<Standing>, Problem> {
         let claim = claim.clone();
-        let taken = self.ledger.write_unaudited(
-            "the claim of a request on its key; its effect tells its own entry",
-            move |tx| claim.take(tx),
-        );
-        taken.await.map_err(not_taken)
+        let seen = self.ledger.read(move |view| claim.find(view)).await;
+        seen.map_err(|refused| match refused {
+            ReadRefused::Rejected(why) => Problem::internal(&why),
+            ReadRefused::Failed(fault) => Problem::internal(&fault),
+            ReadRefused::Closed => {
+                Problem::new(Code::Stopping, "try another appliance, or again in a moment").after(SHORTLY)
+            }
+            ReadRefused::Overloaded | ReadRefused::Panicked => {
+                Problem::new(Code::Overloaded, "nothing was done, send it again").after(SHORTLY)
+            }
+        })
     }
 
-    fn go(&self, claim: Claim, held: sagas::idempotency::Held, asked: &Asked<'_>) -> Begun {
-        let once = Arc::new(Once::new(claim, held));
-        Begun::Go(Turn { taken: Some((self.clone(), once, asked.origin.request.clone())) })
+    fn go(&self, claim: Claim, place: Place, asked: &Asked<'_>) -> Begun {
+        let (ledger, request) = (self.ledger.clone(), asked.origin.request.clone());
+        let keyed = Keyed { ledger, once: Arc::new(Once::new(claim)), request, _place: place };
+        Begun::Go(Turn { keyed: Some(keyed) })
     }
 }
 
 impl Turn {
-    /// The claim, for commands that end it in a transaction of their own.
+    /// The claim, for commands that take it and end it in transactions of their own.
     pub fn once(&self) -> Option<Arc<Once>> {
-        self.taken.as_ref().map(|(_, once, _)| Arc::clone(once))
+        self.keyed.as_ref().map(|keyed| Arc::clone(&keyed.once))
     }
 
     /// Keeps the outcome for those that send the request again, and gives it back. If we stop before it is kept, the
     /// next request with the key finds what came with the effect, an answer or a workflow; or there was none, and it goes on.
     pub async fn end(self, outcome: Result<Reply, Problem>) -> Result<Reply, Problem> {
-        let Some((again, once, request)) = self.taken else { return outcome };
+        let Some(keyed) = self.keyed.filter(|keyed| !keyed.once.is_kept()) else { return outcome };
         let ending = match &outcome {
             Ok(reply) => Some(Ending::Keep(Kept::of(reply))),
-            Err(problem) => ending_of(problem, &request),
+            Err(problem) => ending_of(problem, &keyed.request),
         };
-        let Some(ending) = ending else { return outcome };
+        match ending {
+            None => {}
+            Some(Ending::LetGo) if keyed.once.is_free() => {}
+            Some(ending) => keyed.settle(ending).await,
+        }
+        outcome
+    }
+}
+
+impl Keyed {
+    async fn settle(&self, ending: Ending) {
+        let once = Arc::clone(&self.once);
         let write =
-            again.ledger.write_unaudited("the answer to a request that may be sent again", move |tx| {
-                let (claim, held) = once.parts();
+            self.ledger.write_unaudited("the answer to a request that may be sent again", move |tx| {
+                once.hold(tx)?;
                 match &ending {
-                    Ending::Keep(Kept { answer, with_secret }) => {
-                        claim.finish(tx, held, answer, with_secret.as_ref())
-                    }
-                    Ending::LetGo => claim.let_go(tx, held),
+                    Ending::Keep(kept) => once.keep(tx, kept),
+                    Ending::LetGo => once.let_go(tx),
                 }
             });
         match write.await {
             Ok(()) => {}
-            // The workflow that the request started is its answer already.
+            // Another request has gone on with it; that one answers.
             Err(WriteRefused::Rejected(ClaimRefused::Superseded)) => {}
             Err(why) => tracing::warn!(%why, "an answer was not kept; the same request finds out by itself"),
         }
-        outcome
     }
 }
 
@@ -262,18 +292,4 @@ fn too_long() -> Problem {
         Code::OutcomeUnknown,
         "the request was carried out; its answer was too long to keep, and the ledger shows what was done",
     )
-}
-
-fn not_taken(refused: WriteRefused<ClaimRefused>) -> Problem {
-    match refused {
-        WriteRefused::Rejected(ClaimRefused::Superseded) => in_progress(),
-        WriteRefused::Rejected(why) => Problem::internal(&why),
-        WriteRefused::Overloaded => {
-            Problem::new(Code::Overloaded, "nothing was done, send it again").after(SHORTLY)
-        }
-        WriteRefused::Closed => {
-            Problem::new(Code::Stopping, "try another appliance, or again in a moment").after(SHORTLY)
-        }
-        _ => Problem::new(Code::LedgerFrozen, "the ledger takes no writes; nothing was done").after(SHORTLY),
-    }
 }

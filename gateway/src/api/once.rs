@@ -1,29 +1,43 @@
 //! A request's claim on its idempotency key, as commands carry it into their transactions.
-//! Who enters: the boundary, which took the claim.
-//! What leaves: an answer, or a workflow that is the answer, kept in the very transaction that makes it true.
+//! Who enters: the boundary, with a request that it has found nobody else at work on.
+//! What leaves: a claim taken by the first transaction of the request; its answer, or the workflow that is the answer, kept
+//! in the very transaction that makes it true.
+
+use std::sync::{Mutex, PoisonError};
 
 use audit::Tx;
 use sagas::SagaKey;
-use sagas::idempotency::{Claim, ClaimRefused, Held};
+use sagas::idempotency::{Claim, ClaimRefused, Held, Standing};
 
-use super::Reply;
 use super::kept::Kept;
 
-/// The claim, held.
+/// The claim, on its way through the transactions of one request.
 pub struct Once {
     claim: Claim,
-    held: Held,
+    stage: Mutex<Stages>,
+}
+
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// No transaction has taken it.
+    Free,
+    /// Taken.
+    Held(Held),
+    /// The answer is kept, for good.
+    Kept,
+}
+
+/// As it stands on the ledger, and as it will stand if the open transaction commits.
+struct Stages {
+    recorded: Stage,
+    open: Stage,
 }
 
 impl Once {
-    /// A claim that was taken.
-    pub fn new(claim: Claim, held: Held) -> Self {
-        Self { claim, held }
-    }
-
-    /// The claim with what it takes to answer it.
-    pub fn parts(&self) -> (&Claim, Held) {
-        (&self.claim, self.held)
+    /// A claim that nobody has taken yet.
+    pub fn new(claim: Claim) -> Self {
+        Self { claim, stage: Mutex::new(Stages { recorded: Stage::Free, open: Stage::Free }) }
     }
 
     /// The key itself, as the client chose it.
@@ -31,14 +45,44 @@ impl Once {
         self.claim.key().as_str()
     }
 
-    /// Keeps the reply in the transaction that makes it true: whoever sends the request again finds it, should we stop before
-    /// another one is kept.
+    /// Begins a transaction of the request: the first one takes the claim. If it does not commit, the next one does.
+    ///
+    /// # Errors
+    /// Another request has the key, or the database did not do it.
+    pub fn hold(&self, tx: &mut Tx<'_>) -> Result<(), ClaimRefused> {
+        let recorded = self.stages(|stages| stages.recorded);
+        let open = match recorded {
+            Stage::Free => match self.claim.take(tx)? {
+                Standing::Fresh(held) | Standing::Resume(held) => Stage::Held(held),
+                _ => return Err(ClaimRefused::Superseded),
+            },
+            taken => taken,
+        };
+        self.stages(|stages| stages.open = open);
+        Ok(())
+    }
+
+    /// The transaction that began with [`hold`](Self::hold) is durable.
+    pub fn committed(&self) {
+        self.stages(|stages| stages.recorded = stages.open);
+    }
+
+    /// Keeps the reply as the answer, for good.
     ///
     /// # Errors
     /// Another request has taken over, or the database did not do it.
-    pub fn provide(&self, tx: &mut Tx<'_>, reply: &Reply) -> Result<(), ClaimRefused> {
-        let Kept { answer, with_secret } = Kept::of(reply);
-        self.claim.provide(tx, self.held, &answer, with_secret.as_ref())
+    pub fn keep(&self, tx: &mut Tx<'_>, kept: &Kept) -> Result<(), ClaimRefused> {
+        self.claim.finish(tx, self.held()?, &kept.answer, kept.with_secret.as_ref())?;
+        self.stages(|stages| stages.open = Stage::Kept);
+        Ok(())
+    }
+
+    /// Keeps the reply as what is answered should we stop before another one is kept.
+    ///
+    /// # Errors
+    /// Another request has taken over, or the database did not do it.
+    pub fn provide(&self, tx: &mut Tx<'_>, kept: &Kept) -> Result<(), ClaimRefused> {
+        self.claim.provide(tx, self.held()?, &kept.answer, kept.with_secret.as_ref())
     }
 
     /// Makes a workflow the answer, in the transaction that starts it or turns it: whoever sends the request again, after
@@ -47,7 +91,36 @@ impl Once {
     /// # Errors
     /// Another request has taken over, or the database did not do it.
     pub fn attach(&self, tx: &mut Tx<'_>, workflow: &SagaKey) -> Result<(), ClaimRefused> {
-        self.claim.attach(tx, self.held, workflow)
+        self.claim.attach(tx, self.held()?, workflow)
+    }
+
+    /// Lets the key go, as if the request had not been sent.
+    ///
+    /// # Errors
+    /// Another request has taken over, or the database did not do it.
+    pub fn let_go(&self, tx: &mut Tx<'_>) -> Result<(), ClaimRefused> {
+        self.claim.let_go(tx, self.held()?)
+    }
+
+    /// No transaction of the request has committed.
+    pub fn is_free(&self) -> bool {
+        self.stages(|stages| stages.recorded == Stage::Free)
+    }
+
+    /// The answer is on the ledger, for good.
+    pub fn is_kept(&self) -> bool {
+        self.stages(|stages| stages.recorded == Stage::Kept)
+    }
+
+    fn held(&self) -> Result<Held, ClaimRefused> {
+        match self.stages(|stages| stages.open) {
+            Stage::Held(held) => Ok(held),
+            Stage::Free | Stage::Kept => Err(ClaimRefused::Superseded),
+        }
+    }
+
+    fn stages<T>(&self, with: impl FnOnce(&mut Stages) -> T) -> T {
+        with(&mut self.stage.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -83,6 +83,11 @@ impl Idempotency {
 }
 
 impl Claim {
+    /// Who claims it.
+    pub fn whose(&self) -> &Whose {
+        &self.whose
+    }
+
     /// The key that is claimed.
     pub fn key(&self) -> &Key {
         &self.key

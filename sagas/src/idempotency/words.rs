@@ -10,7 +10,7 @@ use crate::limits::ANSWER_BYTES_MAX;
 use crate::seal::SealFault;
 
 /// Whose key it is: two principals never meet, whatever keys they choose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Whose {
     /// The workspace, or the appliance for operators.
     pub scope: Scope,

@@ -9,12 +9,14 @@ mod workflows;
 use std::sync::Arc;
 
 use audit::{Clock, Ledger, Recorded, Told, Tx, View};
+use sagas::idempotency::ClaimRefused;
 
 pub use self::refused::{LedgerRefused, was_read, written};
 pub use self::telling::Telling;
 pub use self::workflows::Signal;
 use crate::api::guard::Standing;
-use crate::api::{Problem, Reply};
+use crate::api::kept::Kept;
+use crate::api::{Once, Problem, Reply};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
@@ -27,6 +29,9 @@ pub type Confirm = fn(&Tx<'_>, &WorkspaceId, &Standing, Moment) -> Result<(), Le
 /// How a command's outcome is said to whoever asked for it.
 pub trait Say<T>: Fn(&T) -> Result<Reply, Problem> + Send + 'static {}
 impl<T, F: Fn(&T) -> Result<Reply, Problem> + Send + 'static> Say<T> for F {}
+
+/// How a reply is kept with the change that it is about.
+type Keep = fn(&Once, &mut Tx<'_>, &Kept) -> Result<(), ClaimRefused>;
 
 /// The ground of a service; cheap to clone.
 #[derive(Clone)]
@@ -50,7 +55,7 @@ impl Ground {
     }
 
     /// Changes rows and tells of it, in one transaction, in which the credentials behind a member's act must still
-    /// stand.
+    /// stand. The first one of a request also takes the claim on its idempotency key.
     ///
     /// # Errors
     /// What the closure said, or why the ledger did not take it.
@@ -64,13 +69,21 @@ impl Ground {
         E: From<LedgerRefused> + Send + 'static,
     {
         let (confirm, now) = (self.confirm, self.now());
+        let once = telling.once().cloned();
         let act = move |tx: &mut Tx<'_>| {
             if let Some((workspace, standing)) = telling.standing() {
                 confirm(tx, workspace, standing, now)?;
             }
+            if let Some(once) = telling.once() {
+                once.hold(tx).map_err(LedgerRefused::Claim)?;
+            }
             work(tx, &telling)
         };
-        written(spanned("ledger.write", self.ledger.write(act)).await)
+        let recorded = written::<_, E>(spanned("ledger.write", self.ledger.write(act)).await)?;
+        if let Some(once) = once {
+            once.committed();
+        }
+        Ok(recorded)
     }
 
     /// Changes rows, tells of it, and keeps in the same transaction what it is answered with: a request that is sent
@@ -81,8 +94,39 @@ impl Ground {
     pub async fn answer<T, E>(
         &self,
         telling: Telling,
-        mut work: impl FnMut(&mut Tx<'_>, &Telling) -> Result<Told<T>, E> + Send + 'static,
+        work: impl FnMut(&mut Tx<'_>, &Telling) -> Result<Told<T>, E> + Send + 'static,
         say: impl Say<T>,
+    ) -> Result<(Reply, Recorded<T>), E>
+    where
+        T: Send + 'static,
+        E: From<LedgerRefused> + Send + 'static,
+    {
+        self.said(telling, work, (say, Once::keep)).await
+    }
+
+    /// The same for what takes a while to be seen after it was changed: the reply that is kept is only given should we stop
+    /// before the boundary keeps the final one.
+    ///
+    /// # Errors
+    /// What the closure said, or why the ledger did not take it.
+    pub async fn answer_so_far<T, E>(
+        &self,
+        telling: Telling,
+        work: impl FnMut(&mut Tx<'_>, &Telling) -> Result<Told<T>, E> + Send + 'static,
+        say: impl Say<T>,
+    ) -> Result<(Reply, Recorded<T>), E>
+    where
+        T: Send + 'static,
+        E: From<LedgerRefused> + Send + 'static,
+    {
+        self.said(telling, work, (say, Once::provide)).await
+    }
+
+    async fn said<T, E>(
+        &self,
+        telling: Telling,
+        mut work: impl FnMut(&mut Tx<'_>, &Telling) -> Result<Told<T>, E> + Send + 'static,
+        (say, keep): (impl Say<T>, Keep),
     ) -> Result<(Reply, Recorded<T>), E>
     where
         T: Send + 'static,
@@ -90,9 +134,11 @@ impl Ground {
     {
         let act = move |tx: &mut Tx<'_>, telling: &Telling| {
             let told = work(tx, telling)?;
-            let mut reply = say(told.value()).map_err(LedgerRefused::Unsaid)?;
-            reply.entry = tx.entry();
-            telling.answered_with(tx, &reply)?;
+            let reply = say(told.value()).map_err(LedgerRefused::Unsaid)?;
+            let reply = Reply { entry: tx.entry(), ..reply };
+            if let Some(once) = telling.once() {
+                keep(once, tx, &Kept::of(&reply)).map_err(LedgerRefused::Claim)?;
+            }
             Ok(told.beside(reply))
         };
         Ok(self.write::<_, E>(telling, act).await?.split())

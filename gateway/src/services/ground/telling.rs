@@ -9,7 +9,7 @@ use sagas::{SagaKey, Scope};
 
 use super::refused::LedgerRefused;
 use crate::api::guard::{Permit, Standing};
-use crate::api::{Actor, Caller, Once, OperatorPermit, Origin, Reply};
+use crate::api::{Actor, Caller, Once, OperatorPermit, Origin};
 use crate::ids::WorkspaceId;
 use crate::traces::here;
 
@@ -71,20 +71,20 @@ impl Telling {
         }
     }
 
-    /// The same act's sequel, which follows whatever has become of the credentials behind it.
+    /// The same act's sequel, which follows whatever has become of the credentials and the request behind it.
     #[must_use]
     pub fn sequel(self) -> Self {
-        Self { standing: None, ..self }
+        Self { standing: None, once: None, ..self }
     }
 
-    /// Keeps the reply as the answer to the request, in the transaction that makes it true.
-    pub(super) fn answered_with(&self, tx: &mut Tx<'_>, reply: &Reply) -> Result<(), LedgerRefused> {
-        self.once.as_ref().map_or(Ok(()), |once| once.provide(tx, reply)).map_err(LedgerRefused::Claim)
+    /// The request's claim on its idempotency key, if it has one.
+    pub(super) fn once(&self) -> Option<&Arc<Once>> {
+        self.once.as_ref()
     }
 
     /// Makes a workflow the answer to the request, in the transaction that starts or turns it.
     pub(super) fn answered_by(&self, tx: &mut Tx<'_>, workflow: &SagaKey) -> Result<(), LedgerRefused> {
-        self.once.as_ref().map_or(Ok(()), |once| once.attach(tx, workflow)).map_err(LedgerRefused::Claim)
+        self.once().map_or(Ok(()), |once| once.attach(tx, workflow)).map_err(LedgerRefused::Claim)
     }
 
     /// Where the act takes place, as workflows name it.

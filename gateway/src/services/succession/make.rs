@@ -132,7 +132,7 @@ impl Succession {
         };
         let kept = move |_: &RecordedLine| say(&Rotated { fingerprint, in_use: false });
         let (reply, recorded) =
-            self.ground.answer::<_, SuccessionRefused>(telling.clone(), act, kept).await?;
+            self.ground.answer_so_far::<_, SuccessionRefused>(telling.clone(), act, kept).await?;
         Ok((reply, recorded.into_value()))
     }
 

@@ -170,7 +170,8 @@ impl Succession {
         let in_between =
             move |(_, _, clients): &(_, Vec<CertificateHash>, _)| kept(&retired(*clients, false));
         // If we stop after this, the next start finds the line without it and its clients revoked.
-        let (reply, recorded) = self.ground.answer::<_, SuccessionRefused>(telling, act, in_between).await?;
+        let (reply, recorded) =
+            self.ground.answer_so_far::<_, SuccessionRefused>(telling, act, in_between).await?;
         let (line, revoked, clients_revoked) = recorded.into_value();
         self.devices.cut_off(&revoked);
         self.publish(&line)?;
