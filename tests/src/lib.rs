@@ -3,6 +3,7 @@
 //! What leaves: answers, processes to torment, copies of the state, and verdicts of the stand-alone verifier.
 
 pub mod appliance;
+pub mod blow;
 pub mod daemon;
 pub mod disk;
 pub mod evidence;

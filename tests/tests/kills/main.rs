@@ -2,7 +2,6 @@
 //! Who enters: one story for each workflow of the build, and one for each way in which it turns round while it waits.
 //! What leaves: one whole end each time, whatever the commit: done, or as if it had never begun; and a book of every cell.
 
-mod blow;
 mod book;
 mod houses;
 mod keys;

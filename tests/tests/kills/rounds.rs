@@ -3,9 +3,9 @@
 //! Who enters: a story, on the stage that was furnished for it.
 //! What leaves: places met, for the book; or a world that is neither as before nor as after.
 
+use promises::blow::{Blow, Moment};
 use promises::get;
 
-use crate::blow::{Blow, Moment};
 use crate::book::{BEFORE, Book, GOING_ON, Met, PIVOT};
 use crate::place;
 use crate::stage::Stage;

@@ -1,20 +1,21 @@
 //! The blow: SIGKILL at the sync of a commit, when it lies in the file and nobody has heard of it; or before the first byte of
 //! the next commit, when everything was done that follows from this one, and nothing of that is on record.
-//! Who enters: a round, with the number of the commit and the moment.
+//! Who enters: tests, with the number of a commit and the moment.
 //! What leaves: a dead daemon; or one that came to rest before the number was reached, and is let go.
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use promises::programs::tool;
-use promises::{Appliance, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 
+use crate::programs::tool;
+use crate::{Appliance, eventually};
+
 /// When to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
+pub enum Moment {
     /// With the commit durable, before anybody hears of it.
     AfterCommit,
     /// Once whatever follows from the commit was done, before that is on record.
@@ -22,14 +23,15 @@ pub(crate) enum Moment {
 }
 
 /// A blow that may fall.
-pub(crate) enum Blow {
+pub enum Blow {
+    /// At the commit itself.
     Sudden(Strace),
     /// Halted at the commit, and let go on until it writes again.
     Delayed(JoinHandle<Strace>),
 }
 
 /// strace, holding the writer's thread and no other: the rest of the daemon runs at its own pace.
-pub(crate) struct Strace(Child);
+pub struct Strace(Child);
 
 /// The thread that commits.
 const WRITER: &str = "ledger-writer";
@@ -40,7 +42,7 @@ const REACHED_MAX: Duration = Duration::from_secs(300);
 impl Blow {
     /// Has the daemon die at its `number`th commit from now on, or behind it. All frames of a commit, the last included, are
     /// written before the file is synced: whoever dies at the call has committed.
-    pub(crate) async fn aim(house: &mut Appliance, number: usize, moment: Moment) -> Self {
+    pub async fn aim(house: &mut Appliance, number: usize, moment: Moment) -> Self {
         let daemon = house.daemon().pid();
         let writer = writer_of(daemon);
         match moment {
@@ -59,7 +61,7 @@ impl Blow {
     }
 
     /// Lets the daemon go, if it lives.
-    pub(crate) async fn withdraw(self, house: &mut Appliance) {
+    pub async fn withdraw(self, house: &mut Appliance) {
         match self {
             Self::Sudden(held) => drop(held),
             Self::Delayed(waiting) => {
