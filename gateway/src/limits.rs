@@ -30,6 +30,8 @@ pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 2048;
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Handshakes going on at once: they are the only work done for the unauthenticated.
 pub const HANDSHAKES_MAX: usize = 256;
+/// Leases under whose fences one request is carried out.
+pub const FENCES_MAX: usize = 8;
 /// The caller's name for itself, as kept in an entry.
 pub const USER_AGENT_BYTES_MAX: usize = 256;
 /// Concurrent h2 streams on a connection; more belong on a second connection.

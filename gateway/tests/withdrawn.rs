@@ -48,6 +48,7 @@ fn origin(standing: &Standing) -> Origin {
         user_agent: String::new(),
         deadline: Instant::now() + Duration::from_secs(10),
         urgent: false,
+        fences: Vec::new(),
         once: None,
     }
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use promises::people::sign_p256;
 use promises::{Answer, Appliance, Member, eventually, evidence, get, post};
 use serde_json::{Value, json};
 
@@ -75,4 +76,48 @@ async fn who_stands_in_line_gets_the_lock_when_it_is_given_back_and_other_worksp
     release(&acme, &lease).await.expect(204);
     let next = waiting.await.unwrap().expect(201).json();
     assert!(fence(&next) > fence(&lease));
+}
+
+#[tokio::test]
+async fn a_holder_that_was_paused_past_its_lease_signs_and_changes_nothing_under_its_old_fence() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let key = acme.create_key("release", "p256").await;
+    let under = |lease: &Value, ask: promises::Ask| {
+        ask.header("chancery-fence", &format!("nightly={}", fence(lease)))
+    };
+    let first = acquire(&acme, 600, 0).await.expect(201).json();
+    acme.ask(under(&first, sign_p256(&key, b"in time"))).await.expect(200);
+    release(&acme, &first).await.expect(204);
+    let second = acquire(&acme, 600, 0).await.expect(201).json();
+    // It wakes up, believes that it still holds the lease, and goes on where it was.
+    let late: [promises::Ask; 5] = [
+        sign_p256(&key, b"late"),
+        post(format!("/v1/keys/{key}/disable"), Value::Null),
+        post("/v1/workflows/key.generate", json!({ "name": "late", "kind": "p256" })),
+        post("/v1/api-keys", json!({ "name": "late", "scopes": ["sign"] })),
+        post("/v1/locks", json!({ "name": "weekly", "ttl_seconds": 60, "wait_seconds": 0 })),
+    ];
+    for ask in late {
+        acme.ask(under(&first, ask)).await.refused(412, "fenced");
+    }
+    let guessed =
+        sign_p256(&key, b"guessed").header("chancery-fence", &format!("nightly={}", fence(&second) + 1));
+    acme.ask(guessed).await.refused(412, "fenced");
+    acme.ask(under(&second, sign_p256(&key, b"by the holder"))).await.expect(200);
+    let shown = acme.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json();
+    assert_eq!((&shown["uses"], &shown["state"]), (&json!(2), &json!("enabled")), "{shown}");
+    let malformed = sign_p256(&key, b"x").header("chancery-fence", "nightly");
+    acme.ask(malformed).await.refused(400, "bad_request");
+    evidence::verifies(&mut house).await;
+}
+
+#[tokio::test]
+async fn the_fence_of_another_workspace_protects_nothing_here() {
+    let house = Appliance::start().await;
+    let (acme, globex) = (house.member("acme").await, house.member("globex").await);
+    let theirs = acquire(&globex, 600, 0).await.expect(201).json();
+    let key = acme.create_key("release", "p256").await;
+    let ask = sign_p256(&key, b"x").header("chancery-fence", &format!("nightly={}", fence(&theirs)));
+    acme.ask(ask).await.refused(412, "fenced");
 }

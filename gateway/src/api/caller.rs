@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::once::Once;
-use crate::ids::{ApiKeyId, ClientId, RequestId, UpstreamName, WorkspaceId};
+use crate::ids::{ApiKeyId, ClientId, Name, RequestId, UpstreamName, WorkspaceId};
 use crate::malformed::Malformed;
 
 macro_rules! scopes {
@@ -172,8 +172,19 @@ pub struct Origin {
     pub deadline: Instant,
     /// Asks for the priority lane.
     pub urgent: bool,
+    /// Leases that must be the latest of their names when it is carried out.
+    pub fences: Vec<Fence>,
     /// The claim on its idempotency key, where it brought one.
     pub once: Option<Arc<Once>>,
+}
+
+/// A lease as its holder carries it: the number that only grows with each holder of the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The lease's name.
+    pub name: Name,
+    /// Its fence.
+    pub fence: i64,
 }
 
 /// A machine with an enrolled, unrevoked certificate.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::guard::GuardKind;
 use super::problem::Document;
-use super::{Code, Method, Route};
+use super::{Code, KeyRule, Method, Route};
 
 /// The OpenAPI document of these routes.
 pub fn openapi(routes: &[Route]) -> Value {
@@ -47,6 +47,9 @@ fn operation(route: &Route, generator: &mut SchemaGenerator, problem: &Schema) -
     parameters.extend(
         (about.query)(generator).map(|schema| query_parameters(&schema, generator)).unwrap_or_default(),
     );
+    if route.method != Method::Get {
+        parameters.extend(header_parameters(route.key_rule));
+    }
     let mut answer = json!({ "description": about.summary });
     if let Some(schema) = (about.answer)(generator) {
         answer["content"] = json!({ "application/json": { "schema": schema } });
@@ -97,6 +100,14 @@ fn path_parameters(pattern: &str) -> Vec<Value> {
     names
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect()
+}
+
+/// What a request that changes something may carry beside its body.
+fn header_parameters(rule: KeyRule) -> [Value; 2] {
+    let header = |name: &str, required: bool, description: &str| json!({ "name": name, "in": "header", "required": required, "description": description, "schema": { "type": "string" } });
+    let key = "1 to 255 visible characters, such as a UUID, and the same when the request is sent again: one effect, one answer";
+    let fence = "NAME=FENCE of a lease, several with commas between them: carried out only while each is the latest of its name";
+    [header("Idempotency-Key", rule == KeyRule::Required, key), header("Chancery-Fence", false, fence)]
 }
 
 fn query_parameters(schema: &Schema, generator: &SchemaGenerator) -> Vec<Value> {

@@ -105,8 +105,8 @@ codes! {
     DigestLength = "digest_length", 422, "The digest has the wrong length";
     /// The key is disabled, destroyed or waiting for destruction.
     KeyUnusable = "key_unusable", 409, "The key cannot be used in its present state";
-    /// A copy of the key has taken over since the caller looked at it.
-    Fenced = "fenced", 412, "Another copy of the key has taken over";
+    /// Another holder of the lease, or another version of the key, has taken over since the caller looked.
+    Fenced = "fenced", 412, "Another has taken over";
     /// The key was made never to leave the token.
     NotRecoverable = "not_recoverable", 409, "The key was made never to leave the token";
     /// Too many requests.

@@ -19,12 +19,10 @@ use super::rate::{Allowance, Quota, RateLimiter};
 use super::respond::{HttpResponse, respond};
 use super::trace::{Followed, follow};
 use crate::again::Again;
-use crate::api::{Caller, Code, Directory, Origin, Problem, Scope};
+use crate::api::{Caller, Code, Directory, Problem};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
-use crate::limits::{
-    RATE_KEYS_MAX, REQUEST_WAIT_DEFAULT, REQUEST_WAIT_MAX, TARGET_BYTES_MAX, USER_AGENT_BYTES_MAX,
-};
+use crate::limits::{RATE_KEYS_MAX, TARGET_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::paths::PlainPath;
@@ -75,9 +73,6 @@ pub(super) struct Arrived<'a> {
 
 /// How figures name a route: its pattern, or an upstream's prefix.
 pub(super) type Label = Cow<'static, str>;
-
-/// A client's own patience, in milliseconds.
-const DEADLINE_HEADER: &str = "chancery-deadline-ms";
 
 impl Gate {
     /// A gate with empty rate buckets.
@@ -195,54 +190,6 @@ fn bucket_of(ip: IpAddr) -> IpAddr {
     }
 }
 
-impl Arrived<'_> {
-    /// Where the request came from, as its handler and its entry will know it.
-    pub(super) fn origin(&self, caller: Option<&Caller>) -> Result<Origin, Problem> {
-        let headers = &self.head.headers;
-        let wait = patience(headers)?;
-        let urgent = matches!(caller, Some(Caller::Program(program)) if program.scopes.include(Scope::Priority))
-            && headers.get("priority").is_some_and(|value| is_urgent(value.as_bytes()));
-        let user_agent = headers.get(http::header::USER_AGENT);
-        let user_agent = user_agent.map(|value| printable(value.as_bytes())).unwrap_or_default();
-        let request = self.followed.request.clone();
-        Ok(Origin { request, ip: self.ip, user_agent, deadline: self.begun + wait, urgent, once: None })
-    }
-}
-
-fn patience(headers: &HeaderMap) -> Result<Duration, Problem> {
-    let Some(value) = headers.get(DEADLINE_HEADER) else { return Ok(REQUEST_WAIT_DEFAULT) };
-    let millis = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
-    let millis = millis.ok_or_else(|| {
-        Problem::new(Code::BadRequest, "Chancery-Deadline-Ms is a whole number of milliseconds above zero")
-    })?;
-    Ok(Duration::from_millis(millis).min(REQUEST_WAIT_MAX))
-}
-
-/// RFC 9218: urgency 0 to 2 is more urgent than the default of 3.
-fn is_urgent(value: &[u8]) -> bool {
-    value.windows(3).any(|part| matches!(part, b"u=0" | b"u=1" | b"u=2"))
-}
-
-fn printable(bytes: &[u8]) -> String {
-    let kept = bytes.iter().take(USER_AGENT_BYTES_MAX);
-    kept.map(|byte| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '?' }).collect()
-}
-
-pub(super) fn wants_text(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|text| text.starts_with("text/plain"))
-}
-
-/// RFC 7240 section 4.3: a preference that cannot be read is no error, and is left aside.
-pub(super) fn wait_preferred(headers: &HeaderMap) -> Option<Duration> {
-    let preferences = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
-    let mut words = preferences.flat_map(|text| text.split(',')).map(str::trim);
-    let seconds = words.find_map(|word| word.strip_prefix("wait=")?.parse::<u64>().ok())?;
-    Some(Duration::from_secs(seconds).min(REQUEST_WAIT_MAX))
-}
-
 /// The path as everybody behind us will read it. What could be read in two ways is refused: two lengths on one message, a
 /// coding of the transfer that the next hop would not be told of, a path with two readings.
 fn one_reading(head: &http::request::Parts) -> Result<PlainPath<'_>, Problem> {
@@ -287,20 +234,5 @@ mod tests {
         let bucket = |text: &str| bucket_of(text.parse().unwrap());
         assert_eq!(bucket("2001:db8:1:2::1"), bucket("2001:db8:1:2:ffff::9"));
         assert_ne!(bucket("2001:db8:1:2::1"), bucket("2001:db8:1:3::1"));
-    }
-
-    #[test]
-    fn a_user_agent_cannot_bring_control_characters_into_the_log() {
-        assert_eq!(printable(b"curl/8\x1b[31m\n"), "curl/8?[31m?");
-    }
-
-    #[test]
-    fn a_deadline_is_bounded_and_zero_is_refused() {
-        let headers =
-            |text: &str| HeaderMap::from_iter([(DEADLINE_HEADER.parse().unwrap(), text.parse().unwrap())]);
-        assert_eq!(patience(&headers("99999999")).unwrap(), REQUEST_WAIT_MAX);
-        for text in ["0", "-1", "1.5", "soon"] {
-            assert!(patience(&headers(text)).is_err(), "{text}");
-        }
     }
 }

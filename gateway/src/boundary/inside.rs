@@ -11,7 +11,8 @@ use tracing::Instrument;
 
 use super::authenticate::authenticate;
 use super::body;
-use super::gate::{Arrived, Gate, Label, limit_target, no_such_path, wait_preferred, wants_text};
+use super::gate::{Arrived, Gate, Label, limit_target, no_such_path};
+use super::headers::{wait_preferred, wants_text};
 use super::rate::Allowance;
 use super::respond::{HttpResponse, allow, respond};
 use crate::again::{Asked, Begun};

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod drain;
 pub mod framing;
 pub mod gate;
+mod headers;
 mod inside;
 pub mod listen;
 pub mod local;

@@ -53,6 +53,7 @@ impl Leases {
         ttl: Duration,
         wait: Duration,
     ) -> Result<Lease, LeasesRefused> {
+        let telling = Telling::member(by, origin);
         let request = LeaseRequest {
             scope: scope(by),
             name: name.to_string(),
@@ -61,9 +62,9 @@ impl Leases {
             request_key: origin.once.as_ref().map(|once| once.key().to_owned()),
             ttl,
             wait,
-            origin: Telling::member(by, origin).origin(),
+            origin: telling.origin(),
         };
-        settled(self.queue_for(by).acquire(request).await)
+        settled(self.queue_for(&telling).acquire(request).await)
     }
 
     /// Makes a lease last longer from now on.
@@ -78,8 +79,9 @@ impl Leases {
         lease_id: [u8; 16],
         ttl: Duration,
     ) -> Result<Lease, LeasesRefused> {
-        let told = Telling::member(by, origin).origin();
-        settled(self.queue_for(by).renew(&scope(by), name.as_str(), lease_id, ttl, told).await)
+        let telling = Telling::member(by, origin);
+        let queue = self.queue_for(&telling);
+        settled(queue.renew(&scope(by), name.as_str(), lease_id, ttl, telling.origin()).await)
     }
 
     /// Gives a lease back. One that is another's by now is left alone.
@@ -93,8 +95,9 @@ impl Leases {
         name: &Name,
         lease_id: [u8; 16],
     ) -> Result<bool, LeasesRefused> {
-        let told = Telling::member(by, origin).origin();
-        settled(self.queue_for(by).release(&scope(by), name.as_str(), lease_id, told).await)
+        let telling = Telling::member(by, origin);
+        let queue = self.queue_for(&telling);
+        settled(queue.release(&scope(by), name.as_str(), lease_id, telling.origin()).await)
     }
 
     /// The leases of the workspace that are held now.
@@ -111,12 +114,10 @@ impl Leases {
         was_read(listed.map_err(|refused| refused.map(LeasesRefused::from)))
     }
 
-    /// The queue as a member meets it, whose credentials must stand when the turn comes, however long that takes.
-    fn queue_for(&self, by: &Permit<may::Locks>) -> Queue {
-        let (ground, workspace, standing) =
-            (self.ground.clone(), by.workspace().clone(), by.standing().clone());
-        self.queue
-            .as_long_as(Arc::new(move |tx| Ok((ground.confirm)(tx, &workspace, &standing, ground.now())?)))
+    /// The queue as a member meets it, for whom everything must stand when the turn comes, however long that takes.
+    fn queue_for(&self, telling: &Telling) -> Queue {
+        let (ground, telling) = (self.ground.clone(), telling.clone());
+        self.queue.as_long_as(Arc::new(move |tx| Ok(ground.confirm_standing(tx, &telling, ground.now())?)))
     }
 }
 

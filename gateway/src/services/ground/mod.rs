@@ -54,8 +54,8 @@ impl Ground {
         Moment::now(self.clock.as_ref())
     }
 
-    /// Changes rows and tells of it, in one transaction, in which the credentials behind a member's act must still
-    /// stand. The first one of a request also takes the claim on its idempotency key.
+    /// Changes rows and tells of it, in one transaction, in which what the act rests on must still stand. The first one of
+    /// a request also takes the claim on its idempotency key.
     ///
     /// # Errors
     /// What the closure said, or why the ledger did not take it.
@@ -68,12 +68,9 @@ impl Ground {
         T: Send + 'static,
         E: From<LedgerRefused> + Send + 'static,
     {
-        let (confirm, now) = (self.confirm, self.now());
-        let once = telling.once().cloned();
+        let (ground, now, once) = (self.clone(), self.now(), telling.once().cloned());
         let act = move |tx: &mut Tx<'_>| {
-            if let Some((workspace, standing)) = telling.standing() {
-                confirm(tx, workspace, standing, now)?;
-            }
+            ground.confirm_standing(tx, &telling, now)?;
             if let Some(once) = telling.once() {
                 once.hold(tx).map_err(LedgerRefused::Claim)?;
             }
@@ -84,6 +81,18 @@ impl Ground {
             once.committed();
         }
         Ok(recorded)
+    }
+
+    /// Looks, in the transaction that carries an act out, whether everything it rests on still stands: the credentials
+    /// behind it, and the leases under whose fences it is to happen.
+    ///
+    /// # Errors
+    /// What no longer stands.
+    pub fn confirm_standing(&self, tx: &Tx<'_>, telling: &Telling, now: Moment) -> Result<(), LedgerRefused> {
+        if let Some((workspace, standing)) = telling.standing() {
+            (self.confirm)(tx, workspace, standing, now)?;
+        }
+        telling.under_latest_fences(tx)
     }
 
     /// Changes rows, tells of it, and keeps in the same transaction what it is answered with: a request that is sent

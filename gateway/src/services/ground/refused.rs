@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use audit::{Freeze, ReadRefused, SqlFault, WriteRefused};
 use sagas::idempotency::ClaimRefused;
+use sagas::lock::lease::Fenced;
 
 use crate::api::Problem;
 
@@ -44,6 +45,14 @@ pub enum LedgerRefused {
     /// The client behind the act was revoked since the guard saw it.
     #[error("the client certificate no longer stands")]
     ClientWithdrawn,
+    /// Somebody else has leased the name since.
+    #[error("the fence {carried} of `{name}` is not the latest")]
+    Fenced {
+        /// The lease's name.
+        name: String,
+        /// The fence that the request carried.
+        carried: i64,
+    },
     /// Another request with the same idempotency key has taken over; nothing of this one was done.
     #[error("the request's claim on its idempotency key no longer stands")]
     Claim(#[source] ClaimRefused),
@@ -58,6 +67,15 @@ pub enum LedgerRefused {
 impl From<SqlFault> for LedgerRefused {
     fn from(fault: SqlFault) -> Self {
         Self::Fault(Some(fault))
+    }
+}
+
+impl From<Fenced> for LedgerRefused {
+    fn from(fenced: Fenced) -> Self {
+        match fenced {
+            Fenced::Stale { name, carried } => Self::Fenced { name, carried },
+            Fenced::Sql(fault) => fault.into(),
+        }
     }
 }
 

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use audit::{Detail, Entry, Tx};
+use sagas::lock::lease::fence_guard;
 use sagas::{SagaKey, Scope};
 
 use super::refused::LedgerRefused;
+use crate::api::caller::Fence;
 use crate::api::guard::{Permit, Standing};
 use crate::api::{Actor, Caller, Once, OperatorPermit, Origin};
 use crate::ids::WorkspaceId;
@@ -22,6 +24,7 @@ pub struct Telling {
     ip: Option<String>,
     user_agent: String,
     once: Option<Arc<Once>>,
+    fences: Vec<Fence>,
     standing: Option<Standing>,
 }
 
@@ -54,6 +57,7 @@ impl Telling {
             ip: origin.ip.map(|ip| ip.to_string()),
             user_agent: origin.user_agent.clone(),
             once: origin.once.clone(),
+            fences: origin.fences.clone(),
             standing,
         }
     }
@@ -67,6 +71,7 @@ impl Telling {
             ip: None,
             user_agent: String::new(),
             once: None,
+            fences: Vec::new(),
             standing: None,
         }
     }
@@ -74,7 +79,7 @@ impl Telling {
     /// The same act's sequel, which follows whatever has become of the credentials and the request behind it.
     #[must_use]
     pub fn sequel(self) -> Self {
-        Self { standing: None, once: None, ..self }
+        Self { standing: None, once: None, fences: Vec::new(), ..self }
     }
 
     /// The request's claim on its idempotency key, if it has one.
@@ -98,6 +103,14 @@ impl Telling {
     /// What must still stand when a member's act is written.
     pub(super) fn standing(&self) -> Option<(&WorkspaceId, &Standing)> {
         self.workspace.as_ref().zip(self.standing.as_ref())
+    }
+
+    /// Looks whether the leases under which the act is carried out are still the latest of their names.
+    pub(super) fn under_latest_fences(&self, tx: &Tx<'_>) -> Result<(), LedgerRefused> {
+        let scope = self.scope();
+        self.fences.iter().try_for_each(|carried| {
+            fence_guard(tx, &scope, carried.name.as_str(), carried.fence).map_err(LedgerRefused::from)
+        })
     }
 
     /// Who asked, from where and in which trace, as workflows keep it.

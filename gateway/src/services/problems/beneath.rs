@@ -48,6 +48,10 @@ impl From<LedgerRefused> for Problem {
             LedgerRefused::ClientWithdrawn => {
                 Self::new(Code::ClientRevoked, "the client certificate was revoked; nothing was done")
             }
+            LedgerRefused::Fenced { .. } => Self::new(
+                Code::Fenced,
+                format!("{refused}; nothing was done. Lease the name anew and look at what has changed"),
+            ),
             LedgerRefused::Claim(ClaimRefused::Superseded) => Self::new(
                 Code::RequestInProgress,
                 "another request with this key has gone on with it; ask again",
