@@ -1,20 +1,23 @@
-//! What the keys service keeps: keys, their versions with the pinned public halves, and each key's use counter.
+//! What the keys service keeps: keys and their use counters; their versions with the pinned public halves; their backups.
 //! Who enters: the commands, inside a ledger transaction or view.
 //! What leaves: rows as types. No other service can run these statements.
 
 mod backups;
+mod versions;
 
 use audit::{Row, Schema, SqlFault, Statement, Table, Tx, View, params};
-use hsm::{Fingerprint, KeyId, KeyKind};
-use serde::{Deserialize, Serialize};
+use hsm::{Fingerprint, KeyKind};
 
 pub use self::backups::BackupRow;
 pub(super) use self::backups::{backup_key, backups, delete_backups, insert_backup};
-use super::making::Making;
+pub use self::versions::{Made, VersionRow};
+pub(super) use self::versions::{
+    drop_blobs, forget_versions_after, make_version, order_version, replace_copies, versions,
+};
 use super::state::KeyState;
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::moment::Moment;
-use crate::services::columns::{bytes, moment, moment_or_none, typed};
+use crate::services::columns::{moment, moment_or_none, typed};
 
 const SERVICE: &str = "keys";
 
@@ -34,19 +37,19 @@ pub static SCHEMA: Schema = Schema {
     ],
     statements: &[
         &INSERT_KEY,
-        &INSERT_VERSION,
-        &MAKE_VERSION,
+        &versions::INSERT,
+        &versions::MAKE,
         &FORGET_KEY,
-        &FORGET_VERSIONS,
+        &versions::FORGET_AFTER,
         &KEY_BY_ID,
         &KEY_BY_NAME,
         &KEYS,
-        &VERSIONS,
+        &versions::OF_KEY,
         &SET_STATE,
         &SET_LATEST,
         &COUNT_USES,
-        &REPLACE_COPIES,
-        &DROP_BLOBS,
+        &versions::REPLACE,
+        &versions::DROP_BLOBS,
         &COUNTERS,
         &RAISE_USES,
         &SET_WORKFLOW,
@@ -66,21 +69,9 @@ static INSERT_KEY: Statement = Statement::tenant(
     "INSERT INTO keys (workspace, id, name, kind, state, latest, uses, created_us, workflow)
      VALUES (?1, ?2, ?3, ?4, 'creating', 1, 0, ?5, ?6) ON CONFLICT DO NOTHING",
 );
-static INSERT_VERSION: Statement = Statement::tenant(
-    SERVICE,
-    "INSERT INTO key_versions (workspace, key, version, state, token_key, created_us)
-     VALUES (?1, ?2, ?3, 'ordered', ?4, ?5) ON CONFLICT DO NOTHING",
-);
-static MAKE_VERSION: Statement = Statement::tenant(
-    SERVICE,
-    "UPDATE key_versions SET state = 'made', fingerprint = ?4, spki = ?5, sealed_blob = ?6, provenance = ?7
-     WHERE workspace = ?1 AND key = ?2 AND version = ?3 AND state = 'ordered'",
-);
 // A key that never came to be leaves no record: nobody can have seen a public half of it.
 static FORGET_KEY: Statement =
     Statement::tenant(SERVICE, "DELETE FROM keys WHERE workspace = ?1 AND id = ?2 AND state = 'creating'");
-static FORGET_VERSIONS: Statement =
-    Statement::tenant(SERVICE, "DELETE FROM key_versions WHERE workspace = ?1 AND key = ?2 AND version > ?3");
 static KEY_BY_ID: Statement = Statement::tenant(
     SERVICE,
     "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming, fence FROM keys WHERE workspace = ?1 AND id = ?2",
@@ -94,11 +85,6 @@ static KEYS: Statement = Statement::tenant(
     "SELECT id, name, kind, state, latest, uses, destroy_after_us, created_us, workflow, incoming, fence FROM keys
      WHERE workspace = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
 );
-static VERSIONS: Statement = Statement::tenant(
-    SERVICE,
-    "SELECT version, state, token_key, fingerprint, spki, sealed_blob, created_us, provenance FROM key_versions
-     WHERE workspace = ?1 AND key = ?2 ORDER BY version",
-);
 static SET_STATE: Statement = Statement::tenant(
     SERVICE,
     "UPDATE keys SET state = ?4, destroy_after_us = ?5 WHERE workspace = ?1 AND id = ?2 AND state = ?3",
@@ -110,15 +96,6 @@ static SET_LATEST: Statement = Statement::tenant(
 static COUNT_USES: Statement = Statement::tenant(
     SERVICE,
     "UPDATE keys SET uses = uses + ?3 WHERE workspace = ?1 AND id = ?2 AND state = 'enabled' AND fence = ?4 RETURNING uses",
-);
-static REPLACE_COPIES: Statement = Statement::tenant(
-    SERVICE,
-    "UPDATE key_versions SET state = 'replaced'
-     WHERE workspace = ?1 AND key = ?2 AND fingerprint = ?3 AND version < ?4 AND state = 'made'",
-);
-static DROP_BLOBS: Statement = Statement::tenant(
-    SERVICE,
-    "UPDATE key_versions SET sealed_blob = NULL WHERE workspace = ?1 AND key = ?2",
 );
 static COUNTERS: Statement = Statement::across_workspaces(
     SERVICE,
@@ -172,63 +149,11 @@ pub struct KeyRow {
     pub fence: i64,
 }
 
-/// A version row.
-#[derive(Clone, Debug)]
-pub struct VersionRow {
-    /// Its number, from 1.
-    pub version: i64,
-    /// Its name in the token.
-    pub token_key: KeyId,
-    /// What the token made; `None` while on order or when nothing came of it.
-    pub made: Option<Made>,
-    /// A restored copy has taken its place.
-    pub replaced: bool,
-    /// When it was ordered.
-    pub created: Moment,
-}
-
-/// What the token made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Made {
-    /// SHA-256 of the public key.
-    pub fingerprint: Fingerprint,
-    /// The public key, SPKI DER.
-    pub spki: Vec<u8>,
-    /// What a TPM needs to load it, sealed under the workspace's data key.
-    pub sealed_blob: Option<Vec<u8>>,
-    /// What the token says of the key's origin, JSON.
-    pub provenance: String,
-}
-
 /// Puts a key down; false where its name is taken.
 pub(super) fn insert(tx: &Tx<'_>, workspace: &WorkspaceId, row: &KeyRow) -> Result<bool, SqlFault> {
     let (kind, created) = (row.kind.name(), row.created.micros());
     let params = params![row.id.as_str(), row.name.as_str(), kind, created, row.workflow.as_ref()];
     Ok(tx.within(workspace.on_ledger()).run(&INSERT_KEY, params)? == 1)
-}
-
-pub(super) fn order_version(
-    tx: &Tx<'_>,
-    making: &Making,
-    token_key: &KeyId,
-    now: Moment,
-) -> Result<(), SqlFault> {
-    let params = params![making.key.as_str(), making.version, &token_key.0, now.micros()];
-    tx.within(making.workspace.on_ledger()).run(&INSERT_VERSION, params).map(drop)
-}
-
-/// Records what the token made; once more changes nothing.
-pub(super) fn make_version(tx: &Tx<'_>, making: &Making, made: &Made) -> Result<(), SqlFault> {
-    let blob = made.sealed_blob.as_ref();
-    let params = params![
-        making.key.as_str(),
-        making.version,
-        &made.fingerprint.0,
-        &made.spki,
-        blob,
-        made.provenance.as_str()
-    ];
-    tx.within(making.workspace.on_ledger()).run(&MAKE_VERSION, params).map(drop)
 }
 
 /// Forgets a key that never came to be.
@@ -237,21 +162,10 @@ pub(super) fn forget_unmade(
     workspace: &WorkspaceId,
     key: &SigningKeyId,
 ) -> Result<(), SqlFault> {
-    let within = tx.within(workspace.on_ledger());
-    if within.run(&FORGET_KEY, params![key.as_str()])? == 1 {
-        within.run(&FORGET_VERSIONS, params![key.as_str(), 0])?;
+    match tx.within(workspace.on_ledger()).run(&FORGET_KEY, params![key.as_str()])? {
+        1 => forget_versions_after(tx, workspace, key, 0),
+        _ => Ok(()),
     }
-    Ok(())
-}
-
-/// Forgets versions that never came to sign.
-pub(super) fn forget_versions_after(
-    tx: &Tx<'_>,
-    workspace: &WorkspaceId,
-    key: &SigningKeyId,
-    latest: i64,
-) -> Result<(), SqlFault> {
-    tx.within(workspace.on_ledger()).run(&FORGET_VERSIONS, params![key.as_str(), latest]).map(drop)
 }
 
 /// Lets a later version sign, and no earlier one any more: whoever holds the key under a lower fence than the one given back
@@ -315,32 +229,6 @@ fn key_row(row: &Row<'_>) -> Result<KeyRow, SqlFault> {
     })
 }
 
-pub(super) fn versions(
-    view: &View<'_>,
-    workspace: &WorkspaceId,
-    key: &SigningKeyId,
-) -> Result<Vec<VersionRow>, SqlFault> {
-    view.within(workspace.on_ledger()).all(&VERSIONS, params![key.as_str()], |row| {
-        let state = row.text(1)?;
-        let made = match state.as_str() {
-            "made" | "replaced" => Some(Made {
-                fingerprint: Fingerprint(bytes(row, 3)?),
-                spki: row.blob(4)?,
-                sealed_blob: row.blob_or_null(5)?,
-                provenance: row.text(7)?,
-            }),
-            _ => None,
-        };
-        Ok(VersionRow {
-            version: row.integer(0)?,
-            token_key: KeyId(bytes(row, 2)?),
-            made,
-            replaced: state == "replaced",
-            created: moment(row, 6)?,
-        })
-    })
-}
-
 /// Changes the state if it is still what the caller saw.
 pub(super) fn set_state(
     tx: &Tx<'_>,
@@ -374,14 +262,8 @@ pub(super) fn take_over(
     version: i64,
     copy_of: &Fingerprint,
 ) -> Result<Option<i64>, SqlFault> {
-    let within = tx.within(workspace.on_ledger());
-    within.run(&REPLACE_COPIES, params![id.as_str(), &copy_of.0, version])?;
+    replace_copies(tx, workspace, id, version, copy_of)?;
     set_latest(tx, workspace, id, version)
-}
-
-/// Forgets what a TPM would need to load the key's versions.
-pub(super) fn drop_blobs(tx: &Tx<'_>, workspace: &WorkspaceId, id: &SigningKeyId) -> Result<(), SqlFault> {
-    tx.within(workspace.on_ledger()).run(&DROP_BLOBS, params![id.as_str()]).map(drop)
 }
 
 /// Every key with its use counter.
