@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::entry::Entry;
-use crate::ledger::{Freeze, WriteRefused};
+use crate::refused::{Freeze, WriteRefused};
 use crate::told::{Recorded, Told};
 use crate::tx::Tx;
 

@@ -28,6 +28,7 @@ mod proving;
 mod query;
 mod readers;
 mod receipt;
+mod refused;
 mod registry;
 mod rows;
 mod schema;
@@ -48,15 +49,13 @@ pub use entry::{Detail, Entry, NotAWorkspace, Outcome, Workspace};
 pub use fault::SqlFault;
 pub use gather::Attendance;
 pub use hardware::{Anchor, Answer, Attestation, HardwareFault, Reading, Sealer, Step, Tier};
-pub use ledger::{
-    Freeze, Ledger, LedgerHealth, LedgerLimits, LedgerOptions, OpenRefused, ReadRefused, Standing,
-    WriteRefused,
-};
+pub use ledger::{Ledger, LedgerHealth, LedgerLimits, LedgerOptions, Standing};
 pub use note::{KeyKind, NotAKey, Note, NoteKey, NoteRefused};
 pub use outside::{Clock, MachineClock, MachineRandom, NoRandomness, Random};
 pub use proving::{NoProof, StoredCheckpoint};
 pub use query::{EntryFilter, EntryOrder, EntryScope, StoredEntry};
 pub use receipt::{Receipt, ReceiptRefused};
+pub use refused::{Freeze, OpenRefused, ReadRefused, WriteRefused};
 pub use registry::SchemaRefused;
 pub use sealing::verdict::{Mark, Memory, UNWRITTEN, Verdict, extend, judge, step_digest};
 pub use sealing::{RecoverRefused, Recovered, SealRefused, Sealing};

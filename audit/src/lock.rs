@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::ledger::OpenRefused;
+use crate::refused::OpenRefused;
 
 /// Held while the ledger is open; the kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 use crate::fault::SqlFault;
-use crate::ledger::ReadRefused;
+use crate::refused::ReadRefused;
 use crate::shared::unpoisoned;
 use crate::tx::{Session, View};
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::job::{Audited, Job, Pass, Settled, Unaudited};
-use crate::ledger::{Freeze, LedgerHealth, LedgerLimits, ReadRefused, Standing, WriteRefused};
+use crate::ledger::{LedgerHealth, LedgerLimits, Standing};
 use crate::outside::Clock;
 use crate::readers::ReadJob;
+use crate::refused::{Freeze, ReadRefused, WriteRefused};
 use crate::told::{Recorded, Told};
 use crate::tx::{Tx, View};
 

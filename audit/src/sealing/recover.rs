@@ -7,7 +7,7 @@ use crate::fault::SqlFault;
 use crate::hardware::{HardwareFault, Reading};
 use crate::job::Pass;
 use crate::leaf::sha256;
-use crate::ledger::{Freeze, ReadRefused, WriteRefused};
+use crate::refused::{Freeze, ReadRefused, WriteRefused};
 use crate::told::Told;
 
 use super::examine::{Tail, Unwell, examine};

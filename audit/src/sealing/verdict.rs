@@ -4,7 +4,7 @@
 
 use crate::hardware::Reading;
 use crate::leaf::{Hash, sha256};
-use crate::ledger::Freeze;
+use crate::refused::Freeze;
 
 /// The digest an anchor is extended by: step, size and the checkpoint's text.
 pub fn step_digest(k: u64, size: u64, body_hash: &Hash) -> Hash {
