@@ -81,7 +81,9 @@ async fn a_missing_or_malformed_key_is_refused_before_anything_is_done() {
     let twice = keyed(keyed(make("never"), "one"), "two");
     acme.ask(twice).await.refused(400, "bad_request");
     let connection = acme.connect(promises::Protocol::H1).await;
-    connection.send_bare(make("never")).await.unwrap().refused(400, "idempotency_key_missing");
+    let missing = connection.send_bare(make("never")).await.unwrap();
+    assert_eq!(missing.header("link"), Some("</v1/openapi.json>; rel=\"describedby\""));
+    missing.refused(400, "idempotency_key_missing");
     let keys = acme.ask(get("/v1/keys")).await.expect(200).json();
     assert_eq!(keys["keys"].as_array().unwrap().len(), 0);
 }

@@ -9,7 +9,7 @@ use http_body_util::{Either, Full};
 use super::rate::Allowance;
 use super::trace::Followed;
 use crate::api::problem::whole_seconds;
-use crate::api::{Problem, Reply};
+use crate::api::{Code, Problem, Reply};
 use crate::upstream::answered::AnsweredBody;
 
 /// A response as hyper sends it: whole, or as it comes from an upstream.
@@ -61,6 +61,9 @@ fn label(headers: &mut http::HeaderMap, followed: &Followed, allowance: Option<A
     }
 }
 
+/// Where it is said what a key is for (draft-ietf-httpapi-idempotency-key-header, section 2.7).
+const ABOUT_KEYS: &str = "</v1/openapi.json>; rel=\"describedby\"";
+
 /// Names the methods a path takes (RFC 9110 section 15.5.6).
 pub fn allow(mut response: HttpResponse, methods: impl Iterator<Item = &'static str>) -> HttpResponse {
     put(response.headers_mut(), header::ALLOW, &methods.collect::<Vec<_>>().join(", "));
@@ -87,7 +90,7 @@ fn success(reply: Reply) -> Response<Full<Bytes>> {
 
 fn failure(problem: Problem, followed: &Followed) -> Response<Full<Bytes>> {
     let status = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let retry_after = problem.retry_after;
+    let (code, retry_after) = (problem.code, problem.retry_after);
     let document = serde_json::to_vec(&problem.document(followed.request.as_str())).unwrap_or_default();
     let mut response = Response::new(Full::new(Bytes::from(document)));
     *response.status_mut() = status;
@@ -95,6 +98,9 @@ fn failure(problem: Problem, followed: &Followed) -> Response<Full<Bytes>> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(wait) = retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+    }
+    if matches!(code, Code::IdempotencyKeyMissing | Code::IdempotencyKeyReused | Code::RequestInProgress) {
+        headers.insert(header::LINK, HeaderValue::from_static(ABOUT_KEYS));
     }
     response
 }
