@@ -8,6 +8,7 @@ use sagas::{Catalog, Definition, Engine, EngineParts, State, Undo, VerbRefused, 
 use crate::common::{Input, SECOND, Sample, fan, mixed, plain_local};
 use crate::{actions, end, engine, operator, request, until, vote};
 
+/// A call that sleeps until it is let go.
 fn slow_call(
     sample: &Sample,
     entered: &Arc<tokio::sync::Notify>,

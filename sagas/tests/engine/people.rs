@@ -26,8 +26,6 @@ async fn a_cancellation_after_the_pivot_is_refused_with_the_pivots_name() {
     }
 }
 
-/// A call that sleeps until it is let go.
-
 async fn stuck_at_call(sample: &Sample, plan: &Arc<Plan>) -> (Engine, SagaKey) {
     plan.set(vec![Fault { step: 1, phase: Phase::Do, how: How::Panic, times: u32::MAX }]);
     let engine = engine(sample, vec![wrap(mixed(&sample.outside), plan)]).await;
