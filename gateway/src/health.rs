@@ -161,7 +161,10 @@ impl Probes {
         let deadline = Instant::now() + PROBE_WAIT_MAX;
         match self.seal.token.sign(&self.seal.key, self.seal.scheme, input.clone(), deadline).await {
             Ok(raw) => match self.key.pinned.verify(self.seal.scheme, &input, &raw) {
-                Ok(()) => Part { part: "token", ready: true, code: "signs", detail: None },
+                Ok(()) => {
+                    let detail = self.tokens.keys.probe().strays();
+                    Part { part: "token", ready: true, code: "signs", detail }
+                }
                 Err(why) => Part {
                     part: "token",
                     ready: false,

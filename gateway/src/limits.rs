@@ -96,6 +96,9 @@ pub const SERVICE_IN_FLIGHT_MAX: usize = ADMISSION_QUEUE_MAX + ADMISSION_IN_FLIG
 pub const SERVICE_QUEUE_MAX: usize = 512;
 /// A handler that had this long and did not answer is stuck. With less, its client was impatient, which says nothing.
 pub const HANDLER_WAIT_FAIR: Duration = Duration::from_secs(5);
+/// Threads of the runtime, at least: a handler that blocks takes one away, and five of one service open its breaker before none
+/// is left for its neighbours. With more processors there are more.
+pub const RUNTIME_THREADS_MIN: usize = 8;
 /// Upstreams in the configuration: each has a compartment, a pool and figures of its own.
 pub const UPSTREAMS_MAX: usize = 64;
 /// Endpoints of one upstream.

@@ -2,10 +2,13 @@
 //! Who enters: the command line, with a house; signals; the service manager.
 //! What leaves: a clean end. SIGHUP and a change of the CAs give the server another face, SIGTERM drains.
 
+use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boundary::listen::Listener;
@@ -14,7 +17,7 @@ use crate::boundary::tls::TlsFace;
 use crate::config::Config;
 use crate::face::{self, FaceUnmade};
 use crate::housekeeping;
-use crate::limits::DRAIN_WAIT_MAX;
+use crate::limits::{DRAIN_WAIT_MAX, RUNTIME_THREADS_MIN};
 use crate::wiring::House;
 
 /// Why the doors did not open.
@@ -27,17 +30,27 @@ pub enum ServeRefused {
         what: String,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The server has no certificate.
     #[error("the server has no usable certificate")]
     Face(#[from] FaceUnmade),
     /// Signals cannot be heard.
     #[error("signals cannot be heard")]
-    Signals(#[source] std::io::Error),
+    Signals(#[source] io::Error),
 }
 /// The face is looked at this often; a self-issued one is made anew well before it ends.
 const FACE_LOOKED_AT_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// The threads of the daemon. Everything that waits for a moment needs one of them that is free, the watchdog's food as well:
+/// a daemon whose threads are all blocked is killed and started anew by the service manager.
+///
+/// # Errors
+/// The machine gives no threads.
+pub fn runtime() -> io::Result<Runtime> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).max(RUNTIME_THREADS_MIN);
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}
 
 /// Serves until told to stop. `ready` is called once with the API's address.
 ///
@@ -201,7 +214,7 @@ impl Signals {
     }
 }
 
-fn listen_refused(what: &dyn std::fmt::Display, source: std::io::Error) -> ServeRefused {
+fn listen_refused(what: &dyn std::fmt::Display, source: io::Error) -> ServeRefused {
     ServeRefused::Listen { what: what.to_string(), source }
 }
 

@@ -5,8 +5,8 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,12 +38,38 @@ impl Body for Unreadable {
     }
 }
 
+/// Blocks threads, as a lock does and no future may, until it is opened.
+#[derive(Default)]
+struct Valve {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Valve {
+    fn block(&self) {
+        drop(self.opened.wait_while(self.is_open.lock().unwrap(), |is_open| !*is_open));
+    }
+
+    fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
 /// A gate before two rooms: one that does as it is told, and its neighbour.
 struct Rooms {
     asker: Asker,
     compartments: Compartments,
     begun: Arc<AtomicUsize>,
+    valve: Arc<Valve>,
     _standing: Standing,
+}
+
+/// A runtime does not end while one of its threads is blocked.
+impl Drop for Rooms {
+    fn drop(&mut self) {
+        self.valve.open();
+    }
 }
 
 async fn rooms(in_flight_max: usize) -> Rooms {
@@ -59,6 +85,12 @@ async fn rooms(in_flight_max: usize) -> Rooms {
         std::future::pending::<()>().await;
         Ok(Reply::empty())
     };
+    let valve = Arc::new(Valve::default());
+    let block = |it: Arc<(Arc<AtomicUsize>, Arc<Valve>)>, (), (), _| async move {
+        it.0.fetch_add(1, Ordering::SeqCst);
+        it.1.block();
+        Ok(Reply::empty())
+    };
     let sick = room(
         "sick",
         vec![
@@ -67,6 +99,8 @@ async fn rooms(in_flight_max: usize) -> Rooms {
                 .to(Arc::new(()), |_, (), (), _| async { panic!("as told") }),
             Route::get("/sick/hangs").guard::<Open>().to(begun.clone(), hang),
             Route::post("/sick/hangs").guard::<Open>().to(begun.clone(), hang),
+            Route::get("/sick/blocks").guard::<Open>().to(Arc::new((begun.clone(), valve.clone())), block),
+            Route::post("/sick/blocks").guard::<Open>().to(Arc::new((begun.clone(), valve.clone())), block),
             Route::get("/sick/refuses").guard::<Open>().to(Arc::new(()), |_, (), (), _| async {
                 Err::<Reply, _>(Problem::new(Code::TokenUnavailable, "not today"))
             }),
@@ -101,10 +135,27 @@ async fn rooms(in_flight_max: usize) -> Rooms {
         trusted_proxies: vec![],
     }));
     let asker = Asker::at(gate, Peer::Local { uid: 0 });
-    Rooms { asker, compartments, begun, _standing: standing }
+    Rooms { asker, compartments, begun, valve, _standing: standing }
 }
 
 impl Rooms {
+    async fn all_begun(&self, calls: usize) {
+        while self.begun.load(Ordering::SeqCst) < calls {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Its trips, once there is one.
+    async fn tripped(&self) -> u64 {
+        let tripped = async {
+            while self.trips() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), tripped).await.expect("it isolates itself");
+        self.trips()
+    }
+
     fn trips(&self) -> u64 {
         self.compartments.seen().iter().find(|seen| seen.name == "sick").unwrap().trips
     }
@@ -150,9 +201,7 @@ async fn a_service_that_hangs_isolates_itself_alone() {
             tokio::spawn(async move { patient.get("/sick/hangs").await })
         })
         .collect();
-    while rooms.begun.load(Ordering::SeqCst) < 5 {
-        tokio::task::yield_now().await;
-    }
+    rooms.all_begun(5).await;
     assert_eq!(rooms.asker.get("/well").await.status, 204);
     assert!(begun.elapsed() < Duration::from_secs(4), "the neighbour waited");
     for one in hanging {
@@ -161,6 +210,81 @@ async fn a_service_that_hangs_isolates_itself_alone() {
     }
     assert_eq!(rooms.asker.get("/sick/well").await.code(), "service_isolated");
     assert_eq!(rooms.asker.get("/well").await.status, 204);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_service_whose_handlers_block_their_threads_isolates_itself_alone() {
+    let rooms = rooms(8).await;
+    let begun = Instant::now();
+    let patient = rooms.asker.with("chancery-deadline-ms", "5000");
+    let ask = |method| {
+        let patient = patient.clone();
+        tokio::spawn(async move { patient.ask(method, "/sick/blocks", None).await })
+    };
+    let blocked = ["GET", "POST", "GET", "POST", "GET"].map(ask);
+    rooms.all_begun(5).await;
+    assert_eq!(rooms.asker.get("/well").await.status, 204);
+    assert!(begun.elapsed() < Duration::from_secs(4), "the neighbour waited");
+    for one in blocked {
+        let answer = one.await.unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (504, "deadline_passed"), "{answer:?}");
+    }
+    assert_eq!(rooms.asker.get("/sick/well").await.code(), "service_isolated");
+    assert_eq!(rooms.asker.get("/well").await.status, 204);
+    // What they say themselves, late as it is, is no word more.
+    rooms.valve.open();
+    while rooms.compartments.seen().iter().any(|seen| seen.in_flight > 0) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rooms.trips(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn handlers_that_block_are_judged_also_when_their_clients_have_gone() {
+    let rooms = rooms(8).await;
+    let patient = rooms.asker.with("chancery-deadline-ms", "5000");
+    let asked: Vec<_> = (0..5)
+        .map(|_| {
+            let patient = patient.clone();
+            tokio::spawn(async move { patient.ask("POST", "/sick/blocks", None).await })
+        })
+        .collect();
+    rooms.all_begun(5).await;
+    asked.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(rooms.tripped().await, 1);
+    assert_eq!(rooms.asker.get("/well").await.status, 204);
+}
+
+/// The service manager's watchdog is fed at moments, and what waits for a moment needs a thread that is free.
+#[test]
+fn on_a_runtime_whose_threads_are_all_blocked_no_moment_comes() {
+    let (runtime, valve) = (gateway::serve::runtime().unwrap(), Arc::new(Valve::default()));
+    let threads = runtime.metrics().num_workers();
+    assert!(threads >= 8, "five blocked handlers leave {threads} - 5 to the others");
+    let all = Arc::new(Barrier::new(threads + 1));
+    for _ in 0..threads {
+        let (all, valve) = (all.clone(), valve.clone());
+        drop(runtime.spawn(async move {
+            all.wait();
+            valve.block();
+        }));
+    }
+    all.wait();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            runtime.block_on(async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                tell.send(()).unwrap();
+            });
+        });
+        assert!(told.recv_timeout(Duration::from_millis(500)).is_err(), "a moment came");
+        valve.open();
+        assert!(
+            told.recv_timeout(Duration::from_secs(20)).is_ok(),
+            "with the threads the moments come again"
+        );
+    });
 }
 
 #[tokio::test]

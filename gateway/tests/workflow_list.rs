@@ -47,6 +47,14 @@ async fn what_the_list_says_runs_is_what_the_build_defines() {
     assert_eq!(told, defined);
 }
 
+/// What the pins stand for, to be read; other tests take from it what a workflow must have undone.
+#[tokio::test]
+async fn each_definition_is_written_out_step_by_step() {
+    let standing = house().await;
+    let written = standing.house.workflows.definitions().map(|definition| definition.canonical());
+    common::golden("gateway/tests/golden/workflow-steps.txt", &written.collect::<String>());
+}
+
 /// Adds lines for what is new. A line that stands is never rewritten: that is what it stands for.
 fn add_missing(file: &str, lines: &str) {
     let mut kept = common::text(file);

@@ -57,6 +57,10 @@ pub struct Probe {
     pub schemes: Vec<Scheme>,
     /// What else it can do.
     pub powers: Vec<Power>,
+    /// Objects without name and label, as a call that was cut off may leave them: nobody can say whose they are, so nobody removes them.
+    /// As many as there were when the worker started; a token with very many objects is not looked through.
+    #[serde(default)]
+    pub strays: u32,
     /// Peculiarities worth knowing, in words.
     pub remarks: Vec<String>,
 }
@@ -81,7 +85,18 @@ impl fmt::Display for Probe {
         for (name, value) in rows {
             writeln!(f, "{name:<11} {value}")?;
         }
-        self.remarks.iter().try_for_each(|remark| writeln!(f, "{:<11} {remark}", "remark"))
+        let strays = self.strays();
+        self.remarks.iter().chain(&strays).try_for_each(|remark| writeln!(f, "{:<11} {remark}", "remark"))
+    }
+}
+
+impl Probe {
+    /// The strays in words, if there are any.
+    #[must_use]
+    pub fn strays(&self) -> Option<String> {
+        let words =
+            "have neither name nor label; nobody can say whose they are, and nothing here removes them";
+        (self.strays > 0).then(|| format!("{} objects in it {words}", self.strays))
     }
 }
 

@@ -49,6 +49,22 @@ async fn a_killed_worker_is_replaced_and_keys_are_found_again() {
 }
 
 #[tokio::test]
+async fn what_nobody_can_be_named_for_is_counted_and_never_removed() {
+    let host = Host::new();
+    let token = Token::start(host.config()).await.unwrap();
+    token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
+    assert_eq!((token.probe().strays, token.probe().strays()), (0, None));
+    token.close().await;
+    host.leave_a_stray();
+    for _ in 0..2 {
+        let token = Token::start(host.config()).await.unwrap();
+        assert_eq!(token.probe().strays, 1);
+        assert!(token.probe().to_string().contains("1 objects in it have neither name nor label"));
+        token.close().await;
+    }
+}
+
+#[tokio::test]
 async fn a_crashing_module_costs_only_the_calls_it_had_begun() {
     let host = Host::new();
     let token = Token::start(host.config()).await.unwrap();

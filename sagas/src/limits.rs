@@ -20,6 +20,8 @@ pub const LOCK_NAME_BYTES_MAX: usize = 256;
 pub const ITEMS_MAX: usize = 100_000;
 /// Items of a fan-out in flight: enough to share commits, few enough to leave the token to others.
 pub const ITEMS_IN_FLIGHT: usize = 8;
+/// Items of one fan-out that are seen each on its own; of more, one number tells more than their names.
+pub const ITEMS_SEEN_MAX: usize = 64;
 /// An error is shown, not archived.
 pub const ERROR_BYTES_MAX: usize = 1_024;
 /// One page of any list.

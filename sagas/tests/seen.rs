@@ -8,12 +8,14 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use audit::Told;
 use common::{Input, SECOND, Sample, fan, mixed, parent, plain_local, scope};
+use sagas::limits::ITEMS_SEEN_MAX;
 use sagas::testing::World as _;
 use sagas::testing::inject::{Fault, How, Plan, wrap};
 use sagas::{
-    Deed, Definition, Engine, EngineParts, Observer, Origin, Past, Phase, SagaKey, SignalRequest,
-    StartRequest, State, StepContext, Watched,
+    Deed, Definition, Engine, EngineParts, Observer, OnConflict, Origin, Past, Phase, Probe, SagaKey,
+    SignalRequest, StartRequest, State, StepContext, Undo, Watched, Workflow,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -27,6 +29,7 @@ struct Witness {
 
 struct Seen {
     words: String,
+    item: Option<usize>,
     origin: Arc<Origin>,
     took: Option<Duration>,
 }
@@ -34,11 +37,18 @@ struct Seen {
 impl Witness {
     fn note(&self, deed: Deed, at: &StepContext, ended: &str, took: Option<Duration>) {
         let words = format!("{} {} {ended}", deed.as_str(), at.step);
-        self.seen.lock().unwrap().push(Seen { words, origin: at.origin.clone(), took });
+        self.seen.lock().unwrap().push(Seen { words, item: at.item, origin: at.origin.clone(), took });
     }
 
     fn words(&self) -> Vec<String> {
         self.seen.lock().unwrap().iter().map(|seen| seen.words.clone()).collect()
+    }
+
+    /// The items that were seen, each as often as it was.
+    fn items(&self) -> Vec<usize> {
+        let mut items: Vec<_> = self.seen.lock().unwrap().iter().filter_map(|seen| seen.item).collect();
+        items.sort_unstable();
+        items
     }
 
     /// Every deed was done in the name of who started the saga, in the trace of that start.
@@ -154,7 +164,7 @@ async fn a_wait_is_seen_whole_by_the_engine_that_ends_it_and_in_the_same_trace()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fan_out_is_one_deed_and_a_child_is_seen_with_its_parent() {
+async fn a_fan_out_is_seen_item_by_item_and_as_a_whole_and_a_child_with_its_parent() {
     let (sample, witness) = (Sample::new(""), Witness::default());
     let definitions = vec![fan(&sample.outside), parent(), plain_local("sample.child")];
     let engine = engine(&sample, &witness, definitions).await;
@@ -162,7 +172,9 @@ async fn a_fan_out_is_one_deed_and_a_child_is_seen_with_its_parent() {
         let key = engine.launch(request(workflow)).await.unwrap().key;
         assert_eq!(engine.wait(&key, LONG).await.unwrap().unwrap().state, State::Succeeded);
     }
-    let fan = ["run claim done", "run each done", "run pivot done"];
+    // Ten items and the step itself.
+    let fan = [&["run claim done"][..], &["run each done"; 11], &["run pivot done"]].concat();
+    assert_eq!(witness.items(), (0..10).collect::<Vec<_>>());
     let child = [
         "run open done",
         "run first done",
@@ -173,5 +185,59 @@ async fn a_fan_out_is_one_deed_and_a_child_is_seen_with_its_parent() {
     ];
     let parent = ["run inner done", "run pivot done"];
     assert_eq!(witness.words(), [&fan[..], &child, &parent].concat());
+    witness.all_of("req-1");
+}
+
+/// A fan-out of so many items that take nothing.
+fn crowd(items: u32) -> Definition {
+    Workflow::define("sample.crowd")
+        .version(1)
+        .input::<Input>()
+        .local("open", |_, cx, _, ()| Ok(Told::new(0, cx.entry("thing.open", "x"))), Undo::none("nothing"))
+        .pivot_fan_out("each", move |step| {
+            step.items(SECOND * 10, move |_, _: &usize| (0..items).collect())
+                .act(|_, _, _, item: u32, _| async move { Ok(item) })
+                .probe(|_, _, _, _| async { Probe::NotApplied })
+                .gather(|_, cx, _, _, outs: Vec<u32>| Ok((outs.len(), vec![cx.entry("thing.all", "x")])))
+        })
+        .local("close", |_, cx, _, all: &usize| Ok(Told::new(*all, cx.entry("thing.close", "x"))))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_crowd_of_items_the_first_are_seen_and_of_the_others_how_many_there_are() {
+    let (sample, witness) = (Sample::new(""), Witness::default());
+    let engine = engine(&sample, &witness, vec![crowd(100)]).await;
+    let key = engine.launch(request("sample.crowd")).await.unwrap().key;
+    assert_eq!(engine.wait(&key, LONG).await.unwrap().unwrap().state, State::Succeeded);
+    assert_eq!(witness.items(), (0..ITEMS_SEEN_MAX).collect::<Vec<_>>());
+    let each = vec!["run each done"; ITEMS_SEEN_MAX];
+    let after = ["others each 36 more items", "run each done", "run close done"];
+    assert_eq!(witness.words(), [&["run open done"][..], &each, &after].concat());
+    witness.all_of("req-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_in_line_for_a_lock_is_seen_and_of_one_that_was_granted_at_once_there_is_none() {
+    let (sample, witness) = (Sample::new(""), Witness::default());
+    let engine = engine(&sample, &witness, vec![mixed(&sample.outside)]).await;
+    let queue = |patience| request("sample.mixed").on_conflict(OnConflict::Queue(patience));
+    let holder = engine.launch(queue(SECOND * 600)).await.unwrap().key;
+    waits(&engine, &holder).await;
+    let patient = engine.launch(queue(SECOND * 600)).await.unwrap();
+    let impatient = engine.launch(queue(SECOND * 5)).await.unwrap();
+    assert_eq!((patient.state, impatient.state), (State::Pending, State::Pending));
+    sample.clock.advance(SECOND * 20);
+    engine.tick();
+    assert_eq!(engine.wait(&impatient.key, LONG).await.unwrap().unwrap().state, State::Compensated);
+    approve(&engine, &holder).await;
+    waits(&engine, &patient.key).await;
+    let seen = witness.seen.lock().unwrap();
+    let locks: Vec<_> = seen.iter().filter(|seen| seen.words.starts_with("lock")).collect();
+    let words: Vec<_> = locks.iter().map(|seen| seen.words.as_str()).collect();
+    assert_eq!(words, ["lock reserve locked", "lock reserve granted"]);
+    assert!(locks.iter().all(|seen| seen.took.unwrap() >= SECOND * 20), "from the start on");
+    drop(seen);
     witness.all_of("req-1");
 }

@@ -1,6 +1,7 @@
 //! A request that belongs to a service of this process: authenticated, guarded, read, and run in the service's compartment.
 //! Who enters: the gate, with a request whose service is known.
-//! What leaves: the answer; a handler that panics or hangs costs its own service places and, in the end, its standing.
+//! What leaves: the answer; a handler that panics, hangs or blocks its thread costs its own service places and, in the end, its
+//! standing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,30 +14,18 @@ use super::authenticate::authenticate;
 use super::body;
 use super::gate::{Arrived, Gate, Label, limit_target, no_such_path};
 use super::headers::{wait_preferred, wants_text};
+use super::overseer::{Overseer, Patience, attend};
 use super::rate::Allowance;
 use super::respond::{HttpResponse, allow, respond};
 use crate::again::{Asked, Begun};
 use crate::api::{Code, Effect, Exchange, Method, Problem, Reply, Route};
-use crate::compartments::{Kept, Pass, Verdict};
+use crate::compartments::{Kept, Pass};
 use crate::limits::HANDLER_WAIT_FAIR;
 use crate::routing::Room;
 use crate::routing::tree::Found;
 use crate::traces::{here, spanned};
 
-/// A handler watches its own deadline; with this much more it has hung.
-const GRACE: Duration = Duration::from_millis(200);
-/// And with this much more nobody waits for the verdict any longer.
-const LAST_GRACE: Duration = Duration::from_millis(50);
 const SHORTLY: Duration = Duration::from_secs(1);
-
-/// How long a handler is waited for, and what becomes of it then.
-#[derive(Clone, Copy)]
-struct Patience {
-    effect: Effect,
-    until: Instant,
-    /// It had so much time that not to answer is a failure. With less, the caller was impatient.
-    fair: bool,
-}
 
 impl Gate {
     /// Serves a request in its room.
@@ -120,6 +109,7 @@ impl Gate {
         pass: Pass,
         patience: Patience,
     ) -> Result<Reply, Problem> {
+        let word = pass.word();
         let work = attend(spanned(service, answering), pass, patience);
         let here = here();
         let work = async move {
@@ -130,38 +120,15 @@ impl Gate {
         };
         let task = self.register().handlers().spawn(work.instrument(tracing::Span::current()));
         let abort = (patience.effect == Effect::Reads).then(|| AbortOnDrop(task.abort_handle()));
-        let outcome = tokio::time::timeout_at((patience.until + GRACE + LAST_GRACE).into(), task).await;
+        let outcome = Overseer::over(task, word, patience).outcome().await;
         drop(abort);
         match outcome {
-            Ok(Ok(Some(reply))) => reply,
-            Ok(Err(panicked)) => Err(Problem::internal(&panicked)),
-            Ok(Ok(None)) | Err(_) if patience.effect == Effect::Reads => Err(too_late("ask again")),
-            Ok(Ok(None)) | Err(_) => {
+            Some(Ok(Some(reply))) => reply,
+            Some(Err(panicked)) => Err(Problem::internal(&panicked)),
+            Some(Ok(None)) | None if patience.effect == Effect::Reads => Err(too_late("ask again")),
+            Some(Ok(None)) | None => {
                 Err(too_late("it is still being carried out; look at the ledger before sending it again"))
             }
-        }
-    }
-}
-
-/// Waits for a handler as long as it may take, and says how it did. What changes something keeps its place until it is
-/// over, however late that is: a service whose handlers hang fills its own compartment and no other.
-async fn attend(
-    answering: impl Future<Output = Result<Reply, Problem>>,
-    mut pass: Pass,
-    patience: Patience,
-) -> Option<Result<Reply, Problem>> {
-    tokio::pin!(answering);
-    match tokio::time::timeout_at((patience.until + GRACE).into(), answering.as_mut()).await {
-        Ok(answer) => {
-            pass.verdict(Verdict::Success);
-            Some(answer)
-        }
-        Err(_) => {
-            pass.verdict(if patience.fair { Verdict::Failure } else { Verdict::Neutral });
-            if patience.effect == Effect::Changes {
-                let _ = answering.await;
-            }
-            None
         }
     }
 }

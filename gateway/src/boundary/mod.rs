@@ -13,6 +13,7 @@ mod inside;
 pub mod listen;
 pub mod local;
 mod outside;
+mod overseer;
 pub mod rate;
 pub mod respond;
 pub mod tls;

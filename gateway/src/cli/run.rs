@@ -126,9 +126,8 @@ fn not_started(why: &Unbuilt) -> Failure {
     }
 }
 
-/// The threads of the daemon: one for each processor.
 fn runtime() -> Result<Runtime, Failure> {
-    Runtime::new().map_err(|why| Failure::because(code::FAILED, "no_runtime", &why))
+    serving::runtime().map_err(|why| Failure::because(code::FAILED, "no_runtime", &why))
 }
 
 /// Writes the log to standard error, and gives the memory of those of its lines that tell of a request.

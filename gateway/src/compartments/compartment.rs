@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::breaker::{Breaker, Policy, Standing, Ticket, Verdict};
+use super::pass::Pass;
 use crate::dice::Dice;
 
 /// How many calls a compartment holds, and when it isolates itself.
@@ -56,14 +57,6 @@ pub struct Compartment {
     waiting: AtomicUsize,
     refused: AtomicU64,
     began: Instant,
-}
-
-/// A place in a compartment. Dropped without a verdict it says nothing of the service, unless a panic drops it.
-pub struct Pass {
-    compartment: Arc<Compartment>,
-    ticket: Option<Ticket>,
-    trial: bool,
-    _place: OwnedSemaphorePermit,
 }
 
 /// How a compartment stands, for people and dashboards.
@@ -144,8 +137,7 @@ impl Compartment {
             }
             None => None,
         };
-        let trial = ticket.as_ref().is_some_and(Ticket::is_trial);
-        Ok(Pass { compartment: Arc::clone(self), ticket, trial, _place: place })
+        Ok(Pass::new(Arc::clone(self), ticket, place))
     }
 
     async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Kept> {
@@ -185,38 +177,13 @@ impl Compartment {
         self.began.elapsed()
     }
 
-    fn report(&self, ticket: Ticket, verdict: Verdict) {
+    pub(super) fn report(&self, ticket: Ticket, verdict: Verdict) {
         let Some(mut breaker) = self.breaker() else { return };
         let (now, trips) = (self.now(), breaker.trips());
         breaker.report(now, ticket, verdict);
         if breaker.trips() > trips {
             tracing::warn!(service = self.name, pause = ?breaker.pause(now), "the service is isolated");
         }
-    }
-}
-
-impl Pass {
-    /// Says how the call went. Only the first word counts; the place is kept until the pass is dropped.
-    pub fn verdict(&mut self, verdict: Verdict) {
-        if let Some(ticket) = self.ticket.take() {
-            self.compartment.report(ticket, verdict);
-        }
-    }
-
-    /// The service is being tried out: this call is not to be repeated.
-    pub fn is_trial(&self) -> bool {
-        self.trial
-    }
-
-    /// A probe that takes longer than this has failed.
-    pub fn probe_wait(&self) -> Option<Duration> {
-        self.compartment.bounds.breaker.filter(|_| self.trial).map(|policy| policy.probe_wait)
-    }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.verdict(if std::thread::panicking() { Verdict::Failure } else { Verdict::Neutral });
     }
 }
 

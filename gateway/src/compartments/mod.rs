@@ -4,13 +4,15 @@
 
 pub mod breaker;
 mod compartment;
+mod pass;
 pub mod window;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use self::breaker::Verdict;
-pub use self::compartment::{Bounds, Compartment, Kept, Kind, Pass, Seen};
+pub use self::compartment::{Bounds, Compartment, Kept, Kind, Seen};
+pub use self::pass::{Pass, Word};
 use crate::dice::Dice;
 
 /// All compartments of the house, by the names of their services; cheap to clone.

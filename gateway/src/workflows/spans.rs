@@ -51,9 +51,18 @@ impl Spans {
     }
 }
 
+/// Such as `run signing.batch keys.hsm_sign_items, item 3, try 2`. Items count from 1, as people do.
 fn name(deed: Deed, at: &StepContext) -> String {
-    match at.attempt {
-        ..=1 => format!("{} {} {}", deed.as_str(), at.workflow, at.step),
-        attempt => format!("{} {} {}, try {attempt}", deed.as_str(), at.workflow, at.step),
+    let mut name = match deed {
+        // They are for the whole of it, before its first step.
+        Deed::Lock => format!("lock {}", at.workflow),
+        _ => format!("{} {} {}", deed.as_str(), at.workflow, at.step),
+    };
+    if let Some(item) = at.item {
+        name.push_str(&format!(", item {}", item + 1));
     }
+    if at.attempt > 1 {
+        name.push_str(&format!(", try {}", at.attempt));
+    }
+    name
 }

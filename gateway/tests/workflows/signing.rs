@@ -404,3 +404,26 @@ async fn a_step_that_signs_is_a_span_below_its_request_with_the_tokens_work_belo
     );
     span("run signing.request signing.record_signature");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_items_of_a_batch_are_spans_with_the_tokens_work_below_them_and_the_others_are_counted() {
+    let (standing, programs) = ring(Value::Null, 1).await;
+    let items: Vec<_> = (1..=70).map(|byte| json!({ "digest": digest(byte) })).collect();
+    let wanted = json!({ "key": "release", "scheme": "ecdsa-sha256", "items": items, "nonce": "one" });
+    let asked = programs[0].asker.post("/v1/workflows/signing.batch", wanted).await;
+    run_in(&programs[0], asked.header("location"), "succeeded").await;
+    let followed =
+        standing.operator().get(&format!("/v1/traces/{}", asked.header("request-id"))).await.json();
+    let story = followed["requests"][0]["story"].as_array().unwrap().clone();
+    let spans = |what: &str| story.iter().filter(|line| line["what"] == what).cloned().collect::<Vec<_>>();
+    for item in [1, 64] {
+        let seen = spans(&format!("run signing.batch keys.hsm_sign_items, item {item}"));
+        assert_eq!(seen.len(), 1, "item {item}: {story:?}");
+        let below =
+            spans("token.sign").iter().filter(|token| token["parent"] == seen[0]["reference"]).count();
+        assert_eq!((below, &seen[0]["ended"]), (1, &json!("done")), "item {item}");
+    }
+    assert!(spans("run signing.batch keys.hsm_sign_items, item 65").is_empty());
+    assert_eq!(spans("others signing.batch keys.hsm_sign_items")[0]["ended"], "6 more items");
+    assert_eq!(spans("run signing.batch keys.hsm_sign_items").len(), 1, "and the step as a whole");
+}

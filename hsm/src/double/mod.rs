@@ -278,6 +278,7 @@ impl Backend for DoubleBackend {
             kinds: KeyKind::ALL.to_vec(),
             schemes: Scheme::ALL.to_vec(),
             powers: vec![Power::Hmac, Power::Wrap, Power::Anchor, Power::Import, Power::Backup],
+            strays: 0,
             remarks: vec!["keys live in memory only; for tests".to_owned()],
             ..Probe::default()
         }

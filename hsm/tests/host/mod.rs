@@ -66,6 +66,16 @@ impl Host {
         }
     }
 
+    /// Puts an object without name and label into the token, as a call that is cut off may leave one.
+    pub fn leave_a_stray(&self) {
+        let (file, pin) = (self.dir.path().join("stray"), fs::read_to_string(self.soft.pin_file()).unwrap());
+        fs::write(&file, "half of something").unwrap();
+        let mut tool = Command::new("pkcs11-tool");
+        tool.envs(self.soft.env()).arg("--module").arg(self.soft.module()).args(["--login", "--pin", &pin]);
+        let written = tool.args(["--type", "data", "--write-object"]).arg(&file).output().unwrap();
+        assert!(written.status.success(), "{written:?}");
+    }
+
     /// The same token behind OpenSC's spy, which writes down every call.
     pub fn spied_config(&self) -> TokenConfig {
         let places = [

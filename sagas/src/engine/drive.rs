@@ -108,7 +108,9 @@ impl Inner {
             turn.tell(audit::Told::new((), entry));
             Ok(())
         });
-        Ok(moved.await?.0)
+        let moved = moved.await?.0;
+        self.tell_locked(&moved.live);
+        Ok(moved)
     }
 
     /// Why a saga that could go on must not: only before its pivot.

@@ -12,10 +12,11 @@ use super::Inner;
 use super::commit::Stop;
 use super::forward::Outcome;
 use super::live::Live;
+use super::seen::{Deed, found_word, word};
 use super::turn::Moved;
 use crate::define::step::{Act, FanCalls, Given, Order};
 use crate::ids::Phase;
-use crate::limits::ITEMS_IN_FLIGHT;
+use crate::limits::{ITEMS_IN_FLIGHT, ITEMS_SEEN_MAX};
 use crate::refusal::{Later, Probe, Reason, Refused, RemoteFault};
 use crate::seal::Plain;
 use crate::store::{self, ItemRow, ItemState};
@@ -63,8 +64,14 @@ impl Inner {
             return self.stuck(live, "bug", why).await;
         }
         let open = rows.into_iter().filter(|row| row.state != ItemState::Done);
-        let work = open.filter_map(|row| Some((Arc::new(items.get(row.item)?.clone()), row))).collect();
-        match self.take_items(live, &calls, &given, work).await {
+        let work: VecDeque<_> =
+            open.filter_map(|row| Some((Arc::new(items.get(row.item)?.clone()), row))).collect();
+        let others = work.iter().filter(|(_, row)| row.item >= ITEMS_SEEN_MAX).count();
+        let (began, began_us) = (self.parts.clock.monotonic(), self.now_us());
+        let taken = self.take_items(live, &calls, &given, work).await;
+        let took = self.parts.clock.monotonic().saturating_sub(began);
+        self.tell_others(live, others, (began_us, took));
+        match taken {
             ItemEnd::Done => self.gather(live).await,
             ItemEnd::LetGo => Err(Stop::LetGo),
             ItemEnd::NotNow => Err(Stop::NotNow),
@@ -118,7 +125,8 @@ impl Inner {
         cx.item = Some(row.item);
         if row.state == ItemState::Ordered {
             let probe = (calls.probe)(cx.clone(), given.clone(), item.clone());
-            match self.bounded(live, calls.within, async move { Ok(probe.await) }).await {
+            let probe = self.watched_item(Deed::Probe, &cx, found_word, async move { Ok(probe.await) });
+            match self.bounded(live, calls.within, probe).await {
                 Ok(Probe::Applied(out)) => return self.item_done(live, &row, &out).await,
                 Ok(Probe::NotApplied) => {}
                 Ok(Probe::Unknown(why)) => return ItemEnd::Fault(RemoteFault::Unknown(why)),
@@ -132,7 +140,8 @@ impl Inner {
             Ok(order) => order,
             Err(end) => return end,
         };
-        match self.bounded(live, calls.within, (calls.act)(cx, given, item, order)).await {
+        let call = self.watched_item(Deed::Run, &cx.clone(), word, (calls.act)(cx, given, item, order));
+        match self.bounded(live, calls.within, call).await {
             Ok(out) => self.item_done(live, &row, &out).await,
             Err(fault) => ItemEnd::Fault(fault),
         }

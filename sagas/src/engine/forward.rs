@@ -47,13 +47,12 @@ impl Turn<'_, '_> {
         while self.next == Next::Again {
             let place = self.live.row.cursor;
             bounds.reached.store(place, Ordering::Relaxed);
-            let Some(step) = self.live.def.steps.get(place) else { return self.succeed() };
-            // A cancellation takes effect between two steps; the driver turns round after this commit.
-            let turning = self.live.row.cancel && place <= self.live.def.pivot() && self.has_moved();
-            if place >= bounds.stop_at || turning {
+            let Some(act) = self.live.step().map(|step| step.act.clone()) else { return self.succeed() };
+            // At the border between two steps; the driver turns round after this commit.
+            if place >= bounds.stop_at || (self.has_moved() && self.is_to_turn(place)?) {
                 break;
             }
-            match step.act.clone() {
+            match act {
                 Act::Local(run) => {
                     let given = self.given(place)?;
                     let cx = self.live.context(place, Phase::Do, self.live.row.attempt + 1, self.now_us);

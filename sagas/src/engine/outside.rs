@@ -14,7 +14,7 @@ use super::commit::Stop;
 use super::drive::without_doubt;
 use super::forward::Outcome;
 use super::live::Live;
-use super::seen::{Deed, word};
+use super::seen::{Deed, found_word, word};
 use super::turn::Moved;
 use crate::define::step::{Act, Order, StepUndo};
 use crate::ids::Phase;
@@ -145,14 +145,5 @@ impl Inner {
         let took = self.parts.clock.monotonic().saturating_sub(began);
         self.parts.observer.called(&live.row.workflow, step, took);
         outcome
-    }
-}
-
-fn found_word(found: &Result<Probe<Plain>, RemoteFault>) -> &'static str {
-    match found {
-        Ok(Probe::Applied(_)) => "applied",
-        Ok(Probe::NotApplied) => "not applied",
-        Ok(Probe::Unknown(_)) => "unknown",
-        Err(fault) => fault.word(),
     }
 }

@@ -16,7 +16,9 @@ use super::turn::{Moved, Turn};
 use crate::context::StepContext;
 use crate::define::step::{Act, StepUndo};
 use crate::ids::Phase;
-use crate::refusal::{Reason, Refused, RemoteFault};
+use crate::limits::ITEMS_SEEN_MAX;
+use crate::refusal::{Probe, Reason, Refused, RemoteFault};
+use crate::seal::Plain;
 use crate::state::State;
 use crate::store::{self, LogKind, LogLine};
 
@@ -31,6 +33,10 @@ pub enum Deed {
     Probe,
     /// It waits for a signal or a moment.
     Wait,
+    /// The saga waits for its locks, before its first step.
+    Lock,
+    /// The items of it that are not seen each on its own.
+    Others,
 }
 
 /// Work that is watched; it says in a word how it ended.
@@ -65,6 +71,8 @@ impl Deed {
             Self::Undo => "undo",
             Self::Probe => "probe",
             Self::Wait => "wait",
+            Self::Lock => "lock",
+            Self::Others => "others",
         }
     }
 }
@@ -133,6 +141,43 @@ impl Inner {
         self.parts.observer.taken(deed, &at, &Past { began_us, took, ended: refused.word() });
     }
 
+    /// Tells how long a saga waited for its locks, whether it got them or gave up.
+    pub(crate) fn tell_locked(&self, live: &Live) {
+        let row = &live.row;
+        let ended = match row.state {
+            State::Pending => return,
+            State::Compensated => row.trouble.as_ref().map(|trouble| trouble.code.clone()),
+            _ => None,
+        };
+        let ended = ended.map_or(Cow::from("granted"), Cow::from);
+        let took = Duration::from_micros(row.updated_us.saturating_sub(row.created_us));
+        let at = live.context(0, Phase::Do, 0, row.updated_us);
+        self.parts.observer.taken(Deed::Lock, &at, &Past { began_us: row.created_us, took, ended });
+    }
+
+    /// Tells of the items beyond those that are seen each on its own, by their number.
+    pub(crate) fn tell_others(&self, live: &Live, others: usize, (began_us, took): (u64, Duration)) {
+        if others > 0 {
+            let at = live.context(live.row.cursor, Phase::Do, live.row.attempt, began_us);
+            let ended = Cow::from(format!("{others} more items"));
+            self.parts.observer.taken(Deed::Others, &at, &Past { began_us, took, ended });
+        }
+    }
+
+    /// Lets the observer watch a call about an item, if it is one of those that are seen each on its own.
+    pub(crate) fn watched_item<T: Send + 'static>(
+        &self,
+        deed: Deed,
+        at: &StepContext,
+        word: fn(&Result<T, RemoteFault>) -> &'static str,
+        call: impl Future<Output = Result<T, RemoteFault>> + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = Result<T, RemoteFault>> + Send>> {
+        match at.item {
+            Some(item) if item >= ITEMS_SEEN_MAX => Box::pin(call),
+            _ => Box::pin(self.watched(deed, at, word, call)),
+        }
+    }
+
     /// Lets the observer watch a call from its beginning to its end.
     pub(crate) fn watched<T: Send + 'static>(
         &self,
@@ -157,6 +202,16 @@ impl Inner {
             work.await;
             told.await.unwrap_or_else(|_| Err(RemoteFault::Unknown("the call was dropped".to_owned())))
         }
+    }
+}
+
+/// What a look at an effect found, in a word.
+pub(crate) fn found_word(found: &Result<Probe<Plain>, RemoteFault>) -> &'static str {
+    match found {
+        Ok(Probe::Applied(_)) => "applied",
+        Ok(Probe::NotApplied) => "not applied",
+        Ok(Probe::Unknown(_)) => "unknown",
+        Err(fault) => fault.word(),
     }
 }
 

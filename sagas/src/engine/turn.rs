@@ -120,6 +120,16 @@ impl<'a, 't> Turn<'a, 't> {
         self.live.row.cursor != self.cursor_before
     }
 
+    /// Whether it must turn round before this step: it was called off, or its time is over. The row is asked, since either may
+    /// have come while a call was under way whose outcome this commit brings home.
+    pub(crate) fn is_to_turn(&mut self, place: usize) -> Result<bool, SqlFault> {
+        if place > self.live.def.pivot() {
+            return Ok(false);
+        }
+        self.live.row.cancel = self.live.row.cancel || store::is_cancelled(self.tx, self.live.key())?;
+        Ok(self.live.row.cancel || self.live.row.deadline_us.is_some_and(|deadline| deadline <= self.now_us))
+    }
+
     pub(crate) fn tell(&mut self, told: Told<()>) {
         self.told = Some(match self.told.take() {
             Some(earlier) => earlier.absorb(told),

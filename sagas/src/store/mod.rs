@@ -41,6 +41,7 @@ pub static SCHEMA: Schema = Schema {
         &saga::LIVE,
         &saga::WAKE,
         &saga::CANCEL,
+        &saga::CANCELLED,
         &saga::LIST,
         &saga::LIST_ALL,
         &saga::OF_REQUEST,

@@ -111,6 +111,8 @@ pub(crate) static CANCEL: Statement = Statement::tenant(
     SERVICE,
     "UPDATE saga SET cancel = 1, wake_us = ?3 WHERE workspace = ?1 AND id = ?2 AND cancel = 0 AND wake_us IS NOT NULL",
 );
+pub(crate) static CANCELLED: Statement =
+    Statement::tenant(SERVICE, "SELECT cancel FROM saga WHERE workspace = ?1 AND id = ?2");
 pub(crate) static LIST: Statement = Statement::tenant(
     SERVICE,
     "SELECT workspace, id, workflow, version, state, cursor, attempt, actor, error_code, error, wake_us, created_us,
@@ -295,6 +297,14 @@ pub(crate) fn wake(tx: &Tx<'_>, key: &SagaKey, at_us: u64) -> Result<bool, SqlFa
 /// Asks a live saga to unwind.
 pub(crate) fn ask_to_cancel(tx: &Tx<'_>, key: &SagaKey, now_us: u64) -> Result<bool, SqlFault> {
     Ok(tx.within(key.scope.rows()).run(&CANCEL, params![key.id.bytes(), big(now_us)])? == 1)
+}
+
+/// Whether somebody has asked it to unwind, be it a moment ago.
+pub(crate) fn is_cancelled(tx: &Tx<'_>, key: &SagaKey) -> Result<bool, SqlFault> {
+    Ok(tx
+        .within(key.scope.rows())
+        .one(&CANCELLED, params![key.id.bytes()], |row| row.flag(0))?
+        .unwrap_or(false))
 }
 
 /// A saga that a request started, itself or through another, and its definition.

@@ -7,6 +7,17 @@ use serde_json::{Value, json};
 
 use crate::stage::Stage;
 use crate::story::{Story, Turn};
+use crate::trouble::Late;
+
+const A_MINUTE: u64 = 60;
+
+fn founding() -> Story {
+    Story::of_operator("workspace.create", post("/v1/workspaces", json!({ "name": "globex" })))
+}
+
+fn export() -> Story {
+    Story::of_operator("audit.seal_export", post("/v1/audit/export", Value::Null))
+}
 
 fn closing(stage: &Stage) -> Story {
     let form = json!({ "reason": "over", "grace_days": 1, "approvals": 1 });
@@ -17,8 +28,14 @@ fn closing(stage: &Stage) -> Story {
 #[tokio::test]
 async fn a_workspace_is_founded_once_whatever_commit_the_power_goes_after() {
     let Some(stage) = Stage::set("workspace.create", Hardware::Token).await else { return };
-    let start = post("/v1/workspaces", json!({ "name": "globex" }));
-    Story::of_operator("workspace.create", start).holds_after_every_commit(stage).await;
+    founding().holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_founding_that_is_too_late_leaves_nothing_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("workspace.create too late", Hardware::Token).await else { return };
+    let late = Late { at: "keys.hsm_create_kek", after: 11 * A_MINUTE };
+    founding().turning(Turn::TooLate(late)).holds_after_every_commit(stage).await;
 }
 
 #[tokio::test]
@@ -36,6 +53,12 @@ async fn a_shredding_refused_leaves_the_workspace_whatever_commit_the_power_goes
 #[tokio::test]
 async fn an_export_is_kept_once_whatever_commit_the_power_goes_after() {
     let Some(stage) = Stage::set("audit.seal_export", Hardware::Token).await else { return };
-    let start = post("/v1/audit/export", Value::Null);
-    Story::of_operator("audit.seal_export", start).holds_after_every_commit(stage).await;
+    export().holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn an_export_that_is_too_late_leaves_none_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("audit.seal_export too late", Hardware::Token).await else { return };
+    let late = Late { at: "audit.build_bundle", after: 361 * A_MINUTE };
+    export().turning(Turn::TooLate(late)).holds_after_every_commit(stage).await;
 }

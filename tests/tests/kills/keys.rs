@@ -7,13 +7,19 @@ use serde_json::json;
 
 use crate::stage::Stage;
 use crate::story::{Story, Turn};
+use crate::trouble::{Lack, Late};
 
 const AN_HOUR: u64 = 3600;
+const GENERATED_LATE: Late = Late { at: "keys.hsm_generate", after: AN_HOUR };
 
 /// A stage with one key that may be backed up.
 async fn with_a_key(story: &'static str, hardware: Hardware) -> Option<(Stage, String)> {
+    with_a_key_of("p256", story, hardware).await
+}
+
+async fn with_a_key_of(kind: &str, story: &'static str, hardware: Hardware) -> Option<(Stage, String)> {
     let stage = Stage::set(story, hardware).await?;
-    let form = json!({ "name": "release", "kind": "p256", "recoverable": hardware == Hardware::Token });
+    let form = json!({ "name": "release", "kind": kind, "recoverable": hardware == Hardware::Token });
     let key = stage.owner.ask(post("/v1/keys", form)).await.expect(201).json();
     Some((stage, key["id"].as_str().expect("an id").to_owned()))
 }
@@ -34,7 +40,11 @@ fn restore(backup: &str) -> Story {
 }
 
 fn making() -> Story {
-    Story::of("key.generate", json!({ "name": "release", "kind": "p256" }))
+    making_of("release")
+}
+
+fn making_of(name: &str) -> Story {
+    Story::of("key.generate", json!({ "name": name, "kind": "p256" }))
 }
 
 fn rotation(key: &str) -> Story {
@@ -65,6 +75,21 @@ async fn a_key_in_the_making_over_a_tpm_is_made_once_whatever_commit_the_power_g
 }
 
 #[tokio::test]
+async fn a_key_in_the_making_that_is_too_late_leaves_nothing_whatever_commit_the_power_goes_after() {
+    let Some(mut stage) = Stage::set("key.generate too late", Hardware::Token).await else { return };
+    making_of("another").told(&mut stage).await;
+    making().turning(Turn::TooLate(GENERATED_LATE)).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_key_in_the_making_over_a_tpm_that_is_too_late_leaves_nothing_whatever_commit_the_power_goes_after()
+{
+    let Some(mut stage) = Stage::set("key.generate over a TPM too late", Hardware::Tpm).await else { return };
+    making_of("another").told(&mut stage).await;
+    making().turning(Turn::TooLate(GENERATED_LATE)).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
 async fn a_rotation_adds_one_version_whatever_commit_the_power_goes_after() {
     let Some((stage, key)) = with_a_key("key.rotate", Hardware::Token).await else { return };
     rotation(&key).holds_after_every_commit(stage).await;
@@ -79,6 +104,14 @@ async fn a_rotation_over_a_tpm_adds_one_version_whatever_commit_the_power_goes_a
 #[tokio::test]
 async fn a_rotation_called_off_adds_none_whatever_commit_the_power_goes_after() {
     let Some((stage, key)) = with_a_key("key.rotate called off", Hardware::Token).await else { return };
+    rotation(&key).turning(Turn::CalledOff("keys.await_overlap")).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_rotation_over_a_tpm_called_off_adds_none_whatever_commit_the_power_goes_after() {
+    let Some((stage, key)) = with_a_key("key.rotate over a TPM called off", Hardware::Tpm).await else {
+        return;
+    };
     rotation(&key).turning(Turn::CalledOff("keys.await_overlap")).holds_after_every_commit(stage).await;
 }
 
@@ -113,6 +146,23 @@ async fn a_backup_is_made_once_whatever_commit_the_power_goes_after() {
 async fn a_backup_refused_leaves_nothing_whatever_commit_the_power_goes_after() {
     let Some((stage, key)) = with_a_key("key.backup refused", Hardware::Token).await else { return };
     backup(&key).turning(Turn::Refused("signing.await_approvals")).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_backup_that_does_not_prove_itself_leaves_nothing_whatever_commit_the_power_goes_after() {
+    let made = with_a_key_of("rsa-2048", "key.backup in vain", Hardware::Token).await;
+    let Some((stage, key)) = made else { return };
+    let stage = stage.lacking(Lack::RsaSignatures);
+    backup(&key).turning(Turn::ByItself).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_restored_key_that_does_not_prove_itself_leaves_nothing_whatever_commit_the_power_goes_after() {
+    let made = with_a_key_of("rsa-2048", "key.restore in vain", Hardware::Token).await;
+    let Some((mut stage, key)) = made else { return };
+    let backup = backup(&key).told(&mut stage).await;
+    let stage = stage.lacking(Lack::RsaSignatures);
+    restore(&backup).turning(Turn::ByItself).holds_after_every_commit(stage).await;
 }
 
 #[tokio::test]

@@ -23,10 +23,11 @@ const RUN: &str = "SELECT workspace, id, state, cursor, doubt, cancel FROM saga 
 const SIGNALS: &str = "SELECT COALESCE(SUM(consumed), 0), COALESCE(SUM(1 - consumed), 0) FROM saga_signal WHERE workspace = ?1 AND saga = ?2";
 const ITEMS: &str =
     "SELECT COALESCE(SUM(state = 'done'), 0), COUNT(*) FROM saga_item WHERE workspace = ?1 AND saga = ?2";
-const LAST: &str = "SELECT step, phase || ' ' || kind FROM saga_log WHERE workspace = ?1 AND saga = ?2 ORDER BY seq DESC LIMIT 1";
-/// The last line of each commit: lines of one commit have one moment.
-const COMMITS: &str = "SELECT step, phase || ' ' || kind, MAX(seq) FROM saga_log
-    WHERE workspace = ?1 AND saga = ?2 GROUP BY at_us ORDER BY 3";
+/// The last line of each commit: lines of one commit have one moment. One that says that there was nothing to undo is passed
+/// over if the commit has another.
+const COMMITS: &str =
+    "SELECT step, phase || ' ' || kind, MAX((kind <> 'skipped') * 1000000 + seq) FROM saga_log
+    WHERE workspace = ?1 AND saga = ?2 GROUP BY at_us ORDER BY at_us";
 
 /// The newest run of a workflow, if the file has more than so many.
 pub(crate) fn of(house: &Appliance, workflow: &str, earlier: u32) -> Option<Place> {
@@ -45,9 +46,7 @@ pub(crate) fn of(house: &Appliance, workflow: &str, earlier: u32) -> Option<Plac
             cancelled: row.get(5)?,
             signals: ledger.query_row(SIGNALS, (&key.0, &key.1), pair)?,
             items: ledger.query_row(ITEMS, (&key.0, &key.1), pair)?,
-            last: ledger
-                .query_row(LAST, (&key.0, &key.1), |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?,
+            last: last_words(&ledger, &key).pop(),
         })
     });
     found.optional().expect("the ledger reads")
@@ -58,9 +57,13 @@ pub(crate) fn commits_of(house: &Appliance, workflow: &str, steps: &[String]) ->
     let ledger = left_behind(house);
     let key: (String, Vec<u8>) =
         ledger.query_row(RUN, [workflow], |row| Ok((row.get(0)?, row.get(1)?))).expect("a run");
+    last_words(&ledger, &key).iter().map(|line| after(line, steps)).collect()
+}
+
+fn last_words(ledger: &Connection, key: &(String, Vec<u8>)) -> Vec<(u32, String)> {
     let mut lines = ledger.prepare(COMMITS).expect("a log");
     let words = lines.query_map((&key.0, &key.1), |row| Ok((row.get(0)?, row.get(1)?))).expect("lines");
-    words.map(|line| after(&line.expect("a line"), steps)).collect()
+    words.map(|line| line.expect("a line")).collect()
 }
 
 /// Locks that any run holds or waits for.

@@ -9,7 +9,7 @@ use promises::get;
 use crate::book::{BEFORE, Book, GOING_ON, Met, PIVOT};
 use crate::place;
 use crate::stage::Stage;
-use crate::story::{Rest, Story, newest, text};
+use crate::story::{Rest, Story, Turn, newest, text};
 use crate::world;
 
 /// More commits than any story has.
@@ -99,6 +99,10 @@ impl Story {
     async fn place(&self, stage: &mut Stage, known: &Known, moment: Moment) -> String {
         stage.house.ended().await;
         let place = place::of(&stage.house, self.workflow, u32::from(known.earlier.is_some()));
+        if let Turn::TooLate(late) = self.turn {
+            // The power stayed away for as long: whatever was begun is late when it comes back.
+            stage.let_pass(late.after);
+        }
         stage.house.serve().await;
         let words = place.map_or_else(|| BEFORE.to_owned(), |place| place.words(&known.steps));
         if moment == Moment::BeforeNext { words + GOING_ON } else { words }
@@ -120,6 +124,7 @@ impl Story {
         if self.end() == "compensated" {
             world::same(&world::without_records(&now), &world::without_records(&known.before), &when);
         }
+        stage.mend().await;
         stage.enabled_keys_sign(&when).await;
         stage.verifies().await;
         assert_eq!(place::locks(&stage.house), 0, "{when}: a lock is held");

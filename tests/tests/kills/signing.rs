@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::stage::Stage;
 use crate::story::{Story, Turn};
+use crate::trouble::Lack;
 
 const AN_HOUR: u64 = 3600;
 const A_MONTH: u64 = 31 * 24 * 3600;
@@ -20,8 +21,12 @@ fn policy(uses: u32) -> Value {
 }
 
 async fn with_a_policy(story: &'static str) -> Option<(Stage, String)> {
+    with_a_policy_for("p256", story).await
+}
+
+async fn with_a_policy_for(kind: &str, story: &'static str) -> Option<(Stage, String)> {
     let stage = Stage::set(story, Hardware::Token).await?;
-    let form = json!({ "name": "release", "kind": "p256", "policy": policy(100) });
+    let form = json!({ "name": "release", "kind": kind, "policy": policy(100) });
     let key = stage.owner.ask(post("/v1/keys", form)).await.expect(201).json();
     Some((stage, key["id"].as_str().expect("an id").to_owned()))
 }
@@ -31,7 +36,11 @@ fn message(of: &str) -> String {
 }
 
 fn request(key: &str) -> Story {
-    let form = json!({ "key": key, "scheme": "ecdsa-sha256", "message": message("pay"), "nonce": "one" });
+    request_by(key, "ecdsa-sha256")
+}
+
+fn request_by(key: &str, scheme: &str) -> Story {
+    let form = json!({ "key": key, "scheme": scheme, "message": message("pay"), "nonce": "one" });
     Story::of("signing.request", form)
 }
 
@@ -57,6 +66,14 @@ async fn a_request_is_signed_whatever_commit_the_power_goes_after() {
 async fn a_request_refused_uses_nothing_up_whatever_commit_the_power_goes_after() {
     let Some((stage, key)) = with_a_policy("signing.request refused").await else { return };
     request(&key).turning(Turn::Refused("signing.await_approvals")).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_request_that_the_token_cannot_sign_uses_nothing_up_whatever_commit_the_power_goes_after() {
+    let made = with_a_policy_for("rsa-2048", "signing.request in vain").await;
+    let Some((stage, key)) = made else { return };
+    let stage = stage.lacking(Lack::RsaSignatures);
+    request_by(&key, "rsa-pkcs1-sha256").turning(Turn::ByItself).holds_after_every_commit(stage).await;
 }
 
 #[tokio::test]

@@ -5,13 +5,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use promises::people::sign_p256;
+use promises::people::sign_message;
 use promises::programs::{libfaketime, succeeds, tool};
 use promises::{Appliance, Hardware, Member, Operator, Plan, SCOPES, evidence, get};
 use serde_json::Value;
 use simulators::Snapshot;
 
 use crate::book::is_told;
+use crate::trouble::{self, Lack};
 use crate::world;
 
 /// An appliance with a workspace, its owner and two others who may approve.
@@ -27,6 +28,8 @@ pub(crate) struct Stage {
     tpm: Option<Snapshot>,
     /// The daemon's clock is so many seconds ahead of the machine's.
     ahead: u64,
+    /// What the token does not do while the story lasts.
+    lack: Option<Lack>,
 }
 
 /// The second operator: some steps need one, and root is the first.
@@ -59,7 +62,12 @@ impl Stage {
             let (_, secret) = operator.issue(name, &SCOPES).await;
             others.push(owner.with_secret(&secret).with_identity(&identity));
         }
-        Some(Self { story, house, owner, others, keys: Vec::new(), tpm: None, ahead: 0 })
+        Some(Self { story, house, owner, others, keys: Vec::new(), tpm: None, ahead: 0, lack: None })
+    }
+
+    /// The same, but from the story's beginning to its end the token does not do this.
+    pub(crate) fn lacking(self, lack: Lack) -> Self {
+        Self { lack: Some(lack), ..self }
     }
 
     /// The operator, acting in the workspace.
@@ -88,8 +96,18 @@ impl Stage {
             tpm.roll_back(kept).expect("the TPM as it was");
         }
         self.set_clock(0);
+        trouble::set_up(&self.house, self.lack.as_ref());
         self.house.serve().await;
         self.is_quiet().await;
+    }
+
+    /// Mends the token, if it lacked something.
+    pub(crate) async fn mend(&mut self) {
+        if self.lack.is_some() {
+            self.house.terminate().await;
+            trouble::set_up(&self.house, None);
+            self.house.serve().await;
+        }
     }
 
     /// Waits until the ledger is sealed, as it is some time after a start and when somebody asks for it. Then nothing is written
@@ -108,9 +126,13 @@ impl Stage {
     pub(crate) fn move_clock_to(&mut self, us: u64) {
         let now = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970");
         // A second more: the file knows no smaller unit.
-        let ahead = (us / 1_000_000 + 1).saturating_sub(now.as_secs());
-        if ahead > self.ahead {
-            self.set_clock(ahead);
+        self.let_pass((us / 1_000_000 + 1).saturating_sub(now.as_secs()));
+    }
+
+    /// So many seconds go by, from the story's beginning on.
+    pub(crate) fn let_pass(&mut self, seconds: u64) {
+        if seconds > self.ahead {
+            self.set_clock(seconds);
         }
     }
 
@@ -157,7 +179,8 @@ impl Stage {
         let keys = operator.ask(get("/v1/keys")).await.expect(200).json();
         for key in keys["keys"].as_array().into_iter().flatten().filter(|key| key["state"] == "enabled") {
             let id = key["id"].as_str().expect("an id");
-            let signed = operator.ask(sign_p256(id, b"after the power cut")).await;
+            let scheme = if key["kind"] == "rsa-2048" { "rsa-pkcs1-sha256" } else { "ecdsa-sha256" };
+            let signed = operator.ask(sign_message(id, scheme, b"after the power cut")).await;
             assert!(
                 signed.status == 200 || signed.status == 403,
                 "{when}: {key} does not sign: {}",

@@ -9,6 +9,7 @@ use promises::{Ask, Member, Outside, Protocol, get, post};
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
+use crate::trouble::{Breath, Late};
 
 /// One workflow, started in one way, with one end.
 pub(crate) struct Story {
@@ -38,6 +39,8 @@ pub(crate) enum Turn {
     CalledOff(&'static str),
     /// It finds out by itself that it cannot go on.
     ByItself,
+    /// Its time is over while a call is under way.
+    TooLate(Late),
 }
 
 /// How a run rests.
@@ -92,13 +95,51 @@ impl Story {
     }
 
     /// Asks for the start. Whether it was answered does not matter: its run is looked for.
-    pub(crate) async fn begin(&self, stage: &Stage) {
-        let answer = match self.by {
-            By::Owner => stage.owner.try_ask(self.start.clone()).await,
-            By::Operator => stage.house.operator().try_ask(self.start.clone()).await,
+    pub(crate) async fn begin(&self, stage: &mut Stage) {
+        let (by, start) = (self.by, self.start.clone());
+        let (owner, operator) = (stage.owner.clone(), stage.house.operator());
+        let asked = async move {
+            match by {
+                By::Owner => owner.try_ask(start).await,
+                By::Operator => operator.try_ask(start).await,
+            }
         };
-        if let Ok(answer) = answer {
-            assert!(answer.status < 300, "{}: {}", self.workflow, answer.text());
+        match self.turn {
+            Turn::TooLate(late) => {
+                self.take_the_data_key_out(stage).await;
+                let breath = Breath::held(&mut stage.house);
+                let asked = tokio::spawn(asked);
+                self.outlast(stage, late).await;
+                drop(breath);
+                // That it was late may be the answer.
+                let _ = asked.await.expect("an answer or none");
+            }
+            _ => {
+                if let Ok(answer) = asked.await {
+                    assert!(answer.status < 300, "{}: {}", self.workflow, answer.text());
+                }
+            }
+        }
+    }
+
+    /// Has the daemon show what an earlier run left behind: for that it asks the token for the workspace's data key, which it
+    /// has at hand from then on. Otherwise the start itself would wait for the token.
+    async fn take_the_data_key_out(&self, stage: &Stage) {
+        if let Ok(Some(earlier)) = newest(stage, self.workflow).await {
+            let _ = stage.owner.try_ask(get(format!("/v1/workflows/{}", text(&earlier, "id")))).await;
+        }
+    }
+
+    /// Waits until the call is under way, and lets its time run out; or until the daemon is dead.
+    async fn outlast(&self, stage: &mut Stage, late: Late) {
+        let began = Instant::now();
+        while stage.house.daemon().has_ended().is_none() {
+            let run = newest(stage, self.workflow).await.ok().flatten();
+            if run.is_some_and(|run| text(&run, "state") == "running" && text(&run, "step") == late.at) {
+                return stage.let_pass(late.after);
+            }
+            assert!(began.elapsed() < END_WAIT_MAX, "{}: it does not come to {}", self.workflow, late.at);
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

@@ -41,6 +41,7 @@ pub(super) fn probe(esys: &Esys, setup: &Setup, tcti: &str, serial: &str) -> Res
             .collect(),
         kinds,
         powers: powers(setup),
+        strays: 0,
         remarks: remarks(setup),
     })
 }
