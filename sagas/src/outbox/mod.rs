@@ -11,8 +11,8 @@ use std::fmt;
 
 use crate::ids::{SagaId, Scope};
 
-pub use feed::{Page, Wanted, Withheld, sweep};
 pub(crate) use feed::page;
+pub use feed::{Page, Wanted, Withheld, sweep};
 pub use life::LIFE;
 pub(crate) use life::Life;
 pub use publish::NotPublished;

@@ -57,24 +57,20 @@ static PAGE_ALL: Statement = Statement::across_workspaces(
         AND (?2 = '' OR topic = ?2 OR substr(topic, 1, length(?2) + 1) = ?2 || '.') AND (length(?3) = 0 OR saga = ?3)
      ORDER BY number LIMIT ?4",
 );
-static NEWEST: Statement =
-    Statement::tenant(SERVICE, "SELECT MAX(number) FROM outbox WHERE workspace = ?1");
+static NEWEST: Statement = Statement::tenant(SERVICE, "SELECT MAX(number) FROM outbox WHERE workspace = ?1");
 static NEWEST_ALL: Statement = Statement::across_workspaces(
     SERVICE,
     "an operator's cursor is held against the newest event of all",
     "SELECT MAX(number) FROM outbox",
 );
-static SWEPT: Statement =
-    Statement::tenant(SERVICE, "SELECT number FROM outbox_swept WHERE workspace = ?1");
+static SWEPT: Statement = Statement::tenant(SERVICE, "SELECT number FROM outbox_swept WHERE workspace = ?1");
 static SWEPT_ALL: Statement = Statement::across_workspaces(
     SERVICE,
     "an operator's cursor is held against what is gone of any workspace",
     "SELECT MAX(number) FROM outbox_swept",
 );
-static OLDEST: Statement = Statement::tenant(
-    SERVICE,
-    "SELECT number FROM outbox WHERE workspace = ?1 ORDER BY number LIMIT 1",
-);
+static OLDEST: Statement =
+    Statement::tenant(SERVICE, "SELECT number FROM outbox WHERE workspace = ?1 ORDER BY number LIMIT 1");
 static OLDEST_ALL: Statement = Statement::across_workspaces(
     SERVICE,
     "events whose time is over are looked for from the oldest on, in every workspace",
@@ -103,7 +99,8 @@ pub(super) struct Row<'a> {
 /// The next number of the transaction whose first entry is this one; none when its places are taken.
 pub(super) fn next(tx: &Tx<'_>, entry: u64) -> Result<Option<u64>, SqlFault> {
     let first = entry * PLACES;
-    let last = tx.one(&LAST_WITHIN, params![big(first), big(first + PLACES)], |row| micros_or_null(row, 0))?;
+    let last =
+        tx.one(&LAST_WITHIN, params![big(first), big(first + PLACES)], |row| micros_or_null(row, 0))?;
     let number = last.flatten().unwrap_or(first) + 1;
     Ok((number < first + PLACES).then_some(number))
 }
