@@ -100,7 +100,7 @@ async fn a_cursor_that_does_not_fit_is_told_so_and_how_to_go_on() {
     let first = read(&acme, "").await;
     let swept = first["next"].as_u64().unwrap();
     let sweep = |tx: &mut ::audit::Tx<'_>| outbox::sweep(tx, u64::MAX);
-    assert!(standing.house.ground.ledger.write_unaudited("a test", sweep).await.unwrap() > 0);
+    assert!(standing.house.ground.ledger.write_unaudited("a test", sweep).await.unwrap().gone > 0);
     make_key(&acme, "two").await;
     let gone = acme.get("/v1/events?after=1").await;
     assert_eq!((gone.status, gone.code().as_str()), (410, "events_gone"), "{gone:?}");
@@ -117,6 +117,8 @@ async fn a_cursor_that_does_not_fit_is_told_so_and_how_to_go_on() {
     // What is younger than a month stays.
     standing.house.events.sweep().await.unwrap();
     assert_eq!(read(&acme, "").await, kept);
+    let figures = standing.operator().get("/metrics").await;
+    assert!(String::from_utf8_lossy(&figures.body).contains(r#"part="events",figure="oldest_seconds""#));
 }
 
 #[test]
@@ -133,7 +135,7 @@ fn the_paper_lists_every_topic_with_its_facts_and_no_other() {
 
 #[test]
 fn every_topic_is_published_by_a_step() {
-    let rooms: String = common::files("gateway/src", ".rs").iter().map(|file| common::text(file)).collect();
+    let rooms: String = common::files("gateway/src", ".rs").iter().map(common::text).collect();
     let list = common::text("gateway/src/topics.rs");
     let names: Vec<_> =
         list.lines().filter_map(|line| line.trim().split_once(" = \"")).map(|(name, _)| name).collect();

@@ -223,7 +223,7 @@ async fn what_is_swept_leaves_no_hole_and_no_number_and_a_cursor_from_before_is_
     };
     let sweep = async |before_us| {
         let sweep = move |tx: &mut audit::Tx<'_>| outbox::sweep(tx, before_us);
-        sample.ledger().write_unaudited("a test", sweep).await.unwrap()
+        sample.ledger().write_unaudited("a test", sweep).await.unwrap().gone
     };
     run(1).await;
     let first = read(&engine, here(None)).await;

@@ -13,6 +13,7 @@ use sagas::outbox::{self, Page, Wanted, Withheld};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{ANSWER_WAIT_MAX, EVENTS_KEPT};
+use crate::metrics::Metrics;
 use crate::refused_by_ledger;
 use crate::runner::RunRefused;
 use crate::services::ground::{Ground, LedgerRefused, was_read, written};
@@ -56,13 +57,14 @@ impl From<Withheld> for EventsRefused {
 /// The room.
 pub struct Events {
     ground: Ground,
+    metrics: Metrics,
     stopping: CancellationToken,
 }
 
 impl Events {
     /// The room on its ground. Nobody is kept waiting in a house that stops.
-    pub fn new(ground: Ground, stopping: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { ground, stopping })
+    pub fn new(ground: Ground, metrics: Metrics, stopping: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { ground, metrics, stopping })
     }
 
     /// A page of events: at once, or as soon as there is one, within the reader's patience and the request's time.
@@ -85,19 +87,24 @@ impl Events {
         was_read(page.map_err(|refused: ReadRefused<Withheld>| refused.map(EventsRefused::from)))
     }
 
-    /// Lets go of the events whose time is over.
+    /// Lets go of the events whose time is over, and says how old the oldest is that stays.
     ///
     /// # Errors
     /// The ledger did not take it; the next round tries again.
     pub async fn sweep(&self) -> Result<(), EventsRefused> {
         let kept_us = u64::try_from(EVENTS_KEPT.as_micros()).unwrap_or(u64::MAX);
-        let before_us = self.ground.clock.unix_us().saturating_sub(kept_us);
+        let now_us = self.ground.clock.unix_us();
+        let before_us = now_us.saturating_sub(kept_us);
         let why = "events whose time is over; what they tell of stands on the ledger";
-        loop {
-            let sweep = move |tx: &mut audit::Tx<'_>| Ok(outbox::sweep(tx, before_us)?);
-            if written::<_, EventsRefused>(self.ground.ledger.write_unaudited(why, sweep).await)? == 0 {
-                return Ok(());
+        let sweep = move |tx: &mut audit::Tx<'_>| Ok(outbox::sweep(tx, before_us)?);
+        let oldest_us = loop {
+            let swept = written::<_, EventsRefused>(self.ground.ledger.write_unaudited(why, sweep).await)?;
+            if swept.gone == 0 {
+                break swept.oldest_us;
             }
-        }
+        };
+        let age = Duration::from_micros(oldest_us.map_or(0, |oldest_us| now_us.saturating_sub(oldest_us)));
+        self.metrics.set("events", "oldest_seconds", age.as_secs_f64());
+        Ok(())
     }
 }

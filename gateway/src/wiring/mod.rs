@@ -308,7 +308,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let mut offers = services::keys::offers::offers(&keys);
     offers.extend(services::signing::offers::offers(&signing));
     let runs = Runs::new(ground.clone(), offers);
-    let events = Events::new(ground.clone(), register.stopping().clone());
+    let events = Events::new(ground.clone(), metrics.clone(), register.stopping().clone());
     let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
     let again =
         Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));

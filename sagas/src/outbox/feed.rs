@@ -70,15 +70,25 @@ pub(crate) fn page(view: &View<'_>, wanted: &Wanted) -> Result<Page, Withheld> {
     Ok(Page { events, next })
 }
 
-/// Lets go of the oldest events that happened before a moment, some at a time; says how many. What follows an event that
+/// What a sweep has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// How many events went.
+    pub gone: usize,
+    /// When the oldest happened that was there, in microseconds since 1970.
+    pub oldest_us: Option<u64>,
+}
+
+/// Lets go of the oldest events that happened before a moment, some at a time. What follows an event that
 /// is kept stays too, whatever the clock said when it happened: a feed has no holes.
 ///
 /// # Errors
 /// What the database said.
-pub fn sweep(tx: &Tx<'_>, before_us: u64) -> Result<usize, SqlFault> {
+pub fn sweep(tx: &Tx<'_>, before_us: u64) -> Result<Swept, SqlFault> {
     let oldest = rows::oldest(tx, EVENTS_SWEPT_MAX)?;
-    match oldest.iter().take_while(|(_, at_us)| *at_us < before_us).last() {
-        Some((last, _)) => rows::sweep(tx, *last),
-        None => Ok(0),
-    }
+    let gone = match oldest.iter().take_while(|(_, at_us)| *at_us < before_us).last() {
+        Some((last, _)) => rows::sweep(tx, *last)?,
+        None => 0,
+    };
+    Ok(Swept { gone, oldest_us: oldest.first().map(|(_, at_us)| *at_us) })
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use crate::ids::{SagaId, Scope};
 
 pub(crate) use feed::page;
-pub use feed::{Page, Wanted, Withheld, sweep};
+pub use feed::{Page, Swept, Wanted, Withheld, sweep};
 pub use life::LIFE;
 pub(crate) use life::Life;
 pub use publish::NotPublished;
