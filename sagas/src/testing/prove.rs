@@ -3,19 +3,19 @@
 //! What leaves: a proof with its book of cells, or the first cell that failed, in words.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
 use super::cells::{Cell, Coverage, expected_cells};
 use super::inject::{Fault, How, INJECTED, Plan};
-use super::rounds::{Run, operator};
+use super::rounds::{Fuse, Run, operator};
 use crate::StartRequest;
 use crate::define::Definition;
 use crate::define::step::Act;
-use crate::engine::{Engine, EngineParts, Observer, Verb};
+use crate::engine::{Engine, EngineParts, Verb};
 use crate::ids::{Phase, SagaKey};
 use crate::state::State;
 
@@ -66,29 +66,6 @@ pub struct Proof {
     pub rounds: u64,
     /// The topics of what a clean run tells others, beside its own life.
     pub told: Vec<String>,
-}
-
-/// Kills the engine after the nth commit.
-#[derive(Default)]
-pub(super) struct Fuse {
-    pub(super) engine: OnceLock<Engine>,
-    pub(super) commits: AtomicU64,
-    pub(super) blow_after: AtomicU64,
-    panics: AtomicUsize,
-}
-
-impl Observer for Fuse {
-    fn committed(&self, _: &SagaKey, _: &str, _: Duration) {
-        let commit = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
-        if commit == self.blow_after.load(Ordering::SeqCst) {
-            match self.engine.get() {
-                Some(engine) => engine.halt(),
-                None => {
-                    self.panics.fetch_add(1, Ordering::SeqCst);
-                }
-            }
-        }
-    }
 }
 
 pub(super) struct Prover<'w, W> {
