@@ -11,12 +11,12 @@ use serde_json::Value as Json;
 
 use super::cells::{Cell, Coverage, expected_cells};
 use super::inject::{Fault, How, INJECTED, Plan};
-use super::rounds::{Fuse, Run, operator};
+use super::rounds::{Run, operator};
 use crate::StartRequest;
 use crate::define::Definition;
 use crate::define::step::Act;
-use crate::engine::{Engine, EngineParts, Verb};
-use crate::ids::{Phase, SagaKey};
+use crate::engine::{EngineParts, Verb};
+use crate::ids::Phase;
 use crate::state::State;
 
 /// What a waiting step is told, so that it goes on.
