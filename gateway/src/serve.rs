@@ -83,7 +83,12 @@ pub async fn serve(
     health.look(probes).await;
     let stopping = register.stopping().clone();
     tokio::spawn(keeper.clone().run(stopping.clone()));
-    tokio::spawn(housekeeping::run(workspaces.clone(), house.again.clone(), stopping.clone()));
+    tokio::spawn(housekeeping::run(
+        workspaces.clone(),
+        house.again.clone(),
+        house.events.clone(),
+        stopping.clone(),
+    ));
     let examining = keeper.clone();
     tokio::spawn(async move { examining.examine_everything().await });
     let doors = (tokio::spawn(listener.run()), tokio::spawn(local.run()));

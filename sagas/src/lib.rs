@@ -13,6 +13,7 @@ pub mod idempotency;
 mod ids;
 pub mod limits;
 pub mod lock;
+pub mod outbox;
 mod picture;
 mod refusal;
 mod seal;

@@ -24,6 +24,10 @@ pub const ITEMS_IN_FLIGHT: usize = 8;
 pub const ITEMS_SEEN_MAX: usize = 64;
 /// An error is shown, not archived.
 pub const ERROR_BYTES_MAX: usize = 1_024;
+/// An event names what happened; what is large is kept where it belongs.
+pub const EVENT_BYTES_MAX: usize = 16 * 1024;
+/// Events that go in one transaction when their time is over, so that the writer is not held up.
+pub const EVENTS_SWEPT_MAX: usize = 1_000;
 /// One page of any list.
 pub const PAGE_ROWS_MAX: usize = 500;
 

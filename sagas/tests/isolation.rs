@@ -25,6 +25,13 @@ fn the_statements_that_cross_workspaces_are_these_and_no_others() {
         "keys whose time is over go, in every workspace",
         "one-time secrets are wiped when their time is over, in every workspace",
         "claims of the run before are let go, in every workspace",
+        "an event's number counts the events of its transaction, whosever they are",
+        "an operator follows the events of the whole appliance",
+        "an operator's cursor is held against the newest event of all",
+        "an operator's cursor is held against what is gone of any workspace",
+        "events whose time is over are looked for from the oldest on, in every workspace",
+        "up to where events are gone is noted for each workspace before they go",
+        "events whose time is over go, in every workspace",
     ];
     assert_eq!(reasons, expected);
 }

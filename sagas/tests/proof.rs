@@ -24,6 +24,7 @@ async fn a_workflow_of_local_steps_holds_in_every_cell() {
     let sample = Sample::new("sample.plain");
     let proof = proven(&sample, &plain_local("sample.plain")).await;
     assert_eq!(proof.commits, 1, "local steps alone take one commit");
+    assert_eq!(proof.told, ["thing.put", "thing.put", "thing.put"], "each round was held against this");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,6 +32,7 @@ async fn a_workflow_of_all_kinds_holds_in_every_cell() {
     let sample = Sample::new("sample.mixed");
     let proof = proven(&sample, &mixed(&sample.outside)).await;
     assert!(proof.commits >= 4);
+    assert_eq!(proof.told, ["thing.put"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

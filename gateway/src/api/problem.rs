@@ -73,6 +73,8 @@ codes! {
     LockHeld = "lock_held", 409, "Somebody else holds the lock";
     /// The lease is over, even if nobody else has taken it.
     LeaseExpired = "lease_expired", 410, "The lease has expired";
+    /// Events that the caller has not seen are gone.
+    EventsGone = "events_gone", 410, "Events before this are gone";
     /// Another workflow holds what this one needs.
     ResourceLocked = "resource_locked", 409, "Another workflow is at work on this";
     /// A workflow ended without success, and what it had done was undone.

@@ -23,19 +23,26 @@ pub(super) struct Ask {
     path: String,
     body: Option<Value>,
     text: bool,
+    wait_seconds: Option<u64>,
 }
 
 impl Ask {
     pub(super) fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), body: None, text: false }
+        Self { method: Method::GET, path: path.into(), body: None, text: false, wait_seconds: None }
     }
 
     pub(super) fn post(path: impl Into<String>, body: Option<Value>) -> Self {
-        Self { method: Method::POST, path: path.into(), body, text: false }
+        Self { method: Method::POST, path: path.into(), body, text: false, wait_seconds: None }
     }
 
     pub(super) fn delete(path: impl Into<String>) -> Self {
-        Self { method: Method::DELETE, path: path.into(), body: None, text: false }
+        Self { method: Method::DELETE, path: path.into(), body: None, text: false, wait_seconds: None }
+    }
+
+    /// Would rather wait than look again.
+    pub(super) fn waiting(mut self, seconds: u64) -> Self {
+        self.wait_seconds = Some(seconds);
+        self
     }
 
     /// Would rather have text than JSON.
@@ -97,6 +104,9 @@ impl Ask {
         }
         if let Some(workspace) = &common.workspace {
             request = request.header(WORKSPACE_HEADER, workspace);
+        }
+        if let Some(seconds) = self.wait_seconds {
+            request = request.header("prefer", format!("wait={seconds}"));
         }
         if self.text {
             request = request.header(header::ACCEPT, "text/plain");

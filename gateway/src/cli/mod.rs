@@ -15,6 +15,7 @@ mod ask;
 #[cfg(feature = "dev")]
 mod dev;
 mod enrol;
+mod events;
 mod following;
 mod local;
 mod run;
@@ -128,6 +129,8 @@ enum Command {
     /// Workflow runs.
     #[command(subcommand)]
     Saga(saga::SagaCommand),
+    /// What happens, in order: of a workspace with --workspace, of everybody without.
+    Events(events::EventsArgs),
     /// Where requests go, and why.
     #[command(subcommand)]
     Route(following::RouteCommand),
@@ -176,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => ask::verify(&cli.common, &args),
         Command::Audit(command) => ask::audit(&cli.common, command),
         Command::Saga(command) => saga::saga(&cli.common, command),
+        Command::Events(args) => events::events(&cli.common, args),
         Command::Route(command) => following::route(&cli.common, command),
         Command::Trace(args) => following::trace(&cli.common, &args),
     };

@@ -8,8 +8,13 @@ use serde_json::Value;
 
 /// Writes text to standard output. A reader that has gone, such as `head`, is no fault of ours.
 pub(super) fn write(text: &str) {
+    let _ = written(text);
+}
+
+/// The same for whoever goes on and on, and must know when the reader has gone.
+pub(super) fn written(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// Prints a list as a table, or the whole answer as JSON.

@@ -17,6 +17,7 @@ use crate::compartments::{Bounds, Compartments, Kind};
 use crate::config::{Config, TracesConfig};
 use crate::dial::{Dialer, TrustFiles, TrustRefused};
 use crate::dice::Dice;
+use crate::events::{self, Events};
 use crate::following::{self, Following, TraceSource};
 use crate::health::Health;
 use crate::leases::{self, Leases};
@@ -45,6 +46,7 @@ pub(super) struct Services<'a> {
     pub(super) devices: &'a Arc<Devices>,
     pub(super) succession: &'a Arc<Succession>,
     pub(super) runs: &'a Arc<Runs>,
+    pub(super) events: &'a Arc<Events>,
     pub(super) leases: &'a Arc<Leases>,
     pub(super) keys: &'a Arc<Keys>,
     pub(super) signing: &'a Arc<Signing>,
@@ -111,6 +113,8 @@ impl Doors<'_> {
             ("devices", services::devices::routes::routes(services.devices)),
             ("succession", services::succession::routes::routes(services.succession)),
             ("workflows", runs::routes::routes(services.runs)),
+            // Apart from the workflows: whoever waits for what happens takes no place from what does.
+            ("events", events::routes::routes(services.events)),
             ("locks", leases::routes::routes(services.leases)),
             ("keys", services::keys::routes::routes(services.keys)),
             ("signing", services::signing::routes::routes(services.signing)),

@@ -35,6 +35,7 @@ use crate::compartments::Compartments;
 use crate::config::Config;
 use crate::custody::Custody;
 use crate::dice::Dice;
+use crate::events::Events;
 use crate::hardware::{TokenAnchor, TokenSealer};
 use crate::health::{Health, Probes};
 use crate::leases::Leases;
@@ -87,6 +88,8 @@ pub struct House {
     pub workflows: Catalog,
     /// Requests that are sent twice.
     pub again: Again,
+    /// Events, for housekeeping.
+    pub events: Arc<Events>,
     /// Keys, for housekeeping.
     pub keys: Arc<Keys>,
     /// Workspaces, for housekeeping.
@@ -305,6 +308,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let mut offers = services::keys::offers::offers(&keys);
     offers.extend(services::signing::offers::offers(&signing));
     let runs = Runs::new(ground.clone(), offers);
+    let events = Events::new(ground.clone(), metrics.clone(), register.stopping().clone());
     let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
     let again =
         Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));
@@ -324,6 +328,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
     let leases = Leases::new(ground.clone(), queue);
     let services = Services {
         runs: &runs,
+        events: &events,
         leases: &leases,
         workspaces: &workspaces,
         devices: &devices,
@@ -369,6 +374,7 @@ async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
         local,
         workflows,
         again,
+        events,
         succession,
         keys,
         workspaces,

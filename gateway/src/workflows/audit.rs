@@ -52,6 +52,6 @@ pub fn seal_export(audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> 
                 .act(move |_, _, bundle: Bundle, _| keep.clone().keep(bundle))
                 .probe(move |_, _, bundle| kept.clone().was_kept(bundle))
         })
-        .local("audit.record_export", |_, cx, _, stored: &Stored| Ok(bundles::record(cx, stored)))
+        .local("audit.record_export", |tx, cx, _, stored: &Stored| bundles::record(tx, cx, stored))
         .build()
 }

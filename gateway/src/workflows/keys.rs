@@ -15,6 +15,7 @@ use crate::services::keys::rotation::{self, Next, RotationPlan};
 use crate::services::keys::{Keys, backup};
 use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
 use crate::services::signing::policies;
+use crate::topics;
 
 /// A key's name is taken by one workflow at a time.
 pub(super) fn name_lock(name: &crate::ids::Name) -> Lock {
@@ -82,7 +83,7 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             }),
         )
         .pivot_local("keys.activate", |tx, cx, plan, attested: &Attested| {
-            making::activate(tx, cx, plan, "key.create", attested)
+            making::activate(tx, cx, plan, ("key.create", topics::KEY_CREATED), attested)
         })
         .build()
 }
@@ -126,8 +127,8 @@ pub fn rotate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
         )
         .local(
             "webhooks.announce_next_pub",
-            |_, cx, _, next: &Next| Ok(rotation::announce(cx, next)),
-            Undo::local(|_, cx, _, next| Ok(rotation::withdraw(cx, next))),
+            |tx, cx, plan, next: &Next| rotation::announce(tx, cx, plan, next),
+            Undo::local(|tx, cx, _, next| rotation::withdraw(tx, cx, next)),
         )
         .wait(
             "keys.await_overlap",

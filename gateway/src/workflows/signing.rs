@@ -54,7 +54,7 @@ pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> 
                 .probe(|_, _, _| async { Probe::NotApplied })
         })
         .local("signing.record_signature", |tx, cx, plan, made: &Made| requests::record(tx, cx, plan, made))
-        .local("webhooks.enqueue_result", |_, cx, plan, made: &Made| Ok(requests::announce(cx, plan, made)))
+        .local("webhooks.enqueue_result", |tx, cx, plan, made: &Made| requests::announce(tx, cx, plan, made))
         .build()
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::common::house::{Answer, Program, Standing, house};
 use crate::sign_world::{Proven, SignWorld};
+use crate::world::tells;
 
 async fn proven(what: Proven) -> (SignWorld, Proof) {
     let world = SignWorld::new(what).await;
@@ -20,6 +21,7 @@ async fn proven(what: Proven) -> (SignWorld, Proof) {
     match prove(&world, &definition).await {
         Ok(proof) => {
             assert_eq!(proof.coverage.count(), expected_cells(&definition).len());
+            assert_eq!(proof.told, tells(definition.name()), "what {} tells others", definition.name());
             world.the_ledger_verifies().await;
             (world, proof)
         }

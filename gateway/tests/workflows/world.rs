@@ -119,11 +119,31 @@ pub(crate) async fn proven(stage: Stage, story: impl Story, definition: &Definit
     let theatre = Theatre { stage, story };
     let proof = prove(&theatre, definition).await.unwrap_or_else(|why| panic!("{why}"));
     assert_eq!(proof.coverage.count(), expected_cells(definition).len());
+    assert_eq!(proof.told, tells(definition.name()), "what {} tells others", definition.name());
     let house = &theatre.stage.standing.house;
     house.keeper.seal().await.expect("the ledger is sealed");
     house.keeper.examine_everything().await;
     assert_eq!(house.ground.ledger.health().standing, audit::Standing::Open, "the ledger does not verify");
     proof
+}
+
+/// What others hear of a workflow that is done. Of one that is undone, the proof has shown, they hear that none of it holds.
+pub(crate) fn tells(workflow: &str) -> &'static [&'static str] {
+    match workflow {
+        "workspace.create" => &["workspace.created"],
+        "workspace.close" => &["workspace.closing", "workspace.closed"],
+        "key.generate" => &["key.created"],
+        "key.import" => &["key.imported"],
+        "key.rotate" => &["key.next_version_announced", "key.rotated"],
+        "key.backup" => &["key.backed_up"],
+        "key.restore" => &["key.restored"],
+        "key.destroy" => &["key.destruction_announced", "key.destroyed"],
+        "signing.request" => &["signature.made"],
+        "signing.batch" => &["signature.batch_made"],
+        "signing.policy_change" => &["policy.changed"],
+        "audit.seal_export" => &["audit.exported"],
+        other => panic!("say what {other} tells others"),
+    }
 }
 
 /// Waits for something in the middle of what cannot wait.

@@ -19,6 +19,7 @@ use crate::define::step::written;
 use crate::ids::{SagaId, SagaKey, Scope};
 use crate::limits::STATE_BYTES_MAX;
 use crate::lock::{Blocker, Lock, hold, in_order};
+use crate::outbox::{Life, NotPublished};
 use crate::refusal::Refused;
 use crate::seal::{Cipher, Plain, SealFault};
 use crate::state::State;
@@ -67,9 +68,21 @@ pub enum StartRefused {
     /// The machine gives no randomness for an id.
     #[error("the machine gives no randomness")]
     NoRandomness,
+    /// Others could not be told of it: a fault of ours.
+    #[error("the start was not published")]
+    NotPublished(#[source] NotPublished),
     /// The database did not do it.
     #[error("the database did not run a statement")]
     Sql(#[from] SqlFault),
+}
+
+impl From<NotPublished> for StartRefused {
+    fn from(not: NotPublished) -> Self {
+        match not {
+            NotPublished::Sql(fault) => Self::Sql(fault),
+            not => Self::NotPublished(not),
+        }
+    }
 }
 
 impl StartRequest {
@@ -219,6 +232,7 @@ impl Start {
             }
         }
         live.row.insert(tx, &self.env.owner)?;
+        Life { row: &live.row, def: &live.def, before: None, opened: false, now_us }.publish(tx)?;
         let state = live.row.state;
         let entry = entry_of(&live.row, "workflow.start", |detail| detail.with("state", state.as_str()));
         Ok((live, entry))

@@ -11,6 +11,7 @@ use super::Inner;
 use super::live::Live;
 use super::turn::{Halt, Moved, Turn};
 use crate::define::step::Order;
+use crate::outbox;
 use crate::refusal::{Reason, Refused};
 
 /// Why a commit of the driver did not come about.
@@ -105,7 +106,7 @@ impl Inner {
         let row = &moved.live.row;
         self.tell_taken(moved, took);
         self.parts.observer.committed(&row.key, &row.workflow, took);
-        self.waiters.committed(&row.key);
+        self.ring(&row.key);
         moved.woken.iter().for_each(|key| self.nudge(key));
         if row.state.is_over() {
             let age = Duration::from_micros(row.updated_us.saturating_sub(row.created_us));
@@ -146,7 +147,14 @@ fn told(
     let mut turn = Turn::new(tx, env, live.clone(), now_us);
     work(&mut turn)?;
     let (moved, told) = turn.save()?;
-    Ok(told.ok_or(No::Untold)?.beside(moved))
+    match told {
+        Some(told) => Ok(told.beside(moved)),
+        None if outbox::has_published(tx).map_err(Halt::from)? => {
+            let why = "a step published an event in a commit of which it tells nothing";
+            Err(Halt::Bug(why.to_owned()).into())
+        }
+        None => Err(No::Untold),
+    }
 }
 
 fn untold(
@@ -157,8 +165,9 @@ fn untold(
     work: &dyn Fn(&mut Turn<'_, '_>) -> Result<(), Halt>,
 ) -> Result<Moved, No> {
     let mut turn = Turn::new(tx, env, live.clone(), now_us);
-    work(&mut turn)?;
-    match turn.save()? {
+    // What comes to words or to an event only now belongs where it can be told; and so does whatever else is met here.
+    work(&mut turn).map_err(|_| No::Told)?;
+    match turn.save().map_err(|_| No::Told)? {
         (moved, None) => Ok(moved),
         (_, Some(_)) => Err(No::Told),
     }

@@ -213,7 +213,7 @@ impl Inner {
         match written {
             Ok(value) => {
                 self.parts.observer.committed(live.key(), &live.row.workflow, std::time::Duration::ZERO);
-                self.waiters.committed(live.key());
+                self.ring(live.key());
                 Ok(value)
             }
             Err(WriteRefused::Rejected(NoItem::Gone)) => Err(ItemEnd::LetGo),

@@ -208,6 +208,7 @@ impl Turn<'_, '_> {
         self.live.row.step_until_us = Some(self.now_us + micros(until));
         // Opened, it may have changed something: an unwinding undoes it too.
         self.live.row.doubt = true;
+        self.opened = true;
         self.log(place, Phase::Do, LogKind::Intent, None);
         Ok(())
     }
@@ -241,6 +242,7 @@ impl Turn<'_, '_> {
             Ruling::WaitingAnew(time, entries) => {
                 self.tell_all(entries);
                 self.live.row.step_until_us = Some(self.now_us + micros(time));
+                self.opened = true;
                 Ok(())
             }
             Ruling::Passed(after, entries) => {
@@ -269,6 +271,7 @@ impl Turn<'_, '_> {
             self.tell(started.1);
             self.woken.push(started.0);
             self.live.row.doubt = true;
+            self.opened = true;
             self.log(place, Phase::Do, LogKind::Intent, None);
         }
         if self.live.row.state == State::Running {

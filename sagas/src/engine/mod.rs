@@ -4,9 +4,11 @@
 
 mod backward;
 mod begin;
+mod bells;
 mod cancel;
 mod commit;
 mod drive;
+mod events;
 mod fan;
 mod forward;
 mod live;
@@ -35,9 +37,11 @@ pub use signals::{SignalRefused, SignalRequest, Signalled};
 pub use verbs::{Leading, Led, Verb, VerbRefused};
 pub use waiters::End;
 
-use crate::ids::{SagaId, SagaKey};
+use crate::ids::{SagaId, SagaKey, Scope};
 use crate::seal::Cipher;
 use begin::Making;
+use bells::Bells;
+pub(crate) use drive::clipped;
 use forward::{Bounds, Outcome};
 use live::sealed_place;
 use parts::{Env, sealing_scope};
@@ -56,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) parts: EngineParts,
     pub(crate) env: Arc<Env>,
     pub(crate) waiters: Waiters,
+    /// Rung when a scope, or any at all, may have published something.
+    pub(crate) news: Bells<Option<Scope>>,
     /// Live sagas whose definition this build lacks: told of once, and left alone.
     pub(crate) foreign: Mutex<HashSet<SagaKey>>,
     /// Nothing more is begun; what was ordered is finished and recorded.
@@ -94,6 +100,7 @@ impl Engine {
             parts,
             env,
             waiters: Waiters::default(),
+            news: Bells::default(),
             foreign: Mutex::default(),
             closing: AtomicBool::new(false),
             halted: AtomicBool::new(false),
@@ -136,11 +143,12 @@ impl Engine {
     /// Says that a prepared start was committed in a transaction of one's own.
     pub fn begun(&self, start: &Start) {
         self.inner.parts.observer.started(&start.live.row.workflow);
-        self.inner.nudge(start.key());
+        self.nudge(start.key());
     }
 
     /// Says that something about a saga has changed, such as a signal committed in a transaction of one's own.
     pub fn nudge(&self, key: &SagaKey) {
+        self.inner.tell_news(&key.scope);
         self.inner.nudge(key);
     }
 
@@ -215,6 +223,18 @@ impl Inner {
     pub(crate) fn nudge(&self, key: &SagaKey) {
         // A closed engine hears nothing; the row stays due, and the next start finds it.
         let _ = self.wakes.send(Wake::Saga(key.clone()));
+    }
+
+    /// Wakes whoever follows this saga, or the events of its scope.
+    pub(crate) fn ring(&self, key: &SagaKey) {
+        self.waiters.commits.ring(key);
+        self.tell_news(&key.scope);
+    }
+
+    /// Wakes whoever waits for events of this scope, or of any.
+    pub(crate) fn tell_news(&self, scope: &Scope) {
+        self.news.ring(&Some(scope.clone()));
+        self.news.ring(&None);
     }
 
     async fn launch(self: &Arc<Self>, start: Start) -> Result<Started, WriteRefused<StartRefused>> {

@@ -12,6 +12,7 @@ use super::seen::Taken;
 use crate::define::step::Order;
 use crate::ids::{Phase, SagaKey};
 use crate::lock::hold;
+use crate::outbox::{Life, NotPublished};
 use crate::refusal::{Reason, Refused};
 use crate::seal::SealFault;
 use crate::state::{Event, IllegalEvent, State};
@@ -37,6 +38,15 @@ impl From<SqlFault> for Halt {
 impl From<IllegalEvent> for Halt {
     fn from(illegal: IllegalEvent) -> Self {
         Self::Bug(illegal.to_string())
+    }
+}
+
+impl From<NotPublished> for Halt {
+    fn from(not: NotPublished) -> Self {
+        match not {
+            NotPublished::Sql(fault) => Self::Sql(fault),
+            not => Self::Bug(not.to_string()),
+        }
     }
 }
 
@@ -89,6 +99,9 @@ pub(crate) struct Turn<'a, 't> {
     pub(crate) next: Next,
     pub(crate) woken: Vec<SagaKey>,
     cursor_before: usize,
+    state_before: State,
+    /// A wait was opened, or its time began anew.
+    pub(crate) opened: bool,
     log: Vec<LogLine>,
     told: Option<Told<()>>,
     order: Option<Told<Order>>,
@@ -96,7 +109,7 @@ pub(crate) struct Turn<'a, 't> {
 
 impl<'a, 't> Turn<'a, 't> {
     pub(crate) fn new(tx: &'a mut Tx<'t>, env: &'a Arc<Env>, live: Live, now_us: u64) -> Self {
-        let cursor_before = live.row.cursor;
+        let (cursor_before, state_before) = (live.row.cursor, live.row.state);
         Self {
             tx,
             env,
@@ -105,6 +118,8 @@ impl<'a, 't> Turn<'a, 't> {
             next: Next::Again,
             woken: Vec::new(),
             cursor_before,
+            state_before,
+            opened: false,
             log: Vec::new(),
             told: None,
             order: None,
@@ -285,6 +300,7 @@ impl<'a, 't> Turn<'a, 't> {
         if over && self.cursor_before > 0 {
             store::wipe(self.tx, self.live.key(), true, true)?;
         }
+        self.publish_life()?;
         // Nothing hit: another engine has claimed it, and whatever this one believes is history.
         self.live.row.cancel = self.live.row.save(self.tx, self.cursor_before)?.ok_or(Halt::Zombie)?;
         let told = match (self.order.take(), self.told.take()) {
@@ -293,6 +309,13 @@ impl<'a, 't> Turn<'a, 't> {
             (None, told) => told.map(Told::boxed),
         };
         Ok((Moved { live: self.live, next: self.next, woken: self.woken, taken }, told))
+    }
+
+    /// Others hear of a change of state in the commit that makes it.
+    fn publish_life(&self) -> Result<(), NotPublished> {
+        let Live { row, def, .. } = &self.live;
+        let before = Some(self.state_before);
+        Life { row, def, before, opened: self.opened, now_us: self.now_us }.publish(self.tx)
     }
 
     pub(crate) fn step_name(&self, step: usize) -> &'static str {

@@ -3,13 +3,14 @@
 //! What leaves: the end, its result opened, at most once to each; a nudge at every commit.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit::{ReadRefused, SqlFault};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::Inner;
+use super::bells::Bells;
 use super::live::Live;
 use crate::ids::SagaKey;
 use crate::state::State;
@@ -32,7 +33,8 @@ pub struct End {
 #[derive(Default)]
 pub(crate) struct Waiters {
     ends: Mutex<HashMap<SagaKey, Vec<oneshot::Sender<End>>>>,
-    commits: Mutex<HashMap<SagaKey, Weak<Notify>>>,
+    /// Rung at each commit of a saga.
+    pub(crate) commits: Bells<SagaKey>,
 }
 
 impl Waiters {
@@ -57,25 +59,6 @@ impl Waiters {
             if list.is_empty() {
                 waiting.remove(key);
             }
-        }
-        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-        if commits.get(key).is_some_and(|followed| followed.strong_count() == 0) {
-            commits.remove(key);
-        }
-    }
-
-    /// Whoever holds this hears of every commit of the saga from now on.
-    fn follow(&self, key: &SagaKey) -> Arc<Notify> {
-        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-        let followed = commits.get(key).and_then(Weak::upgrade).unwrap_or_default();
-        commits.insert(key.clone(), Arc::downgrade(&followed));
-        followed
-    }
-
-    pub(crate) fn committed(&self, key: &SagaKey) {
-        let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(followed) = commits.get(key).and_then(Weak::upgrade) {
-            followed.notify_waiters();
         }
     }
 
@@ -128,11 +111,10 @@ impl Inner {
         at_most: Duration,
         seen: impl Fn() -> F + Send,
     ) -> Result<Option<End>, ReadRefused<SqlFault>> {
-        let _guest = self.waiters.guest(key);
-        let commits = self.waiters.follow(key);
+        let commits = self.waiters.commits.listen(key);
         let looked = async {
             loop {
-                let next = commits.notified();
+                let next = commits.next();
                 if seen().await {
                     return;
                 }
@@ -187,9 +169,9 @@ mod tests {
         let (waiters, key) =
             (Waiters::default(), SagaKey { scope: Scope::Appliance, id: crate::SagaId::new(0, [0; 10]) });
         let guest = waiters.guest(&key);
-        let (hear, followed) = (waiters.listen(&key), waiters.follow(&key));
+        let (hear, followed) = (waiters.listen(&key), waiters.commits.listen(&key));
         drop(waiters.guest(&key));
-        let kept = || (waiters.ends.lock().unwrap().len(), waiters.commits.lock().unwrap().len());
+        let kept = || (waiters.ends.lock().unwrap().len(), waiters.commits.count());
         assert_eq!(kept(), (1, 1), "another who leaves takes nothing from those who stay");
         drop((hear, followed));
         drop(guest);

@@ -6,6 +6,7 @@ mod cells;
 pub mod inject;
 mod prove;
 mod rounds;
+mod told;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,8 +3,8 @@
 //! What leaves: a proof with its book of cells, or the first cell that failed, in words.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -15,8 +15,8 @@ use super::rounds::{Run, operator};
 use crate::StartRequest;
 use crate::define::Definition;
 use crate::define::step::Act;
-use crate::engine::{Engine, EngineParts, Observer, Verb};
-use crate::ids::{Phase, SagaKey};
+use crate::engine::{EngineParts, Verb};
+use crate::ids::Phase;
 use crate::state::State;
 
 /// What a waiting step is told, so that it goes on.
@@ -36,7 +36,8 @@ pub trait World: Send + Sync + 'static {
     fn request(&self, round: u64) -> StartRequest;
     /// What to tell the step of this name when it waits; nothing lets its deadline pass.
     fn answer(&self, step: &str, round: u64) -> Vec<Heard>;
-    /// Everything a round can change, inside and outside, without the names that differ from round to round.
+    /// Everything a round can change, inside and outside, without the names that differ from round to round. What it
+    /// publishes is looked at by the harness itself.
     fn snapshot(&self, round: u64) -> impl Future<Output = Json> + Send;
     /// What the engine stands on; catalog, limits and observer are the harness's.
     fn parts(&self) -> EngineParts;
@@ -63,29 +64,8 @@ pub struct Proof {
     pub commits: u64,
     /// Rounds that were run.
     pub rounds: u64,
-}
-
-/// Kills the engine after the nth commit.
-#[derive(Default)]
-pub(super) struct Fuse {
-    pub(super) engine: OnceLock<Engine>,
-    pub(super) commits: AtomicU64,
-    pub(super) blow_after: AtomicU64,
-    panics: AtomicUsize,
-}
-
-impl Observer for Fuse {
-    fn committed(&self, _: &SagaKey, _: &str, _: Duration) {
-        let commit = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
-        if commit == self.blow_after.load(Ordering::SeqCst) {
-            match self.engine.get() {
-                Some(engine) => engine.halt(),
-                None => {
-                    self.panics.fetch_add(1, Ordering::SeqCst);
-                }
-            }
-        }
-    }
+    /// The topics of what a clean run tells others, beside its own life.
+    pub told: Vec<String>,
 }
 
 pub(super) struct Prover<'w, W> {
@@ -95,6 +75,8 @@ pub(super) struct Prover<'w, W> {
     pub(super) round: u64,
     coverage: Coverage,
     done: Json,
+    /// What a clean run tells others beside its own life.
+    told: Vec<String>,
     commits: u64,
 }
 
@@ -110,6 +92,7 @@ pub async fn prove<W: World>(world: &W, definition: &Definition) -> Result<Proof
         round: 0,
         coverage: Coverage::default(),
         done: Json::Null,
+        told: Vec::new(),
         commits: 0,
     };
     prover.clean().await.map_err(|why| format!("the clean run: {why}"))?;
@@ -122,7 +105,7 @@ pub async fn prove<W: World>(world: &W, definition: &Definition) -> Result<Proof
     if !missing.is_empty() {
         return Err(format!("cells are missing: {missing:?}"));
     }
-    Ok(Proof { coverage: prover.coverage, commits: prover.commits, rounds: prover.round })
+    Ok(Proof { coverage: prover.coverage, commits: prover.commits, rounds: prover.round, told: prover.told })
 }
 
 impl<W: World> Prover<'_, W> {
@@ -131,6 +114,7 @@ impl<W: World> Prover<'_, W> {
         let end = self.to_rest(&run, None).await?;
         expect(end, State::Succeeded)?;
         self.done = self.world.snapshot(self.round).await;
+        self.told = self.told(&run, end).await?;
         if self.done == run.before {
             return Err("the world shows no difference between before and after".to_owned());
         }
@@ -168,7 +152,7 @@ impl<W: World> Prover<'_, W> {
         self.fault_was_met(step, Phase::Do, how)?;
         match how {
             How::Refuse => self.is_as_before(&run, end, INJECTED).await?,
-            _ => self.is_done(end).await?,
+            _ => self.is_done(&run, end).await?,
         }
         self.leave(run).await
     }
@@ -225,7 +209,7 @@ impl<W: World> Prover<'_, W> {
         self.until_waiting(&run, step).await?;
         match self.to_rest(&run, Some(step)).await? {
             // What a deadline means is the definition's to say: unwind, or go on.
-            State::Succeeded => {}
+            State::Succeeded => drop(self.told(&run, State::Succeeded).await?),
             end => self.is_as_before(&run, end, "").await?,
         }
         self.leave(run).await
@@ -257,7 +241,7 @@ impl<W: World> Prover<'_, W> {
                 return Err(format!("died after commit {commit}: it is {end:?}, not {wanted:?}: {shown:?}"));
             }
             match wanted {
-                State::Succeeded => self.is_done(end).await,
+                State::Succeeded => self.is_done(&run, end).await,
                 _ => self.is_as_before(&run, end, INJECTED).await,
             }
             .map_err(|why| format!("died after commit {commit}: {why}"))?;
@@ -308,8 +292,12 @@ impl<W: World> Prover<'_, W> {
         }
     }
 
-    async fn is_done(&self, end: State) -> Result<(), String> {
+    async fn is_done(&self, run: &Run, end: State) -> Result<(), String> {
         expect(end, State::Succeeded)?;
+        let told = self.told(run, end).await?;
+        if told != self.told {
+            return Err(format!("it told {told:?}, a clean run tells {:?}", self.told));
+        }
         same(&self.world.snapshot(self.round).await, &self.done, "after a clean run")
     }
 
@@ -320,6 +308,7 @@ impl<W: World> Prover<'_, W> {
         if !code.is_empty() && found != code {
             return Err(format!("it turned round for `{found}`, not for `{code}`"));
         }
+        self.told(run, State::Compensated).await?;
         same(&self.world.snapshot(self.round).await, &run.before, "before")
     }
 

@@ -2,17 +2,17 @@
 //! Who enters: the harness, with a fuse that may be set.
 //! What leaves: the state in which the saga rests.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
 use super::inject::wrap;
-use super::prove::{Fuse, Prover, World};
+use super::prove::{Prover, World};
 use crate::catalog::Catalog;
 use crate::context::Origin;
-use crate::engine::{Engine, EngineParts, SignalRequest, Verb};
+use crate::engine::{Engine, EngineParts, Observer, SignalRequest, Verb};
 use crate::ids::{SagaKey, Scope};
 use crate::limits::SagaLimits;
 use crate::state::State;
@@ -29,6 +29,29 @@ pub(super) struct Run {
     pub(super) key: SagaKey,
     pub(super) before: Json,
     pub(super) fuse: Arc<Fuse>,
+}
+
+/// Kills the engine after the nth commit.
+#[derive(Default)]
+pub(super) struct Fuse {
+    pub(super) engine: OnceLock<Engine>,
+    pub(super) commits: AtomicU64,
+    pub(super) blow_after: AtomicU64,
+    pub(super) panics: AtomicUsize,
+}
+
+impl Observer for Fuse {
+    fn committed(&self, _: &SagaKey, _: &str, _: Duration) {
+        let commit = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        if commit == self.blow_after.load(Ordering::SeqCst) {
+            match self.engine.get() {
+                Some(engine) => engine.halt(),
+                None => {
+                    self.panics.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        }
+    }
 }
 
 impl<W: World> Prover<'_, W> {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use audit::{
     Clock, Ledger, LedgerLimits, LedgerOptions, Schema, Statement, Table, Told, Tx, Workspace, params,
 };
+use sagas::outbox::Topic;
 use sagas::testing::{Heard, Outside, TestClock, TestDice, TestSeal, World};
 use sagas::{
     Catalog, Deaf, Definition, EngineParts, Lock, Probe, Refused, Ruling, SagaLimits, Scope, StartRequest,
@@ -104,6 +105,30 @@ pub fn drop_it<B: serde::de::DeserializeOwned + Send + 'static>(what: &'static s
     })
 }
 
+pub const PUT_DONE: Topic = Topic::new("thing.put");
+pub const DROP_DONE: Topic = Topic::new("thing.dropped");
+
+/// Puts a thing, and says so to others.
+pub fn announce(
+    what: &'static str,
+) -> impl Fn(&mut Tx<'_>, &StepContext, &Input, &Trail) -> Result<Told<Trail>, Refused> + Send + Sync + 'static
+{
+    let put = put(what);
+    move |tx, cx, input, before| {
+        cx.publish(tx, PUT_DONE, &name(input, what), json!({ "what": what }))?;
+        put(tx, cx, input, before)
+    }
+}
+
+/// Drops it, and takes back what was said.
+pub fn retract(what: &'static str) -> Undo<Input, Trail> {
+    Undo::local(move |tx, cx, input: &Input, _: &Trail| {
+        tx.within(&acme()).run(&DROP, params![name(input, what)])?;
+        cx.withdraw(tx, (DROP_DONE, PUT_DONE), &name(input, what), json!({}))?;
+        Ok(Told::new((), cx.entry("thing.drop", name(input, what))))
+    })
+}
+
 pub fn undo_outside<B: serde::de::DeserializeOwned + Send + 'static>(
     outside: &Arc<Outside>,
 ) -> Undo<Input, B> {
@@ -118,8 +143,8 @@ pub fn undo_outside<B: serde::de::DeserializeOwned + Send + 'static>(
 }
 
 /// Five local steps, the fourth of them the pivot.
-pub fn plain_local(name: &'static str) -> Definition {
-    Workflow::define(name)
+pub fn plain_local(workflow: &'static str) -> Definition {
+    Workflow::define(workflow)
         .version(1)
         .input::<Input>()
         .locks(|input| vec![Lock::exclusive(format!("round/{}", input.round)), Lock::shared("everything")])
@@ -129,9 +154,10 @@ pub fn plain_local(name: &'static str) -> Definition {
             |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
             drop_it("a"),
         )
-        .local("second", put("b"), drop_it("b"))
-        .local("third", put("c"), drop_it("c"))
+        .local("second", announce("b"), retract("b"))
+        .local("third", announce("c"), retract("c"))
         .pivot_local("pivot", |tx, cx, input, before| {
+            cx.publish(tx, PUT_DONE, &name(input, "p"), json!({}))?;
             Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
         })
         .local("after", |tx, cx, input, before| {
@@ -196,7 +222,7 @@ pub fn mixed(outside: &Arc<Outside>) -> Definition {
                 Ok(Told::new((), cx.entry("thing.drop", name(input, "asked"))))
             }),
         )
-        .local("attach", put("b"), drop_it("b"))
+        .local("attach", announce("b"), retract("b"))
         .pivot_local("pivot", |tx, cx, input, before| {
             Ok(Told::new(format!("{before}p"), put_from(tx, cx, input, "p")?))
         })

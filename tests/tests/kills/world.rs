@@ -11,10 +11,11 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 /// The books of engine, ledger and database: what happened, not what stands. Other promises hold them.
-const BOOKS: [&str; 11] = [
+const BOOKS: [&str; 12] = [
     "saga",
     "lease",
     "idempotency",
+    "outbox",
     "sqlite_",
     "schema_step",
     "log",
@@ -39,6 +40,7 @@ const MOMENTS_MIN: i64 = 1_000_000_000_000;
 pub(crate) fn of(house: &Appliance) -> String {
     let mut page = String::new();
     rows(house, &mut page);
+    told(house, &mut page);
     objects(house, &mut page);
     files(&house.state(), &mut page);
     page
@@ -81,6 +83,20 @@ fn rows(house: &Appliance, page: &mut String) {
         lines.sort();
         page.extend(lines.iter().map(|line| format!("{table}: {line}\n")));
     }
+}
+
+/// What others were told of what was brought about, and still holds: once each, or taken back by one that came after.
+fn told(house: &Appliance, page: &mut String) {
+    let ledger = Connection::open_with_flags(house.ledger(), OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .expect("the ledger opens");
+    let mut all = ledger
+        .prepare(
+            "SELECT topic FROM outbox WHERE act IS NOT NULL AND withdraws IS NULL
+             AND number NOT IN (SELECT withdraws FROM outbox WHERE withdraws IS NOT NULL) ORDER BY topic",
+        )
+        .expect("the outbox");
+    let topics = all.query_map([], |row| row.get::<_, String>(0)).expect("events");
+    page.extend(topics.map(|topic| format!("told: {}\n", topic.expect("a topic"))));
 }
 
 /// The tables of the services.

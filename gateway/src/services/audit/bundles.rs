@@ -19,6 +19,7 @@ use super::Audit;
 use super::recipient::{Recipient, Sealed};
 use super::shelves;
 use crate::ids::WorkspaceId;
+use crate::topics;
 
 /// The file of an encrypted bundle.
 pub const ENCRYPTED: &str = "bundle.tar.age";
@@ -90,8 +91,14 @@ pub fn built(cx: &StepContext, bundle: &Bundle) -> Vec<Entry> {
 }
 
 /// The bundle is in its place.
-pub fn record(cx: &StepContext, stored: &Stored) -> Told<Stored> {
-    Told::new(stored.clone(), told(cx, "audit.export.stored", &stored.bundle))
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn record(tx: &Tx<'_>, cx: &StepContext, stored: &Stored) -> Result<Told<Stored>, Refused<Never>> {
+    let Bundle { name, entries, size, digest } = &stored.bundle;
+    let facts = json!({ "entries": entries, "size": size, "sha256": digest });
+    cx.publish(tx, topics::AUDIT_EXPORTED, &format!("export-{name}"), facts)?;
+    Ok(Told::new(stored.clone(), told(cx, "audit.export.stored", &stored.bundle)))
 }
 
 fn told(cx: &StepContext, action: &'static str, bundle: &Bundle) -> Entry {

@@ -21,6 +21,7 @@ use super::store::{self, BackupRow};
 use super::{Keys, KeysRefused, faults};
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
+use crate::topics;
 
 /// The input of `key.backup`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -108,6 +109,8 @@ pub fn record(
         digest: offsite.digest,
     };
     store::insert_backup(tx, &plan.workspace, &row, super::making::now(cx))?;
+    let facts = json!({ "backup": id, "version": offsite.version });
+    cx.publish(tx, topics::KEY_BACKED_UP, plan.key.as_str(), facts)?;
     let after = json!({ "backup": id, "version": offsite.version, "file": offsite.file,
         "sha256": hex::encode(offsite.digest), "backup_key": offsite.under.id.to_string() });
     Ok(Told::new(id, cx.entry_with("key.backup", plan.key.as_str(), |detail| detail.after(after))))
@@ -135,6 +138,8 @@ pub fn activate(tx: &Tx<'_>, cx: &StepContext, restored: &Restored) -> Result<To
     let row = store::key(tx, &making.workspace, making.key.as_str())?.ok_or_else(gone)?;
     let copy_of = &restored.version.made.fingerprint;
     let fence = store::take_over(tx, &making.workspace, &making.key, making.version, copy_of)?;
+    let facts = json!({ "version": making.version, "fingerprint": copy_of.to_string() });
+    cx.publish(tx, topics::KEY_RESTORED, making.key.as_str(), facts)?;
     let (before, after) = (
         json!({ "latest_version": row.latest, "fence": row.fence }),
         json!({ "latest_version": making.version, "fence": fence, "fingerprint": copy_of.to_string() }),

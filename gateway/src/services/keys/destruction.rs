@@ -17,6 +17,7 @@ use super::store;
 use super::{Keys, faults};
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
+use crate::topics;
 
 /// The input of `key.destroy`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,6 +63,8 @@ pub fn announce(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result
     }
     store::set_state(tx, &plan.workspace, &row.id, row.state, next, Some(now(cx).plus(plan.notice())))?;
     store::remember_state(tx, &plan.workspace, &row.id, Some(row.state))?;
+    let facts = json!({ "notice_seconds": plan.notice_seconds, "reason": plan.reason });
+    cx.publish(tx, topics::KEY_DESTRUCTION_ANNOUNCED, plan.key.as_str(), facts)?;
     let after = json!({ "state": next.text(), "reason": plan.reason, "notice_seconds": plan.notice_seconds });
     let entry = cx.entry_with("key.schedule_destruction", plan.key.as_str(), |detail| {
         detail.before(json!({ "state": row.state.text() })).after(after)
@@ -78,6 +81,8 @@ pub fn keep(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Tol
         let (before, after) = (json!({ "state": before }), json!({ "state": after }));
         cx.entry_with("key.keep", plan.key.as_str(), |detail| detail.before(before).after(after))
     };
+    let topics = (topics::KEY_DESTRUCTION_CALLED_OFF, topics::KEY_DESTRUCTION_ANNOUNCED);
+    cx.withdraw(tx, topics, plan.key.as_str(), json!({}))?;
     let row = store::key(tx, &plan.workspace, plan.key.as_str())?;
     let was = store::remembered_state(tx, &plan.workspace, &plan.key)?;
     let (Some(row), Some(was)) = (row, was) else {
@@ -131,6 +136,7 @@ pub fn bury(
     let gone = KeyState::Destroying.after(KeyEvent::Gone).map_err(|why| Refused::Bug(why.to_string()))?;
     store::set_state(tx, &plan.workspace, &plan.key, KeyState::Destroying, gone, None)?;
     store::drop_blobs(tx, &plan.workspace, &plan.key)?;
+    cx.publish(tx, topics::KEY_DESTROYED, plan.key.as_str(), json!({ "reason": plan.reason }))?;
     store::remember_state(tx, &plan.workspace, &plan.key, None)?;
     store::set_workflow(tx, &plan.workspace, &plan.key, None)?;
     let (before, after) = (

@@ -18,6 +18,7 @@ use super::{Keys, faults, store};
 use crate::crypto::{self, PinnedKey};
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
+use crate::topics;
 
 /// The signal that brings the wrapped key.
 pub const BLOB: &str = "blob";
@@ -144,7 +145,7 @@ pub fn activate(
 ) -> Result<Told<SigningKeyId>, Refused> {
     store::set_incoming(tx, &plan.workspace, &plan.key, None)?;
     let attested = Attested { version: version.clone(), statement: None };
-    super::making::activate(tx, cx, &plan.as_new(), "key.import", &attested)
+    super::making::activate(tx, cx, &plan.as_new(), ("key.import", topics::KEY_IMPORTED), &attested)
 }
 
 impl Keys {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use audit::{Entry, Recorded, Told, Tx};
 use hsm::{Custody, KeyAttestation, KeyId, KeyKind, KeyRef, NewKey, Presence};
+use sagas::outbox::Topic;
 use sagas::{EffectId, Never, Probe, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -152,7 +153,7 @@ pub fn activate(
     tx: &Tx<'_>,
     cx: &StepContext,
     plan: &NewKeyPlan,
-    action: &'static str,
+    (action, topic): (&'static str, Topic),
     attested: &Attested,
 ) -> Result<Told<SigningKeyId>, Refused> {
     let after = KeyState::Creating.after(KeyEvent::Made).map_err(|why| Refused::Bug(why.to_string()))?;
@@ -160,9 +161,13 @@ pub fn activate(
         return Err(Refused::Bug("the key to activate is not being created".to_owned()));
     }
     store::set_workflow(tx, &plan.workspace, &plan.key, None)?;
+    let fingerprint = attested.version.made.fingerprint.to_string();
+    let made =
+        json!({ "name": plan.name, "kind": plan.kind.name(), "version": 1, "fingerprint": fingerprint });
+    cx.publish(tx, topic, plan.key.as_str(), made)?;
     let facts = json!({
         "name": plan.name, "kind": plan.kind.name(), "state": after.text(), "version": 1,
-        "fingerprint": attested.version.made.fingerprint.to_string(), "attestation": attested.statement,
+        "fingerprint": fingerprint, "attestation": attested.statement,
     });
     let entry = cx.entry_with(action, plan.key.as_str(), |detail| {
         detail.before(json!({ "state": KeyState::Creating.text() })).after(facts)

@@ -12,6 +12,7 @@ use super::state::KeyEvent;
 use super::store;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::KEY_VERSIONS_MAX;
+use crate::topics;
 
 /// The input of `key.rotate`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,17 +88,30 @@ pub fn end(tx: &Tx<'_>, cx: &StepContext, plan: &RotationPlan) -> Result<Told<()
 ///
 /// # Errors
 /// The ledger did not do it.
-pub fn announce(cx: &StepContext, next: &Next) -> Told<Next> {
-    let (making, made) = (&next.making, &next.version.made);
-    let after = json!({ "next_version": making.version, "fingerprint": made.fingerprint.to_string() });
+pub fn announce(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &RotationPlan,
+    next: &Next,
+) -> Result<Told<Next>, Refused> {
+    let (making, fingerprint) = (&next.making, next.version.made.fingerprint.to_string());
+    let facts = json!({ "version": making.version, "fingerprint": fingerprint, "overlap_seconds": plan.overlap_seconds });
+    cx.publish(tx, topics::KEY_NEXT_VERSION_ANNOUNCED, making.key.as_str(), facts)?;
+    let after = json!({ "next_version": making.version, "fingerprint": fingerprint });
     let entry = cx.entry_with("key.announce", making.key.as_str(), |detail| detail.after(after));
-    Told::new(next.clone(), entry)
+    Ok(Told::new(next.clone(), entry))
 }
 
 /// Says that the announced version will not come.
-pub fn withdraw(cx: &StepContext, next: &Next) -> Told<()> {
-    let before = json!({ "next_version": next.making.version });
-    Told::new((), cx.entry_with("key.withdraw", next.making.key.as_str(), |detail| detail.before(before)))
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn withdraw(tx: &Tx<'_>, cx: &StepContext, next: &Next) -> Result<Told<()>, Refused<Never>> {
+    let (key, version) = (next.making.key.as_str(), next.making.version);
+    let topics = (topics::KEY_NEXT_VERSION_WITHDRAWN, topics::KEY_NEXT_VERSION_ANNOUNCED);
+    cx.withdraw(tx, topics, key, json!({ "version": version }))?;
+    let before = json!({ "next_version": version });
+    Ok(Told::new((), cx.entry_with("key.withdraw", key, |detail| detail.before(before))))
 }
 
 /// The next version signs from now on, under a fence that whoever still holds the one before cannot pass; the others only
@@ -112,8 +126,10 @@ pub fn promote(tx: &Tx<'_>, cx: &StepContext, next: &Next) -> Result<Told<Making
     row.state.after(KeyEvent::Disable).map_err(|why| Refused::business("key_unusable", why.to_string()))?;
     let fence = store::set_latest(tx, &making.workspace, &making.key, making.version)?;
     let before = json!({ "latest_version": row.latest, "fence": row.fence });
-    let made = &next.version.made;
-    let after = json!({ "latest_version": making.version, "fence": fence, "fingerprint": made.fingerprint.to_string() });
+    let fingerprint = next.version.made.fingerprint.to_string();
+    let facts = json!({ "version": making.version, "fingerprint": fingerprint });
+    cx.publish(tx, topics::KEY_ROTATED, making.key.as_str(), facts)?;
+    let after = json!({ "latest_version": making.version, "fence": fence, "fingerprint": fingerprint });
     let entry = cx.entry_with("key.rotate", making.key.as_str(), |detail| detail.before(before).after(after));
     Ok(Told::new(making.clone(), entry))
 }

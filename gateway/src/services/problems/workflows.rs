@@ -7,6 +7,7 @@ use sagas::{SignalRefused, StartRefused, VerbRefused};
 
 use super::{SHORTLY, SOON, chain};
 use crate::api::{Code, Problem};
+use crate::events::EventsRefused;
 use crate::leases::LeasesRefused;
 use crate::runner::RunRefused;
 use crate::runs::RunsRefused;
@@ -73,6 +74,27 @@ impl From<RunsRefused> for Problem {
             }
             RunsRefused::Run(refused) => refused.into(),
             RunsRefused::Ledger(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<EventsRefused> for Problem {
+    fn from(refused: EventsRefused) -> Self {
+        match refused {
+            EventsRefused::Gone { kept_after, oldest } => {
+                let first = oldest.map_or_else(|| "none is kept".to_owned(), |oldest| format!("the first still kept is {oldest}"));
+                Self::new(
+                    Code::EventsGone,
+                    format!("events up to {kept_after} are gone, {first}; look at how things stand, then go on with after={kept_after}"),
+                )
+            }
+            EventsRefused::Ahead { newest } => Self::new(
+                Code::Invalid,
+                format!("the newest event is {newest}, so this cursor is not of this feed; if the appliance was restored, look at how things stand and go on with after={newest}"),
+            )
+            .at("/after"),
+            EventsRefused::Run(refused) => refused.into(),
+            EventsRefused::Ledger(refused) => refused.into(),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{Signing, store};
 use crate::crypto::Encoding;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::signer::SignOrder;
+use crate::topics;
 
 /// The input of `signing.batch`. Whoever agrees, agrees to exactly this.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -255,6 +256,8 @@ pub fn finalize(
     }
     let unsigned = i64::try_from(plan.items.len() - report.signed.min(plan.items.len())).unwrap_or(i64::MAX);
     policies::settle(tx, cx, &plan.workspace, Some(unsigned))?;
+    let facts = json!({ "merkle_root": plan.merkle_root, "signed": report.signed, "refused": unsigned });
+    cx.publish(tx, topics::SIGNATURE_BATCH_MADE, plan.key.as_str(), facts)?;
     let after = json!({ "merkle_root": plan.merkle_root, "signed": report.signed, "given_back": unsigned });
     let entry = cx.entry_with("signing.result", plan.key.as_str(), |detail| detail.after(after));
     Ok(Told::new(report.clone(), entry))

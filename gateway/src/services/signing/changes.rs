@@ -17,6 +17,7 @@ use super::{Signing, SigningRefused, store};
 use crate::ids::WorkspaceId;
 use crate::limits::POLICY_CHANGE_WAIT_MAX;
 use crate::services::policy::Policy;
+use crate::topics;
 
 /// The input of `signing.policy_change`. Whoever agrees, agrees to exactly this.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -137,6 +138,7 @@ pub fn activate(
     policies::confirm(tx, &plan.workspace, &plan.scope, &staged.asked)?;
     let version = store::activate(tx, &plan.workspace, &cx.saga.id.to_string(), &plan.scope)?;
     let version = version.ok_or_else(|| Refused::Bug("the policy to activate is not staged".to_owned()))?;
+    cx.publish(tx, topics::POLICY_CHANGED, plan.scope.as_str(), json!({ "version": version }))?;
     let before = json!({ "version": staged.asked.policy_version });
     let after = json!({ "version": version, "policy": plan.policy, "diff": staged.diff });
     let entry =

@@ -22,6 +22,7 @@ use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::services::ground::{LedgerRefused, Telling};
 use crate::services::keys::{self, KeysRefused, faults};
 use crate::signer::{SignFailed, SignOrder};
+use crate::topics;
 
 /// What is to be signed, as plans keep it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -340,9 +341,21 @@ pub fn record(
     Ok(Told::new(made.clone(), entry))
 }
 
-/// Tells of the result. The entry and the run's own result are how it is heard of: nothing is sent anywhere yet.
-pub fn announce(cx: &StepContext, plan: &RequestPlan, made: &Made) -> Told<Made> {
-    let after =
-        json!({ "digest": plan.content.digest(), "intent": plan.intent, "authorised_in": made.entry });
-    Told::new(made.clone(), cx.entry_with("signing.result", plan.key.as_str(), |detail| detail.after(after)))
+/// Tells others that it is made. The run's own result shows the signature; an event never does.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn announce(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &RequestPlan,
+    made: &Made,
+) -> Result<Told<Made>, Refused<Never>> {
+    let (key, digest) = (plan.key.as_str(), plan.content.digest());
+    let facts = json!({
+        "digest": digest, "intent": plan.intent, "version": made.version, "authorised_in": made.entry, "use": made.use_number,
+    });
+    cx.publish(tx, topics::SIGNATURE_MADE, key, facts)?;
+    let after = json!({ "digest": digest, "intent": plan.intent, "authorised_in": made.entry });
+    Ok(Told::new(made.clone(), cx.entry_with("signing.result", key, |detail| detail.after(after))))
 }

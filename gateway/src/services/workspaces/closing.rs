@@ -16,6 +16,7 @@ use super::{Workspaces, store};
 use crate::ids::WorkspaceId;
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::moment::Moment;
+use crate::topics;
 
 /// The input of `workspace.close`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,6 +52,8 @@ pub fn freeze(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Told<
     };
     store::remember_state(tx, &plan.workspace, Some(was))?;
     store::move_on(tx, &plan.workspace, was, WorkspaceState::Closing)?;
+    let facts = json!({ "grace_seconds": plan.grace_seconds, "reason": plan.reason });
+    cx.publish(tx, topics::WORKSPACE_CLOSING, plan.workspace.as_str(), facts)?;
     let after = json!({ "state": WorkspaceState::Closing.text(), "reason": plan.reason, "grace_seconds": plan.grace_seconds });
     let entry = cx.entry_with("workspace.freeze", plan.workspace.as_str(), |detail| {
         detail.before(json!({ "state": was.text() })).after(after)
@@ -68,6 +71,8 @@ pub fn unfreeze(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Tol
         store::move_on(tx, &plan.workspace, WorkspaceState::Closing, was)?;
         store::remember_state(tx, &plan.workspace, None)?;
     }
+    let topics = (topics::WORKSPACE_CLOSING_CALLED_OFF, topics::WORKSPACE_CLOSING);
+    cx.withdraw(tx, topics, plan.workspace.as_str(), json!({}))?;
     let after = json!({ "state": was.map(WorkspaceState::text) });
     Ok(Told::new(
         (),
@@ -116,6 +121,7 @@ pub fn bury(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Told<Wo
     let (from, to) = (WorkspaceState::Closing, WorkspaceState::Shredded);
     store::move_on(tx, &plan.workspace, from, to)?;
     store::remember_state(tx, &plan.workspace, None)?;
+    cx.publish(tx, topics::WORKSPACE_CLOSED, plan.workspace.as_str(), json!({ "reason": plan.reason }))?;
     let after = json!({ "state": to.text(), "reason": plan.reason });
     let entry = cx.entry_with("workspace.shred", plan.workspace.as_str(), |detail| {
         detail.before(json!({ "state": from.text() })).after(after)

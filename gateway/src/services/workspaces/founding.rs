@@ -17,6 +17,7 @@ use crate::custody::OwnSecret;
 use crate::ids::{Name, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::moment::Moment;
+use crate::topics;
 
 /// The input of `workspace.create`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,6 +117,7 @@ pub fn activate(tx: &Tx<'_>, cx: &StepContext, plan: &FoundingPlan) -> Result<To
     if !store::move_on(tx, &plan.workspace, from, to)? {
         return Err(Refused::Bug("the workspace to open is not being founded".to_owned()));
     }
+    cx.publish(tx, topics::WORKSPACE_CREATED, plan.workspace.as_str(), json!({ "name": plan.name }))?;
     let after = json!({ "name": plan.name, "state": to.text() });
     let entry = cx.entry_with("workspace.create", plan.workspace.as_str(), |detail| {
         detail.before(json!({ "state": from.text() })).after(after)
