@@ -74,8 +74,16 @@ async fn a_workflow_tells_of_each_change_of_its_state_and_of_no_attempt() {
     let key = engine.launch(request("sample.mixed", 1)).await.unwrap().key;
     let line = request("sample.mixed", 1).on_conflict(OnConflict::Queue(SECOND * 600));
     let second = engine.launch(line).await.unwrap().key;
-    while engine.show(&key).await.unwrap().unwrap().summary.state != "waiting" {
-        sample.clock.advance(SECOND);
+    loop {
+        let summary = engine.show(&key).await.unwrap().unwrap().summary;
+        match (summary.state, summary.due_us) {
+            ("waiting", _) => break,
+            // To the very moment of the next try: more would be past everybody's patience.
+            ("backoff", Some(due)) => {
+                sample.clock.advance(Duration::from_micros(due.saturating_sub(sample.clock.unix_us())))
+            }
+            _ => {}
+        }
         engine.tick();
         tokio::task::yield_now().await;
     }
