@@ -8,7 +8,8 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sagas::{Detail, End, Filter, HistoryLine, SagaId, SagaKey, Scope, StartRefused, Summary, Verb};
+use sagas::limits::PAGE_ROWS_MAX;
+use sagas::{Detail, End, Filter, HistoryLine, SagaId, SagaKey, Scope, StartRefused, State, Summary, Verb};
 
 use crate::api::guard::{Permit, may, scope_missing};
 use crate::api::{Offer, OperatorPermit, Origin, Problem};
@@ -215,6 +216,23 @@ impl Runs {
         reason: &str,
     ) -> Result<(), RunsRefused> {
         self.ground.lead(Telling::operator(by, scope, origin), &key(scope, id), verb, reason).await
+    }
+}
+
+impl Runs {
+    /// The workspace of a stuck run, for an operator who names none: one that is being founded can be entered by nobody yet.
+    ///
+    /// # Errors
+    /// Nothing runs, or the ledger gave nothing.
+    pub async fn workspace_of_stuck(&self, id: SagaId) -> Result<Option<WorkspaceId>, RunsRefused> {
+        let id = id.to_string();
+        for state in [State::StuckForward, State::StuckUndo] {
+            let filter = Filter { state: Some(state), rows_max: PAGE_ROWS_MAX, ..Filter::default() };
+            if let Some(run) = self.list(filter).await?.into_iter().find(|run| run.id == id) {
+                return Ok(run.workspace.and_then(|workspace| workspace.parse().ok()));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -181,7 +181,10 @@ async fn lead(
 ) -> Result<Reply, Problem> {
     let id: SagaId = ex.param(0)?;
     let verb = body.verb(&ex.param::<String>(1)?)?;
-    let scope = by.workspace().ok();
-    runs.lead(&by, scope, &ex.origin, id, verb, &body.reason).await?;
-    Reply::json(200, &wire::RunAnswer::try_from(runs.show(scope, id).await?)?)
+    let scope = match by.workspace() {
+        Ok(workspace) => Some(workspace.clone()),
+        Err(_) => runs.workspace_of_stuck(id).await?,
+    };
+    runs.lead(&by, scope.as_ref(), &ex.origin, id, verb, &body.reason).await?;
+    Reply::json(200, &wire::RunAnswer::try_from(runs.show(scope.as_ref(), id).await?)?)
 }

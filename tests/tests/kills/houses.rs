@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::stage::Stage;
 use crate::story::{Story, Turn};
-use crate::trouble::Late;
+use crate::trouble::{Defect, Late};
 
 const A_MINUTE: u64 = 60;
 
@@ -36,6 +36,13 @@ async fn a_founding_that_is_too_late_leaves_nothing_whatever_commit_the_power_go
     let Some(stage) = Stage::set("workspace.create too late", Hardware::Token).await else { return };
     let late = Late { at: "keys.hsm_create_kek", after: 11 * A_MINUTE };
     founding().turning(Turn::TooLate(late)).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_founding_that_an_operator_has_unwound_leaves_nothing_whatever_commit_the_power_goes_after() {
+    let Some(stage) = Stage::set("workspace.create unwound", Hardware::Token).await else { return };
+    let stage = stage.spoilt(Defect::WorkspacesStayUnfounded);
+    founding().turning(Turn::Unwound).holds_after_every_commit(stage).await;
 }
 
 #[tokio::test]

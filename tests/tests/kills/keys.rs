@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::stage::Stage;
 use crate::story::{Story, Turn};
-use crate::trouble::{Lack, Late};
+use crate::trouble::{Defect, Lack, Late};
 
 const AN_HOUR: u64 = 3600;
 const GENERATED_LATE: Late = Late { at: "keys.hsm_generate", after: AN_HOUR };
@@ -87,6 +87,14 @@ async fn a_key_in_the_making_over_a_tpm_that_is_too_late_leaves_nothing_whatever
     let Some(mut stage) = Stage::set("key.generate over a TPM too late", Hardware::Tpm).await else { return };
     making_of("another").told(&mut stage).await;
     making().turning(Turn::TooLate(GENERATED_LATE)).holds_after_every_commit(stage).await;
+}
+
+#[tokio::test]
+async fn a_key_in_the_making_that_an_operator_has_unwound_leaves_nothing_whatever_commit_the_power_goes_after()
+ {
+    let Some(stage) = Stage::set("key.generate unwound", Hardware::Token).await else { return };
+    let stage = stage.spoilt(Defect::KeysStayUnmade);
+    making().turning(Turn::Unwound).holds_after_every_commit(stage).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use simulators::Snapshot;
 
 use crate::book::is_told;
-use crate::trouble::{self, Lack};
+use crate::trouble::{self, Defect, Lack};
 use crate::world;
 
 /// An appliance with a workspace, its owner and two others who may approve.
@@ -30,6 +30,8 @@ pub(crate) struct Stage {
     ahead: u64,
     /// What the token does not do while the story lasts.
     lack: Option<Lack>,
+    /// What is wrong in the house.
+    defect: Option<Defect>,
 }
 
 /// The second operator: some steps need one, and root is the first.
@@ -62,12 +64,27 @@ impl Stage {
             let (_, secret) = operator.issue(name, &SCOPES).await;
             others.push(owner.with_secret(&secret).with_identity(&identity));
         }
-        Some(Self { story, house, owner, others, keys: Vec::new(), tpm: None, ahead: 0, lack: None })
+        Some(Self {
+            story,
+            house,
+            owner,
+            others,
+            keys: Vec::new(),
+            tpm: None,
+            ahead: 0,
+            lack: None,
+            defect: None,
+        })
     }
 
     /// The same, but from the story's beginning to its end the token does not do this.
     pub(crate) fn lacking(self, lack: Lack) -> Self {
         Self { lack: Some(lack), ..self }
+    }
+
+    /// The same, with this defect in the house.
+    pub(crate) fn spoilt(self, defect: Defect) -> Self {
+        Self { defect: Some(defect), ..self }
     }
 
     /// The operator, acting in the workspace.
@@ -79,6 +96,9 @@ impl Stage {
     pub(crate) async fn keep(&mut self) {
         self.keys = evidence::verifier_keys(&self.house).await;
         self.house.terminate().await;
+        if let Some(defect) = self.defect {
+            defect.lie_in(&self.house);
+        }
         for part in LASTING.into_iter().filter(|part| self.house.path(part).exists()) {
             copy(&self.house.path(part), &self.kept(part));
         }

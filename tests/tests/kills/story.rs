@@ -41,6 +41,8 @@ pub(crate) enum Turn {
     ByItself,
     /// Its time is over while a call is under way.
     TooLate(Late),
+    /// It is stuck at its pivot, and an operator has it unwound.
+    Unwound,
 }
 
 /// How a run rests.
@@ -109,10 +111,17 @@ impl Story {
                 self.take_the_data_key_out(stage).await;
                 let breath = Breath::held(&mut stage.house);
                 let asked = tokio::spawn(asked);
-                self.outlast(stage, late).await;
+                if self.comes_to(stage, "running", Some(late.at)).await {
+                    stage.let_pass(late.after);
+                }
                 drop(breath);
                 // That it was late may be the answer.
                 let _ = asked.await.expect("an answer or none");
+            }
+            Turn::Unwound => {
+                // Its answer comes with the end.
+                drop(tokio::spawn(asked));
+                self.comes_to(stage, "stuck_forward", None).await;
             }
             _ => {
                 if let Ok(answer) = asked.await {
@@ -130,17 +139,25 @@ impl Story {
         }
     }
 
-    /// Waits until the call is under way, and lets its time run out; or until the daemon is dead.
-    async fn outlast(&self, stage: &mut Stage, late: Late) {
+    /// Waits until a run stands there; false if the daemon is dead before.
+    async fn comes_to(&self, stage: &mut Stage, state: &str, step: Option<&str>) -> bool {
         let began = Instant::now();
         while stage.house.daemon().has_ended().is_none() {
             let run = newest(stage, self.workflow).await.ok().flatten();
-            if run.is_some_and(|run| text(&run, "state") == "running" && text(&run, "step") == late.at) {
-                return stage.let_pass(late.after);
+            let is_there = |run: &Value| {
+                text(run, "state") == state && step.is_none_or(|step| text(run, "step") == step)
+            };
+            if run.as_ref().is_some_and(is_there) {
+                return true;
             }
-            assert!(began.elapsed() < END_WAIT_MAX, "{}: it does not come to {}", self.workflow, late.at);
+            assert!(
+                began.elapsed() < END_WAIT_MAX,
+                "{}: it is not {state} at {step:?}: {run:?}",
+                self.workflow
+            );
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        false
     }
 
     /// Follows the run, and answers what it waits for, until it rests.
@@ -156,8 +173,15 @@ impl Story {
                     if ["succeeded", "compensated"].contains(&text(&run, "state")) {
                         return Rest::Over(run);
                     }
-                    assert!(!text(&run, "state").starts_with("stuck"), "{}: {run:#}", self.workflow);
-                    self.help(stage, &run, &mut said).await;
+                    match text(&run, "state") {
+                        "stuck_forward" if self.turn == Turn::Unwound => {
+                            self.have_unwound(stage, &run, &mut said).await;
+                        }
+                        state => {
+                            assert!(!state.starts_with("stuck"), "{}: {run:#}", self.workflow);
+                            self.help(stage, &run, &mut said).await;
+                        }
+                    }
                 }
                 Ok(_) => return Rest::Nothing,
                 // Without an answer the daemon is dying, or halted; the next look finds out.
@@ -187,6 +211,19 @@ impl Story {
             }
             (_, "keys.await_wrapped_blob") => self.bring(stage, run, said).await,
             _ => stage.move_clock_to(run["due_us"].as_u64().unwrap_or_default()),
+        }
+    }
+
+    async fn have_unwound(&self, stage: &Stage, run: &Value, said: &mut BTreeSet<String>) {
+        // Of no workspace: one that is being founded can be entered by nobody yet.
+        let operator = stage.house.operator();
+        let path = format!("/v1/workflows/{}/lead/unwind", text(run, "id"));
+        if said.contains("unwind") {
+            return;
+        }
+        if let Ok(answer) = operator.try_ask(post(path, json!({ "reason": "a defect" }))).await {
+            assert!(answer.status < 300, "{}: {}", self.workflow, answer.text());
+            said.insert("unwind".to_owned());
         }
     }
 

@@ -1,17 +1,28 @@
 //! Trouble in the world: what makes a workflow turn round that nobody calls off and nobody refuses.
 //! Who enters: stories of workflows that wait for nobody; the rounds, at each start after a blow.
-//! What leaves: a token that does not do something, as long as the story lasts; a step that is over when its time is.
+//! What leaves: a token that does not do something, or a defect in the house, as long as the story lasts; a call that is still
+//! under way when its time is over.
 
 use std::path::PathBuf;
 
 use promises::Appliance;
 use promises::daemon::kill;
+use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// What a token may have been set up without: SoftHSM leaves out a mechanism that its configuration names so.
 pub(crate) enum Lack {
     /// Signatures of RSA keys, those that prove that a copy is whole among them. The ledger's seal does without.
     RsaSignatures,
+}
+
+/// A defect of ours, played by the database: the row that a pivot would change stays as it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Defect {
+    /// No key becomes enabled.
+    KeysStayUnmade,
+    /// No workspace becomes open.
+    WorkspacesStayUnfounded,
 }
 
 /// How a workflow runs out of time before its pivot.
@@ -28,6 +39,21 @@ impl Lack {
         match self {
             Self::RsaSignatures => "CKM_RSA_PKCS",
         }
+    }
+}
+
+impl Defect {
+    /// Puts the defect into the ledger of a house that is at rest.
+    pub(crate) fn lie_in(self, house: &Appliance) {
+        let (table, state) = match self {
+            Self::KeysStayUnmade => ("keys", "enabled"),
+            Self::WorkspacesStayUnfounded => ("workspaces", "open"),
+        };
+        let trigger = format!(
+            "CREATE TRIGGER a_defect BEFORE UPDATE OF state ON {table} WHEN NEW.state = '{state}'
+             BEGIN SELECT RAISE(IGNORE); END"
+        );
+        Connection::open(house.ledger()).expect("the ledger").execute_batch(&trigger).expect("a defect");
     }
 }
 
