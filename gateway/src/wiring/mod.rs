@@ -2,6 +2,7 @@
 //! Who enters: the command line, with a checked configuration.
 //! What leaves: a house, ready to serve; or why it cannot stand, before anything listens.
 
+mod assemble;
 mod doors;
 mod engine;
 mod unbuilt;
@@ -11,18 +12,15 @@ use std::sync::Arc;
 
 use audit::{
     Anchor, Clock, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, NoteKey, RecoverRefused,
-    Sealing, Standing,
+    Sealing,
 };
 use hsm::{Token, TokenConfig};
-use sagas::idempotency::Idempotency;
-use sagas::lock::lease::Leases as Queue;
-use sagas::{Catalog, Seal};
+use sagas::Catalog;
 
+use self::assemble::{Parts, assemble};
 pub use self::doors::UpstreamsRefused;
-use self::doors::{Doors, Services};
 pub use self::unbuilt::Unbuilt;
 use self::unbuilt::UnbuiltRead;
-use crate::admission::Admission;
 use crate::again::Again;
 use crate::appliance::init::{self, InitRefused};
 use crate::appliance::master;
@@ -38,25 +36,18 @@ use crate::dice::Dice;
 use crate::events::Events;
 use crate::hardware::{TokenAnchor, TokenSealer};
 use crate::health::{Health, Probes};
-use crate::leases::Leases;
-use crate::metrics::Metrics;
 use crate::routing::Router;
 use crate::runner::Runner;
-use crate::runs::Runs;
 use crate::sealing::Keeper;
 use crate::services;
 use crate::services::audit::Audit;
 use crate::services::credentials;
-use crate::services::devices::Devices;
 use crate::services::ground::Ground;
 use crate::services::keys::Keys;
-use crate::services::roster::Roster;
-use crate::services::signing::Signing;
 use crate::services::succession::Succession;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
 use crate::traces::Lines;
-use crate::workflows::{self, seal::StateSeal};
 
 /// The house, built.
 pub struct House {
@@ -263,123 +254,4 @@ async fn recorded(ground: &Ground, directory: &Path) -> Result<(Facts, RecordedL
     };
     let facts = serde_json::from_slice(&facts).map_err(|_| BadRecord { which: "own" })?;
     Ok((facts, line))
-}
-
-struct Parts {
-    ground: Ground,
-    tokens: Tokens,
-    custody: Custody,
-    keeper: Keeper,
-    note_keys: Vec<NoteKey>,
-    authorities: Authorities,
-    facts: Facts,
-    lines: Lines,
-}
-
-async fn assemble(config: &Config, parts: Parts) -> Result<House, Unbuilt> {
-    let Parts { ground, tokens, custody, keeper, note_keys, authorities, facts, lines } = parts;
-    let (metrics, register, compartments) =
-        (Metrics::default(), Register::default(), Compartments::default());
-    let traces = doors::traces(&config.traces)?;
-    let health = Health::of(compartments.clone());
-    let roster = Roster::new(Arc::clone(&ground.clock));
-    let signer = Signer::new(tokens.keys.clone(), metrics.clone());
-    let hang_up = Arc::new(register.clone());
-    let workspaces =
-        Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone(), tokens.keys.clone()));
-    let devices =
-        Arc::new(Devices::new(ground.clone(), roster.clone(), authorities.clone(), signer.clone(), hang_up));
-    let succession = Arc::new(Succession::new(
-        ground.clone(),
-        tokens.keys.clone(),
-        signer.clone(),
-        Arc::clone(&devices),
-        authorities.clone(),
-    ));
-    let keys =
-        Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone(), config.backups()));
-    let signing =
-        Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
-    let audit =
-        Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports(), Arc::new(roster.clone()));
-    let audit = Arc::new(audit);
-    workspaces.load().await?;
-    devices.load().await?;
-    let mut offers = services::keys::offers::offers(&keys);
-    offers.extend(services::signing::offers::offers(&signing));
-    let runs = Runs::new(ground.clone(), offers);
-    let events = Events::new(ground.clone(), metrics.clone(), register.stopping().clone());
-    let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
-    let again =
-        Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));
-    if ground.ledger.health().standing == Standing::Open {
-        again.release().await;
-    }
-    let workflows = engine::run(
-        &ground,
-        seal,
-        &metrics,
-        &traces,
-        &workflows::Services { keys: &keys, signing: &signing, workspaces: &workspaces, audit: &audit },
-        &devices,
-    )
-    .await?;
-    let queue = Queue::new(ground.ledger.clone(), Arc::clone(&ground.clock), Arc::new(MachineRandom));
-    let leases = Leases::new(ground.clone(), queue);
-    let services = Services {
-        runs: &runs,
-        events: &events,
-        leases: &leases,
-        workspaces: &workspaces,
-        devices: &devices,
-        succession: &succession,
-        keys: &keys,
-        signing: &signing,
-        audit: &audit,
-        health: &health,
-        tokens: &tokens,
-    };
-    let parts = Doors {
-        config,
-        ground: &ground,
-        roster: &roster,
-        register: &register,
-        metrics: &metrics,
-        compartments: &compartments,
-        again: &again,
-        traces: &traces,
-        lines: &lines,
-    };
-    let (router, [api, local]) = parts.open(&services)?;
-    let seal = facts.log.note_key(&config.ledger.origin, &tokens.keys)?.1;
-    let probes = Probes {
-        ground: ground.clone(),
-        tokens: tokens.clone(),
-        key: facts.log.signing("log")?,
-        seal,
-        keeper: keeper.clone(),
-        metrics,
-    };
-    Ok(House {
-        ground,
-        tokens,
-        custody,
-        authorities,
-        signer,
-        keeper,
-        register,
-        health,
-        probes,
-        api,
-        local,
-        workflows,
-        again,
-        events,
-        succession,
-        keys,
-        workspaces,
-        router,
-        compartments,
-        audit,
-    })
 }

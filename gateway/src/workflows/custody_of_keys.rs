@@ -12,9 +12,10 @@ use super::{DAY, MINUTE};
 use crate::ids::WorkspaceId;
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
 use crate::services::keys::Keys;
-use crate::services::keys::backup::{self, BackupPlan, Fetched, Offsite, RestorePlan, Restored, Wrapped};
+use crate::services::keys::backup::{self, BackupPlan, Offsite, Wrapped};
 use crate::services::keys::incoming::{self, Arrived, BLOB, ImportPlan, TakenIn};
 use crate::services::keys::making::{self, MadeVersion};
+use crate::services::keys::restoring::{self, Fetched, RestorePlan, Restored};
 use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
 
 /// 22 `key.import`.
@@ -166,7 +167,7 @@ pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     })
             },
             // The version that a later step orders is taken off the record here: a call outside has no rows to take back.
-            Undo::local(|tx, cx, plan, ()| backup::forget(tx, cx, plan)),
+            Undo::local(|tx, cx, plan, ()| restoring::forget(tx, cx, plan)),
         )
         .remote(
             "vault.fetch_offsite",
@@ -203,7 +204,7 @@ pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             Undo::none("a proof changes nothing"),
         )
         .pivot_local("keys.activate_restored", |tx, cx, _, restored: &Restored| {
-            backup::activate(tx, cx, restored)
+            restoring::activate(tx, cx, restored)
         })
         .build()
 }

@@ -10,8 +10,9 @@ use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncr
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gateway::ids::{SigningKeyId, WorkspaceId};
-use gateway::services::keys::backup::{BackupPlan, RestorePlan};
+use gateway::services::keys::backup::BackupPlan;
 use gateway::services::keys::incoming::ImportPlan;
+use gateway::services::keys::restoring::RestorePlan;
 use gateway::workflows;
 use hsm::KeyKind;
 use rcgen::{KeyPair, PublicKeyData};

@@ -1,6 +1,6 @@
 //! Backups of recoverable keys: wrapped under a key of the token made for this one backup, kept in files, tried out before they count.
-//! Who enters: the steps of `key.backup`, `key.restore` and `key.destroy`, inside their transactions and calls.
-//! What leaves: a file that opens only in the token; a key that came back and proved itself; or nothing of either.
+//! Who enters: the steps of `key.backup` and `key.destroy`, inside their transactions and calls.
+//! What leaves: a file that opens only in the token, or nothing of it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::making::{MadeVersion, Making};
 use super::store::{self, BackupRow};
 use super::{Keys, KeysRefused, faults};
 use crate::ids::{SigningKeyId, WorkspaceId};
@@ -30,17 +29,6 @@ pub struct BackupPlan {
     pub workspace: WorkspaceId,
     /// The key, whose newest version is backed up.
     pub key: SigningKeyId,
-}
-
-/// The input of `key.restore`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RestorePlan {
-    /// The workspace.
-    pub workspace: WorkspaceId,
-    /// The key.
-    pub key: SigningKeyId,
-    /// The backup.
-    pub backup: String,
 }
 
 /// A key on its way out or back, wrapped. What a backup file holds.
@@ -69,26 +57,6 @@ pub struct Offsite {
     pub digest: [u8; 32],
 }
 
-/// A backup that was fetched, and the version that it becomes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Fetched {
-    /// What it becomes.
-    pub making: Making,
-    /// The backup.
-    pub key: Wrapped,
-}
-
-/// A restored version.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Restored {
-    /// What it is.
-    pub making: Making,
-    /// What the token holds.
-    pub version: MadeVersion,
-    /// The public key it has to belong to.
-    pub expected: Vec<u8>,
-}
-
 /// Puts the backup on record.
 ///
 /// # Errors
@@ -114,39 +82,6 @@ pub fn record(
     let after = json!({ "backup": id, "version": offsite.version, "file": offsite.file,
         "sha256": hex::encode(offsite.digest), "backup_key": offsite.under.id.to_string() });
     Ok(Told::new(id, cx.entry_with("key.backup", plan.key.as_str(), |detail| detail.after(after))))
-}
-
-/// Takes a restore's version off the record again.
-///
-/// # Errors
-/// The ledger did not do it.
-pub fn forget(tx: &Tx<'_>, cx: &StepContext, plan: &RestorePlan) -> Result<Told<()>, Refused<Never>> {
-    if let Some(row) = store::key(tx, &plan.workspace, plan.key.as_str())? {
-        store::forget_versions_after(tx, &plan.workspace, &row.id, row.latest)?;
-    }
-    Ok(Told::new((), cx.entry("key.restore.undone", plan.key.as_str())))
-}
-
-/// The restored copy takes over: it signs from now on, under a fence that whoever still holds the copy before it cannot pass;
-/// that one only verifies.
-///
-/// # Errors
-/// The key was destroyed meanwhile.
-pub fn activate(tx: &Tx<'_>, cx: &StepContext, restored: &Restored) -> Result<Told<SigningKeyId>, Refused> {
-    let making = &restored.making;
-    let gone = || Refused::business("not_found", "the key is gone");
-    let row = store::key(tx, &making.workspace, making.key.as_str())?.ok_or_else(gone)?;
-    let copy_of = &restored.version.made.fingerprint;
-    let fence = store::take_over(tx, &making.workspace, &making.key, making.version, copy_of)?;
-    let facts = json!({ "version": making.version, "fingerprint": copy_of.to_string() });
-    cx.publish(tx, topics::KEY_RESTORED, making.key.as_str(), facts)?;
-    let (before, after) = (
-        json!({ "latest_version": row.latest, "fence": row.fence }),
-        json!({ "latest_version": making.version, "fence": fence, "fingerprint": copy_of.to_string() }),
-    );
-    let entry =
-        cx.entry_with("key.restore", making.key.as_str(), |detail| detail.before(before).after(after));
-    Ok(Told::new(making.key.clone(), entry))
 }
 
 /// Strikes a destroyed key's backups off the record.
@@ -267,69 +202,6 @@ impl Keys {
         Ok(offsite)
     }
 
-    /// Reads a backup, checks that it is the one on record, and says which version it becomes.
-    ///
-    /// # Errors
-    /// There is none, it is not the one that was written, or the key can take no version more.
-    pub async fn fetch(self: Arc<Self>, plan: RestorePlan) -> Result<Fetched, RemoteFault> {
-        let (workspace, key, backup) = (plan.workspace.clone(), plan.key.clone(), plan.backup.clone());
-        let row = self.ground.read::<_, KeysRefused>(move |view| {
-            Ok(store::backups(view, &workspace, &key)?.into_iter().find(|row| row.id == backup))
-        });
-        let row =
-            row.await.map_err(later)?.ok_or_else(|| refused("not_found", "no such backup of this key"))?;
-        let key = self.read_offsite(&row.file, &row.digest)?;
-        let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(later)?;
-        let version = found.row.latest + 1;
-        let making = Making {
-            workspace: plan.workspace,
-            key: found.row.id,
-            name: found.row.name,
-            kind: found.row.kind,
-            custody: Custody::Recoverable,
-            version,
-        };
-        Ok(Fetched { making, key })
-    }
-
-    /// Has the token take the backup back as the next version.
-    ///
-    /// # Errors
-    /// The token's, sorted by what may be done next.
-    pub async fn restore(
-        self: Arc<Self>,
-        effect: EffectId,
-        fetched: Fetched,
-    ) -> Result<Restored, RemoteFault> {
-        let Fetched { making, key } = fetched;
-        let label = format!("chancery {} {} v{}, restored", making.workspace, making.name, making.version);
-        let (id, deadline) = (KeyId(effect.short()), Instant::now() + TOKEN_GENERATE_WAIT_MAX);
-        let new = self.token.unwrap_restore(
-            &key.under,
-            id,
-            &key.public,
-            &key.wrapped,
-            making.custody,
-            &label,
-            deadline,
-        );
-        let version = self.kept(&making, new.await.map_err(faults::token)?).await?;
-        Ok(Restored { making, version, expected: key.public.spki_der })
-    }
-
-    /// Has the restored key sign what it cannot have signed before.
-    ///
-    /// # Errors
-    /// The token is away, or the key is not the expected one.
-    pub async fn prove_restored(
-        self: Arc<Self>,
-        cx: StepContext,
-        restored: Restored,
-    ) -> Result<Restored, RemoteFault> {
-        self.prove_possession(&cx, &restored.making, &restored.version, &restored.expected).await?;
-        Ok(restored)
-    }
-
     /// Deletes every backup of a key, and the keys they are wrapped under: copies elsewhere are then worth nothing.
     ///
     /// # Errors
@@ -349,7 +221,7 @@ impl Keys {
         Ok(rows.len())
     }
 
-    fn read_offsite(&self, file: &str, digest: &[u8; 32]) -> Result<Wrapped, RemoteFault> {
+    pub(super) fn read_offsite(&self, file: &str, digest: &[u8; 32]) -> Result<Wrapped, RemoteFault> {
         let bytes = match fs::read(self.backups.join(file)) {
             Ok(bytes) => bytes,
             Err(why) => {
@@ -366,11 +238,11 @@ impl Keys {
     }
 }
 
-fn later(why: impl std::fmt::Display) -> RemoteFault {
+pub(super) fn later(why: impl std::fmt::Display) -> RemoteFault {
     RemoteFault::later(why.to_string())
 }
 
-fn refused(code: &'static str, words: &str) -> RemoteFault {
+pub(super) fn refused(code: &'static str, words: &str) -> RemoteFault {
     RemoteFault::Business(Reason::new(code, words))
 }
 

@@ -11,6 +11,7 @@ pub mod faults;
 pub mod incoming;
 pub mod making;
 pub mod offers;
+pub mod restoring;
 pub mod ring;
 pub mod rotation;
 pub mod routes;

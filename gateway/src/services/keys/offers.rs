@@ -11,10 +11,11 @@ use rustls::pki_types::pem::PemObject;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::backup::{BackupPlan, RestorePlan};
+use super::backup::BackupPlan;
 use super::destruction::DestructionPlan;
 use super::incoming::ImportPlan;
 use super::making::NewKeyPlan;
+use super::restoring::RestorePlan;
 use super::rotation::RotationPlan;
 use super::{Keys, KeysRefused, store, wire};
 use crate::api::{Code, Offer, Problem, Scope};
