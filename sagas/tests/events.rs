@@ -9,44 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit::{Clock, EntryFilter, EntryScope, ReadRefused, SqlFault, Told, WriteRefused};
-use common::{Input, SECOND, Sample, mixed, plain_local, scope};
+use common::{Input, SECOND, Sample, end, engine, mixed, operator, plain_local, request, scope, until, vote};
 use sagas::outbox::{self, Page, Published, Topic, Wanted, Withheld};
 use sagas::testing::inject::{Fault, How, Plan, wrap};
 use sagas::{
-    Definition, Engine, OnConflict, Origin, Phase, Refused, Ruling, SagaKey, Scope, SignalRequest,
-    StartRequest, State, Undo, Verb, Workflow,
+    Engine, OnConflict, Phase, Refused, Ruling, SagaKey, Scope, SignalRequest, State, Undo, Verb, Workflow,
 };
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(30);
 const ALL: usize = 500;
 
-fn request(workflow: &str, round: u64) -> StartRequest {
-    let origin = Origin { actor: "user:alice".to_owned(), request: "req-1".to_owned(), ..Origin::default() };
-    StartRequest::new(workflow, scope(), &Input { round }).unwrap().origin(origin)
-}
-
-fn operator() -> Origin {
-    Origin { actor: "operator:olga".to_owned(), ..Origin::default() }
-}
-
-async fn engine(sample: &Sample, definitions: Vec<Definition>) -> Engine {
-    Engine::start(sample.parts_with(definitions)).await.unwrap()
-}
-
-async fn until(engine: &Engine, key: &SagaKey, state: State) {
-    while engine.show(key).await.unwrap().unwrap().summary.state != state.as_str() {
-        engine.tick();
-        tokio::task::yield_now().await;
-    }
-}
-
 async fn over(engine: &Engine, key: &SagaKey) -> State {
-    engine.wait(key, LONG).await.unwrap().expect("it ends").state
-}
-
-async fn vote(engine: &Engine, key: &SagaKey) {
-    engine.signal(SignalRequest::new(key.clone(), "approve", "2", &2).unwrap()).await.unwrap();
+    end(engine, key).await.state
 }
 
 fn here(after: Option<u64>) -> Wanted {
@@ -87,7 +62,7 @@ async fn a_workflow_tells_of_each_change_of_its_state_and_of_no_attempt() {
         engine.tick();
         tokio::task::yield_now().await;
     }
-    vote(&engine, &key).await;
+    vote(&engine, &key, 2).await;
     assert_eq!(over(&engine, &key).await, State::Succeeded);
     let life = ["workflow.started", "workflow.waiting", "thing.put", "workflow.succeeded"];
     assert_eq!(topics(&engine, &key).await, life);
@@ -205,7 +180,7 @@ async fn whoever_waits_is_told_in_the_moment_of_the_commit_and_only_of_what_they
     assert_eq!(anything.await.unwrap().events[0].topic, "workflow.started");
     until(&engine, &key, State::Waiting).await;
     assert!(!things.is_finished());
-    vote(&engine, &key).await;
+    vote(&engine, &key, 2).await;
     let told = things.await.unwrap().events;
     assert_eq!((told.len(), told[0].topic.as_str()), (1, "thing.put"));
     over(&engine, &key).await;

@@ -120,7 +120,7 @@ mod tests {
         for text in ["", "nightly", "nightly=", "=1", "nightly=x", "Nightly=1", "a=1,,b=2", "a=1,"] {
             assert!(read(text).is_err(), "{text}");
         }
-        let many = vec!["a=1"; FENCES_MAX + 1].join(",");
+        let many = ["a=1"; FENCES_MAX + 1].join(",");
         assert!(read(&many).is_err());
     }
 }

@@ -3,8 +3,7 @@
 use audit::WriteRefused;
 use sagas::{OnConflict, StartRefused, State};
 
-use crate::common::{SECOND, Sample, mixed};
-use crate::{end, engine, request, until, vote};
+use crate::common::{SECOND, Sample, end, engine, mixed, request, until, vote};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_lock_refuses_with_who_holds_it_and_queues_in_the_order_of_coming() {

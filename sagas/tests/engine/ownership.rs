@@ -5,8 +5,10 @@ use std::sync::Arc;
 use audit::{Told, WriteRefused};
 use sagas::{Catalog, Definition, Engine, EngineParts, State, Undo, VerbRefused, Workflow, pinned};
 
-use crate::common::{Input, SECOND, Sample, fan, mixed, plain_local};
-use crate::{actions, end, engine, operator, request, until, vote};
+use crate::actions;
+use crate::common::{
+    Input, SECOND, Sample, end, engine, fan, mixed, operator, plain_local, request, until, vote,
+};
 
 /// A call that sleeps until it is let go.
 fn slow_call(

@@ -7,8 +7,8 @@ use sagas::testing::inject::{Fault, How, Plan, wrap};
 use sagas::{Engine, EngineParts, Filter, Phase, SagaKey, State, Verb, VerbRefused};
 use serde_json::json;
 
-use crate::common::{SECOND, Sample, fan, mixed, parent};
-use crate::{actions, end, engine, operator, request, until, vote};
+use crate::actions;
+use crate::common::{SECOND, Sample, end, engine, fan, mixed, operator, parent, request, until, vote};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_after_the_pivot_is_refused_with_the_pivots_name() {

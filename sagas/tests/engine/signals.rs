@@ -6,9 +6,9 @@ use audit::{Clock, EntryFilter, EntryScope, Told, WriteRefused};
 use sagas::testing::inject::{Fault, How, Plan, wrap};
 use sagas::{Phase, Ruling, SagaKey, SignalRefused, SignalRequest, Signalled, State, Undo, Workflow};
 
+use crate::actions;
 use crate::common;
-use crate::common::{Input, SECOND, Sample, mixed};
-use crate::{actions, end, engine, request, until, vote};
+use crate::common::{Input, SECOND, Sample, end, engine, mixed, request, until, vote};
 
 /// So many that some of them come between a look and its commit.
 const VOTES: i64 = 200;

@@ -7,8 +7,10 @@ use audit::{Clock, Told};
 use sagas::testing::TestClock;
 use sagas::{Catalog, Engine, EngineParts, Filter, State, Undo, Workflow};
 
-use crate::common::{Input, SECOND, Sample, fan, mixed, parent, plain_local, remote_pivot, scope};
-use crate::{actions, end, engine, request, until};
+use crate::actions;
+use crate::common::{
+    Input, SECOND, Sample, end, engine, fan, mixed, parent, plain_local, remote_pivot, request, scope, until,
+};
 
 #[tokio::test]
 async fn a_definition_that_is_none_is_refused_by_name() {
