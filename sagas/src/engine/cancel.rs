@@ -37,7 +37,10 @@ impl Cancelling {
             State::StuckForward | State::StuckUndo | State::Unwinding => {
                 return Err(VerbRefused::NotNow { verb: "cancel", state: row.state });
             }
-            _ if row.cursor > def.pivot() => return Err(past_pivot(def)),
+            // A pivot whose call is under way, or may have been made, cannot be called off any more.
+            _ if row.cursor > def.pivot() || (row.doubt && row.cursor == def.pivot()) => {
+                return Err(past_pivot(def));
+            }
             _ => {}
         }
         store::ask_to_cancel(tx, &self.key, self.now_us)?;

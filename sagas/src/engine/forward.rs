@@ -49,7 +49,8 @@ impl Turn<'_, '_> {
             bounds.reached.store(place, Ordering::Relaxed);
             let Some(act) = self.live.step().map(|step| step.act.clone()) else { return self.succeed() };
             // At the border between two steps; the driver turns round after this commit.
-            if place >= bounds.stop_at || (self.has_moved() && self.is_to_turn(place)?) {
+            let at_border = self.has_moved() || !self.live.row.doubt;
+            if place >= bounds.stop_at || (at_border && self.is_to_turn(place)?) {
                 break;
             }
             match act {
