@@ -192,6 +192,8 @@ impl Turn<'_, '_> {
             }
             return self.rule(place, ruling);
         }
+        // It waits as it should: what went wrong before is over.
+        self.live.row.trouble = None;
         self.park(self.live.row.step_until_us);
         Ok(())
     }
