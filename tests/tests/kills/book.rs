@@ -106,10 +106,9 @@ impl Book {
         }
         let page: Vec<_> = self.page.iter().filter(|place| !place.ends_with(GOING_ON)).collect();
         let pivot = page.iter().position(|place| place.contains(PIVOT));
-        let first = 1 + usize::from(page.first().is_some_and(|place| *place == BEFORE));
-        // Behind the start, the answer to its request is kept in a commit of its own, which is no place.
-        let (middle, last) = (pivot.unwrap_or(page.len() / 2), page.len() + first - 1);
-        BTreeSet::from([first, middle.max(first), last]).into_iter().collect()
+        // The answer to the request that starts a run may be kept in a commit of its own, which is no place.
+        let middle = pivot.unwrap_or(page.len() / 2).max(1);
+        BTreeSet::from([1, middle, page.len(), page.len() + 1]).into_iter().collect()
     }
 
     /// Whether nothing is left to meet.
