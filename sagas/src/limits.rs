@@ -55,6 +55,8 @@ pub struct SagaLimits {
     pub running_max: usize,
     /// Between two looks for sagas that fell due without anyone saying so.
     pub poll: Duration,
+    /// The first pause while the ledger takes no writes; each later one is twice as long, up to fifty times this.
+    pub ledger_pause: Duration,
     /// The first pause before a step is tried again; each later one is twice as long.
     pub retry_first: Duration,
     /// The longest pause between two tries.
@@ -72,6 +74,7 @@ impl Default for SagaLimits {
         Self {
             running_max: 256,
             poll: Duration::from_secs(1),
+            ledger_pause: Duration::from_millis(100),
             retry_first: Duration::from_millis(200),
             retry_longest: Duration::from_secs(60),
             unknown_budget: Duration::from_secs(24 * 3600),

@@ -421,8 +421,8 @@ impl World for SignWorld {
         Some(self.definition())
     }
 
-    fn advance(&self, by: Duration) {
-        self.clock.advance(by);
+    fn clock(&self) -> Arc<TestClock> {
+        self.clock.clone()
     }
 
     async fn reopen(&self) {
