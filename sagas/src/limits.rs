@@ -41,10 +41,17 @@ pub const LEASE_WAIT_MAX: Duration = Duration::from_secs(60);
 pub const LEASE_WAITING_MAX: i64 = 1_000;
 /// A claim of an idempotency key whose request has not answered for so long is taken over by the next.
 pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
-/// Answers up to this long are kept and given again, byte for byte; of longer ones only status and place.
-pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Answers up to this long are kept and given again, byte for byte: more than the largest of any route that changes something,
+/// 500 signatures of RSA-4096. Of longer ones only status and place are kept.
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// A one-time secret can be fetched again for so long, should its answer have been lost.
 pub const SECRET_KEPT: Duration = Duration::from_secs(600);
+/// Keys that go in one transaction when their time is over, so that the writer is not held up.
+pub const KEYS_SWEPT_MAX: usize = 1_000;
+/// Runs, names of locks and names of leases that go in one transaction when their time is over.
+pub const RUNS_SWEPT_MAX: usize = 200;
+/// A lease's name that nobody has held for so long goes: whoever still carries its fence is refused from then on.
+pub const LEASE_NAME_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Claims in a list of locks; a list that long is looked at by nobody.
 pub const LOCKS_LISTED_MAX: usize = 10_000;
 

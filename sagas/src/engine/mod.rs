@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use audit::{ReadRefused, SqlFault, Told, WriteRefused};
+use audit::{ReadRefused, SqlFault, Told, Tx, WriteRefused};
 use tokio::sync::mpsc;
 
 pub use begin::{OnConflict, Start, StartRefused, StartRequest, Started};
@@ -38,8 +38,10 @@ pub use verbs::{Leading, Led, Verb, VerbRefused};
 pub use waiters::End;
 
 use crate::ids::{SagaId, SagaKey, Scope};
+use crate::limits::RUNS_SWEPT_MAX;
 use crate::proven::ProvenTime;
 use crate::seal::Cipher;
+use crate::store;
 use begin::Making;
 use bells::Bells;
 pub(crate) use drive::clipped;
@@ -185,6 +187,37 @@ impl Engine {
     pub fn tick(&self) {
         // A closed engine hears nothing.
         let _ = self.inner.wakes.send(Wake::Tick);
+    }
+
+    /// Forgets runs that have been over for so long, some in one transaction, and names of locks that nobody claims. `others`
+    /// forgets what stands elsewhere about a run, in the same transaction. Says how many runs went.
+    ///
+    /// # Errors
+    /// Why the ledger did not take it; what went before stays gone.
+    pub async fn sweep(
+        &self,
+        kept: Duration,
+        others: fn(&mut Tx<'_>, &SagaKey) -> Result<(), SqlFault>,
+    ) -> Result<usize, WriteRefused<SqlFault>> {
+        let until_us = self.inner.now_us().saturating_sub(turn::micros(kept));
+        let mut gone = 0;
+        loop {
+            let why = "runs whose time is over; what they did, and their end, was told when it came";
+            let work = move |tx: &mut Tx<'_>| {
+                let over = store::over(tx, until_us, RUNS_SWEPT_MAX)?;
+                for key in &over {
+                    store::forget(tx, key)?;
+                    others(tx, key)?;
+                }
+                crate::lock::hold::forget_free(tx)?;
+                Ok::<_, SqlFault>(over.len())
+            };
+            let some = self.inner.parts.ledger.write_unaudited(why, work).await?;
+            gone += some;
+            if some < RUNS_SWEPT_MAX {
+                return Ok(gone);
+            }
+        }
     }
 
     /// Time that has provably passed: what limits and notices are measured by.

@@ -23,3 +23,19 @@ CREATE TABLE proven_time (
 
 -- Claims that a process left behind are let go at the next start without a look at every answer that is kept.
 CREATE INDEX idempotency_claimed ON idempotency (claim_until_us) WHERE state = 'claimed';
+
+-- An operator's list goes by id through all workspaces.
+CREATE INDEX saga_by_id ON saga (id);
+
+-- Names of locks and leases that nobody holds go. Their tickets and fences must still only grow, so what was reached by any
+-- name that went is where a name that comes begins.
+CREATE TABLE saga_lock_floor (
+    workspace TEXT NOT NULL,
+    tickets BIGINT NOT NULL,
+    PRIMARY KEY (workspace)) WITHOUT ROWID;
+CREATE TABLE lease_floor (
+    workspace TEXT NOT NULL,
+    fence BIGINT NOT NULL,
+    tickets BIGINT NOT NULL,
+    PRIMARY KEY (workspace)) WITHOUT ROWID;
+CREATE INDEX lease_over ON lease (until_us);

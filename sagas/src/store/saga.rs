@@ -159,6 +159,18 @@ pub(crate) static WIPE: Statement = Statement::across_workspaces(
     "UPDATE saga SET result_sealed = NULL, result_until_us = NULL WHERE result_until_us IS NOT NULL AND result_until_us <= ?1",
 );
 
+pub(crate) static OVER: Statement = Statement::across_workspaces(
+    SERVICE,
+    "runs that are over are looked for when their time is over, in every workspace",
+    "SELECT workspace, id FROM saga
+     WHERE wake_us IS NULL AND state IN ('succeeded', 'compensated', 'abandoned') AND updated_us <= ?1
+     ORDER BY updated_us LIMIT ?2",
+);
+pub(crate) static FORGET: Statement = Statement::tenant(
+    SERVICE,
+    "DELETE FROM saga WHERE workspace = ?1 AND id = ?2 AND state IN ('succeeded', 'compensated', 'abandoned')",
+);
+
 impl SagaRow {
     /// Puts a new saga down.
     pub(crate) fn insert(&self, tx: &Tx<'_>, owner: &[u8; 16]) -> Result<(), SqlFault> {
@@ -376,6 +388,22 @@ pub(crate) fn of_request(view: &View<'_>, request: &str, rows_max: usize) -> Res
 /// How many sagas are stuck, by workflow.
 pub(crate) fn stuck(view: &View<'_>) -> Result<Vec<(String, u64)>, SqlFault> {
     view.all(&STUCK, params![], |row| Ok((row.text(0)?, micros(row, 1)?)))
+}
+
+/// Runs that were over by then, the oldest first.
+pub(crate) fn over(view: &View<'_>, until_us: u64, rows_max: usize) -> Result<Vec<SagaKey>, SqlFault> {
+    view.all(&OVER, params![big(until_us), big(rows_max)], key)
+}
+
+/// Forgets a run that is over, with all its rows here.
+pub(crate) fn forget(tx: &Tx<'_>, key: &SagaKey) -> Result<(), SqlFault> {
+    let within = tx.within(key.scope.rows());
+    if within.run(&FORGET, params![key.id.bytes()])? == 1 {
+        for statement in [&super::log::FORGET_LOG, &super::log::FORGET_ITEMS, &super::log::FORGET_SIGNALS] {
+            within.run(statement, params![key.id.bytes()])?;
+        }
+    }
+    Ok(())
 }
 
 /// Forgets results whose time is over.

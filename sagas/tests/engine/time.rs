@@ -256,3 +256,38 @@ fn saying_later(tries: &Arc<AtomicUsize>, back: bool) -> Definition {
         .build()
         .unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_over_goes_with_everything_about_it_and_one_that_lives_stays() {
+    let sample = Sample::new("");
+    let engine = engine(&sample, vec![mixed(&sample.outside), with_notice()]).await;
+    let lives = engine.launch(request("sample.notice", 9)).await.unwrap().key;
+    let mut over = Vec::new();
+    for round in 0..3 {
+        let key = engine.launch(request("sample.mixed", round)).await.unwrap().key;
+        until(&engine, &key, State::Waiting).await;
+        vote(&engine, &key, 2).await;
+        assert_eq!(end(&engine, &key).await.state, State::Succeeded);
+        over.push(key);
+    }
+    static FORGOTTEN: AtomicUsize = AtomicUsize::new(0);
+    let others = |_: &mut audit::Tx<'_>, _: &sagas::SagaKey| {
+        FORGOTTEN.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    };
+    assert_eq!(engine.sweep(DAY * 30, others).await.unwrap(), 0);
+    // By the wall clock: what is kept for people goes by their calendar.
+    sample.clock.put_forward(DAY * 31);
+    assert_eq!(engine.sweep(DAY * 30, others).await.unwrap(), 3);
+    assert_eq!(FORGOTTEN.load(Ordering::SeqCst), 3);
+    for key in &over {
+        assert!(engine.show(key).await.unwrap().is_none());
+        assert!(engine.log(key, 0, 10).await.unwrap().is_empty());
+    }
+    assert!(engine.show(&lives).await.unwrap().is_some());
+    let again = engine.launch(request("sample.mixed", 0)).await.unwrap().key;
+    until(&engine, &again, State::Waiting).await;
+    assert!(
+        engine.locks().await.unwrap().iter().filter(|lock| lock.saga == again).all(|lock| lock.fence > 1)
+    );
+}
