@@ -130,6 +130,7 @@ fn config(directory: &Path, rates: RatesConfig) -> Config {
         ledger,
         rates,
         log: LogConfig::default(),
+        retention: RetentionConfig::default(),
         backups: BackupsConfig::default(),
         traces: TracesConfig::default(),
         upstreams: vec![],
