@@ -3,10 +3,13 @@
 //! Leaves: a checked [`TokenConfig`], which travels to the worker as its first frame.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 /// Which token to use, and how to reach it.
@@ -236,6 +239,35 @@ impl Limits {
         let doubled = self.restart_pause_ms_min.saturating_mul(1 << failures.saturating_sub(1).min(16));
         Duration::from_millis(doubled.min(self.restart_pause_ms_max))
     }
+}
+
+/// Opens a file that holds a PIN, if it is as such a file should be. The worker reads no other, and a check of the configuration says
+/// the same in advance.
+///
+/// # Errors
+/// It is missing, loose or empty, in words that follow the file's name.
+pub fn open_pin_file(path: &Path) -> Result<File, String> {
+    // Neither follows a link nor waits for the other end of a pipe.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = file.map_err(|fault| format!("cannot be opened ({fault}); check its place and owner"))?;
+    let facts = file.metadata().map_err(|_| "cannot be examined; check the disk")?;
+    let us = rustix::process::geteuid().as_raw();
+    if !facts.is_file() {
+        return Err("is no plain file; name the file itself".to_owned());
+    }
+    if facts.uid() != us && facts.uid() != 0 {
+        return Err("belongs to someone else; give it to the daemon's user or to root".to_owned());
+    }
+    // systemd hands a credential of root's to a service by an access list, whose mask stands where the group's bits are.
+    let strangers = if facts.uid() == 0 && facts.gid() == 0 { 0o037 } else { 0o077 };
+    if facts.mode() & strangers != 0 {
+        return Err("is open to others; run `chmod 0400` on it".to_owned());
+    }
+    if facts.size() == 0 {
+        return Err("is empty; put the PIN into it".to_owned());
+    }
+    Ok(file)
 }
 
 fn default_worker() -> PathBuf {

@@ -24,9 +24,13 @@ fn close_round_this_thread(config: &TokenConfig) -> Result<Vec<Wall>, StartRefus
     let reach = config.reach();
     let domain = domain::enter(&reach, config.network())?;
     filter::install(config.network(), !reach.sockets.is_empty())?;
-    let walls = walls(&domain, config.network(), !reach.sockets.is_empty());
+    judge(walls(&domain, config.network(), !reach.sockets.is_empty()), config.sandbox().accept_missing_walls)
+}
+
+/// A wall that is missing keeps the worker from starting, unless the configuration openly does without it.
+fn judge(walls: Vec<Wall>, accept_missing: bool) -> Result<Vec<Wall>, StartRefused> {
     match walls.iter().find(|wall| !wall.stands) {
-        Some(missing) if !config.sandbox().accept_missing_walls => Err(StartRefused::Sandbox(format!(
+        Some(missing) if !accept_missing => Err(StartRefused::Sandbox(format!(
             "{}: {}; use a newer kernel, or set `sandbox.accept_missing_walls = true` in the token's table and do without it",
             missing.name, missing.by
         ))),
@@ -57,6 +61,9 @@ fn limit_process() -> rustix::io::Result<()> {
 /// to open a device that belongs to a group: of the file system the domain leaves little enough.
 fn drop_capabilities() -> rustix::io::Result<()> {
     let mut sets = rustix::thread::capabilities(None)?;
+    if CapabilitySet::DAC_OVERRIDE.contains(sets.permitted) && sets.inheritable.is_empty() {
+        return Ok(());
+    }
     sets.effective &= CapabilitySet::DAC_OVERRIDE;
     sets.permitted &= CapabilitySet::DAC_OVERRIDE;
     sets.inheritable = CapabilitySet::empty();

@@ -1,6 +1,6 @@
 /* A PKCS#11 module that serves as SoftHSM does, and meanwhile tries to get out.
  * Enters: a plan in the file that HOSTILE_PLAN names, one `name value` a line:
- *   module (SoftHSM's), report (where to write), ledger, directory (of the state), socket (of the operators), victim (a process),
+ *   module (SoftHSM's), report (where to write), ledger, directory (of the state), socket (of the operators), victim (a process; 0 for the parent),
  *   mapped (an address in the victim), port (of somebody else on loopback),
  *   device (the port of the token itself, which is no attack).
  * Leaves: the report, one `attack result` a line, where the result is `ok` or the name of the refusal; `done` at its end.
@@ -50,6 +50,8 @@ static void read_plan(void) {
         if (!strcmp(key, "port")) port = atoi(value);
     }
     if (plan) fclose(plan);
+    /* A daemon is not there yet when the plan is written: it is whoever started us. */
+    if (!victim) victim = getppid();
 }
 
 static void tell(const char *attack, long result) {
@@ -144,7 +146,13 @@ static void sockets(void) {
     struct sockaddr_un local = { .sun_family = AF_UNIX };
     strncpy(local.sun_path, socket_path, sizeof local.sun_path - 1);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    tell("operators.connect", fd < 0 ? -1 : connect(fd, (void *)&local, sizeof local));
+    long knocked = fd < 0 ? -1 : connect(fd, (void *)&local, sizeof local);
+    /* A daemon opens its socket after its token. */
+    while (knocked < 0 && (errno == ENOENT || errno == ECONNREFUSED)) {
+        usleep(10000);
+        knocked = connect(fd, (void *)&local, sizeof local);
+    }
+    tell("operators.connect", knocked);
     if (fd >= 0) {
         /* Connected or not, what counts is whether anybody answers. */
         static const char ask[] = "GET /v1/workspaces HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

@@ -1,3 +1,7 @@
+//! The sandbox from inside: each test closes it round a thread of its own process and tries to get out.
+//! Enters: tables of tokens, and versions of Landlock that older kernels have.
+//! Leaves: refusals by the kernel, and by us where the kernel has no wall.
+
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -43,6 +47,37 @@ fn a_module_with_a_socket_has_unix_sockets_and_no_network() {
 #[test]
 fn the_sandbox_does_not_close_round_a_second_thread() {
     in_a_process_of_its_own("sandbox::tests::not_alone");
+}
+
+/// Older kernels, by the version of Landlock that they have.
+#[test]
+fn a_missing_wall_is_refused_unless_it_is_accepted() {
+    for (abi, network, missing) in [
+        (0, false, Some("files")),
+        (0, true, Some("files")),
+        (1, false, None),
+        (3, false, None),
+        (3, true, Some("addresses")),
+        (4, true, None),
+        (9, true, None),
+    ] {
+        let walls = || super::walls(&super::domain::Entered { abi }, network, false);
+        match (super::judge(walls(), false), missing) {
+            (Ok(_), None) => {}
+            (Err(refused), Some(missing)) => {
+                let refused = refused.to_string();
+                assert!(
+                    refused.contains(&format!("{missing}: ")) && refused.contains("accept_missing_walls"),
+                    "{refused}"
+                );
+            }
+            (judged, missing) => {
+                panic!("Landlock {abi}, network {network}: {judged:?}, expected {missing:?}")
+            }
+        }
+        let accepted = super::judge(walls(), true).unwrap();
+        assert_eq!(accepted.iter().any(|wall| !wall.stands), missing.is_some(), "what is missing is shown");
+    }
 }
 
 #[test]
