@@ -26,6 +26,7 @@ pub enum Ordinary {}
 pub enum PivotCall {}
 
 type Types<I, B, R, K> = PhantomData<fn(I, B, R, K)>;
+type OrderedTypes<I, B, R, O, K> = PhantomData<fn(I, B, R, O, K)>;
 
 /// The beginning of a remote step: how long may one call take?
 pub struct Remote<I, B, R, K = Ordinary>(Types<I, B, R, K>);
@@ -40,7 +41,7 @@ pub struct Ordering<I, B, R, K = Ordinary> {
 pub struct Acting<I, B, R, O, K = Ordinary> {
     within: Duration,
     order: Option<Arc<OrderRun>>,
-    types: PhantomData<fn(I, B, R, O, K)>,
+    types: OrderedTypes<I, B, R, O, K>,
 }
 
 /// Then: how does one find out whether the call happened?

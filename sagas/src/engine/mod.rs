@@ -268,11 +268,14 @@ impl Engine {
 /// One write to refuse, counted down to.
 #[cfg(any(test, feature = "double"))]
 #[derive(Default)]
-pub(crate) struct RefusedWrites(Mutex<Option<(u64, Box<dyn Fn() + Send + Sync>)>>);
+pub(crate) struct RefusedWrites(Mutex<Option<(u64, Meanwhile)>>);
+
+#[cfg(any(test, feature = "double"))]
+type Meanwhile = Box<dyn Fn() + Send + Sync>;
 
 #[cfg(any(test, feature = "double"))]
 impl RefusedWrites {
-    fn set(&self, nth: u64, meanwhile: Box<dyn Fn() + Send + Sync>) {
+    fn set(&self, nth: u64, meanwhile: Meanwhile) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((nth, meanwhile));
     }
 
