@@ -33,8 +33,16 @@ pub struct LocalSocket {
 pub struct LocalDoor(Arc<ArcSwap<Behind>>);
 
 /// What stands behind the socket.
-pub enum Behind {
-    /// Nothing yet, for a reason.
+pub struct Behind {
+    /// Who answers.
+    pub answers: Answers,
+    /// The workers of the tokens, which are never let in.
+    pub workers: Vec<Workers>,
+}
+
+/// Who answers at the socket.
+pub enum Answers {
+    /// Nobody yet, for a reason.
     Closed(Closed),
     /// A house.
     Open {
@@ -42,8 +50,6 @@ pub enum Behind {
         gate: Arc<Gate>,
         /// Who is connected to it.
         register: Register,
-        /// The workers of its tokens, which are never let in.
-        workers: Vec<Workers>,
     },
 }
 
@@ -110,9 +116,9 @@ impl LocalSocket {
             }
             Err(why) => return tracing::warn!(%why, "no peer credentials; connection closed"),
         };
-        match &**behind {
-            Behind::Closed(closed) => drop(tokio::spawn(closed.clone().serve(stream))),
-            Behind::Open { gate, register, .. } => {
+        match &behind.answers {
+            Answers::Closed(closed) => drop(tokio::spawn(closed.clone().serve(stream))),
+            Answers::Open { gate, register } => {
                 let (gate, register) = (Arc::clone(gate), register.clone());
                 let serving = register.clone();
                 serving.connection_tasks().spawn(async move {
@@ -127,11 +133,10 @@ impl LocalSocket {
 impl Behind {
     /// It is a worker, or was started by one. The kernel knew who called `connect`, whoever holds the connection now.
     fn is_of_a_worker(&self, credentials: &UCred) -> bool {
-        let Self::Open { workers, .. } = self else { return false };
         let mut pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
         for _ in 0..ANCESTORS_MAX {
             match pid {
-                Some(one) if workers.iter().any(|workers| workers.contains(one)) => return true,
+                Some(one) if self.workers.iter().any(|workers| workers.contains(one)) => return true,
                 Some(one) if one > 1 => pid = parent(one),
                 _ => return false,
             }

@@ -3,7 +3,7 @@
 //! What leaves: a house with its face, once everything is there; until then health, reasons, and what stands on the ledger.
 
 use audit::Ledger;
-use hsm::TokenState;
+use hsm::{TokenState, Workers};
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::{Causes, ServeRefused, dress, notify};
 use crate::appliance::Tokens;
 use crate::boundary::closed::Closed;
-use crate::boundary::local::{Behind, LocalDoor, LocalSocket};
+use crate::boundary::local::{Answers, Behind, LocalDoor, LocalSocket};
 use crate::boundary::tls::TlsFace;
 use crate::config::Config;
 use crate::face::FaceUnmade;
@@ -81,7 +81,7 @@ pub(super) async fn start(
             Err(why) => Causes(&why).to_string(),
         };
         tracing::warn!(why, "not ready to serve; waiting");
-        start.show(closed(config, why))?;
+        start.show(start.closed(&why))?;
         patiently(tokio::time::sleep(pause)).await;
         pause = (pause * 2).min(START_PAUSE_MAX);
     }
@@ -99,15 +99,15 @@ impl Start<'_> {
     }
 
     async fn attempt_on(&mut self, ledger: Ledger) -> Result<Started, StartRefused> {
-        let door = self.show(closed(self.config, "it is starting".to_owned()))?;
         let tokens = self.tokens.get_or_insert_with(|| wiring::begin_tokens(self.config)).clone();
+        let door = self.show(self.closed("it is starting"))?;
         // The usual case is a token that is there: nobody has to be shown anything meanwhile.
         if let Verdict::Late = first_word(&tokens).await? {
             let house =
                 wiring::build_waiting(self.config, self.lines.clone(), ledger, tokens.clone()).await?;
             door.put(open(&house));
             let came = patiently(come(&house, &tokens)).await;
-            door.put(closed(self.config, "it is starting".to_owned()));
+            door.put(self.closed("it is starting"));
             leave(house).await;
             came?;
             return Box::pin(self.attempt()).await;
@@ -121,6 +121,14 @@ impl Start<'_> {
                 leave(house).await;
                 Err(ServeRefused::Face(unmade).into())
             }
+        }
+    }
+
+    fn closed(&self, why: &str) -> Behind {
+        let closed = Closed { origin: self.config.ledger.origin.clone(), why: why.to_owned() };
+        Behind {
+            answers: Answers::Closed(closed),
+            workers: self.tokens.as_ref().map(workers).unwrap_or_default(),
         }
     }
 
@@ -243,16 +251,13 @@ fn name(which: &'static str) -> &'static str {
     if which == "tpm" { "TPM" } else { which }
 }
 
-fn closed(config: &Config, why: String) -> Behind {
-    Behind::Closed(Closed { origin: config.ledger.origin.clone(), why })
+pub(super) fn open(house: &House) -> Behind {
+    let answers = Answers::Open { gate: house.local.clone(), register: house.register.clone() };
+    Behind { answers, workers: workers(&house.tokens) }
 }
 
-pub(super) fn open(house: &House) -> Behind {
-    Behind::Open {
-        gate: house.local.clone(),
-        register: house.register.clone(),
-        workers: house.tokens.each().map(|(_, token)| token.workers()).collect(),
-    }
+fn workers(tokens: &Tokens) -> Vec<Workers> {
+    tokens.each().map(|(_, token)| token.workers()).collect()
 }
 
 /// Gives the ledger back, so that the next attempt can open it.
