@@ -92,6 +92,17 @@ impl TokenConfig {
         }
     }
 
+    /// Calls that it works on at the same time, as far as its sessions go.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        match self {
+            Self::Pkcs11 { threads, .. } => {
+                threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+            }
+            Self::Tpm { .. } => 1,
+        }
+    }
+
     /// All that the worker finds in its environment.
     #[must_use]
     pub const fn environment(&self) -> &BTreeMap<String, String> {

@@ -16,6 +16,7 @@ pub mod config;
 pub mod custody;
 pub mod double;
 mod error;
+mod fairness;
 mod key;
 mod probe;
 mod proof;
@@ -30,6 +31,7 @@ pub use ceremony::{BackupKek, ImportKey, Kek, KeyAttestation, Oaep};
 pub use config::{Limits, Reach, Sandbox, TokenConfig};
 pub use double::Double;
 pub use error::{Refusal, StartRefused, TokenError};
+pub use fairness::SharedToken;
 pub use key::{
     Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Origin, Presence, Provenance, PublicKey,
     RootKey, SignInput,

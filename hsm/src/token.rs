@@ -12,6 +12,7 @@ use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::config::TokenConfig;
 use crate::double::Double;
 use crate::error::{Refusal, StartRefused, TokenError};
+use crate::fairness::Share;
 use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey, SignInput};
 use crate::probe::Probe;
 use crate::protocol::{Call, Reply, Secret};
@@ -22,6 +23,8 @@ use crate::supervisor::{Supervised, TokenState, Workers};
 #[derive(Clone, Debug)]
 pub struct Token {
     supervised: Supervised,
+    /// In whose name its calls are made; the appliance's own stand in no line but the worker's.
+    share: Option<Share>,
 }
 
 pub(crate) type Answered<T> = Result<T, TokenError>;
@@ -32,7 +35,7 @@ impl Token {
     /// # Errors
     /// When the token cannot be used; the message says what to do.
     pub async fn start(config: TokenConfig) -> Result<Self, StartRefused> {
-        Supervised::start(config).await.map(|supervised| Self { supervised })
+        Supervised::start(config).await.map(|supervised| Self { supervised, share: None })
     }
 
     /// Starts without waiting: the token is away, with the reason in its state, until a worker has opened it.
@@ -41,7 +44,7 @@ impl Token {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn begin(config: TokenConfig) -> Self {
-        Self { supervised: Supervised::begin(config) }
+        Self { supervised: Supervised::begin(config), share: None }
     }
 
     /// Its worker processes, to be told from others.
@@ -56,7 +59,7 @@ impl Token {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn double(double: Double) -> Self {
-        Self { supervised: Supervised::double(double) }
+        Self { supervised: Supervised::double(double), share: None }
     }
 
     /// How it is now.
@@ -242,7 +245,15 @@ impl Token {
     }
 
     pub(crate) async fn ask(&self, call: Call, deadline: Instant) -> Answered<Reply> {
-        self.supervised.ask(call, deadline).await
+        let ticket = match &self.share {
+            Some(share) => Some(share.turn(&call, deadline).await?),
+            None => None,
+        };
+        self.supervised.ask(call, deadline, ticket).await
+    }
+
+    pub(crate) fn in_the_name_of(self, share: Share) -> Self {
+        Self { share: Some(share), ..self }
     }
 }
 

@@ -13,6 +13,7 @@ use super::{NotRaised, Order, Supervisor, TokenState, refused, retry_after};
 use crate::config::{Limits, TokenConfig};
 use crate::double::Double;
 use crate::error::{StartRefused, TokenError};
+use crate::fairness::Ticket;
 use crate::probe::Probe;
 use crate::protocol::{Call, Reply};
 
@@ -98,7 +99,12 @@ impl Supervised {
         }
     }
 
-    pub(crate) async fn ask(&self, call: Call, deadline: Instant) -> Result<Reply, TokenError> {
+    pub(crate) async fn ask(
+        &self,
+        call: Call,
+        deadline: Instant,
+        ticket: Option<Ticket>,
+    ) -> Result<Reply, TokenError> {
         let asked = Instant::now();
         self.expect_token(asked)?;
         if deadline <= asked {
@@ -106,7 +112,7 @@ impl Supervised {
         }
         let place = self.stand_in_line(asked, deadline).await?;
         let (reply, answer) = oneshot::channel();
-        let queued = Queued { call, deadline, reply, _place: place };
+        let queued = Queued { call, deadline, reply, _place: place, _ticket: ticket };
         if self.orders.send(Order::Call(queued)).is_err() {
             return Err(self.gone());
         }

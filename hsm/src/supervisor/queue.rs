@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::TokenError;
+use crate::fairness::Ticket;
 use crate::protocol::{Call, Reply};
 use crate::serve::Board;
 
@@ -19,6 +20,8 @@ pub(super) struct Queued {
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Answer>,
     pub(super) _place: OwnedSemaphorePermit,
+    /// The turn of whoever it is made for; given back when it is answered, whoever still waits for that.
+    pub(super) _ticket: Option<Ticket>,
 }
 
 impl Queued {
