@@ -12,13 +12,15 @@ use tokio::task::JoinSet;
 
 use super::live::Live;
 use super::{EngineRefused, Inner};
-use crate::ids::SagaKey;
+use crate::ids::{SagaKey, Scope};
 use crate::store;
 
 /// Rows looked at in one go.
 const LOOK_ROWS_MAX: usize = 1_000;
 /// Timers taken into memory at the start; later ones are found by looking.
 const TIMERS_MAX: usize = 100_000;
+/// One workspace has at most this part of the drivers.
+const SHARES: usize = 4;
 /// Between two wipes of results whose time is over.
 const WIPE_EVERY: Duration = Duration::from_secs(600);
 
@@ -37,11 +39,61 @@ struct Scheduler {
     timers: Timers,
     /// Being driven; `true` when something changed meanwhile.
     active: HashMap<SagaKey, bool>,
-    queue: VecDeque<SagaKey>,
+    queue: Queue,
     queued: HashSet<SagaKey>,
     driving: JoinSet<Option<u64>>,
     /// Whom each task drives: a task that panics says no more than its id.
     driven_by: HashMap<tokio::task::Id, SagaKey>,
+}
+
+/// Those that wait for a driver. Workspaces take turns, and none has more than its share of the drivers: one whose calls hang
+/// holds up its own runs only.
+#[derive(Default)]
+struct Queue {
+    of: HashMap<Scope, VecDeque<SagaKey>>,
+    turns: VecDeque<Scope>,
+    driven: HashMap<Scope, usize>,
+}
+
+impl Queue {
+    fn push(&mut self, key: SagaKey) {
+        let own = self.of.entry(key.scope.clone()).or_default();
+        if own.is_empty() {
+            self.turns.push_back(key.scope.clone());
+        }
+        own.push_back(key);
+    }
+
+    /// The next in turn of whoever has drivers left.
+    fn next(&mut self, driven_max: usize) -> Option<SagaKey> {
+        for _ in 0..self.turns.len() {
+            let scope = self.turns.pop_front()?;
+            let driven = self.driven.get(&scope).copied().unwrap_or_default();
+            if driven >= driven_max {
+                self.turns.push_back(scope);
+                continue;
+            }
+            let own = self.of.get_mut(&scope)?;
+            let key = own.pop_front()?;
+            if own.is_empty() {
+                self.of.remove(&scope);
+            } else {
+                self.turns.push_back(scope.clone());
+            }
+            *self.driven.entry(scope).or_default() += 1;
+            return Some(key);
+        }
+        None
+    }
+
+    fn ended(&mut self, scope: &Scope) {
+        if let Some(driven) = self.driven.get_mut(scope) {
+            *driven = driven.saturating_sub(1);
+            if *driven == 0 {
+                self.driven.remove(scope);
+            }
+        }
+    }
 }
 
 /// One moment for each saga that sleeps, the soonest first. A saga that is woken otherwise loses its moment, so that nothing
@@ -168,7 +220,7 @@ pub(crate) async fn run(
         inner,
         timers: Timers::default(),
         active: HashMap::new(),
-        queue: VecDeque::new(),
+        queue: Queue::default(),
         queued: HashSet::new(),
         driving: JoinSet::new(),
         driven_by: HashMap::new(),
@@ -210,7 +262,7 @@ impl Scheduler {
         if let Some(changed) = self.active.get_mut(&key) {
             *changed = true;
         } else if self.queued.insert(key.clone()) {
-            self.queue.push_back(key);
+            self.queue.push(key);
         }
     }
 
@@ -224,8 +276,9 @@ impl Scheduler {
 
     /// As many drivers as may be.
     fn fill(&mut self) {
-        while self.driving.len() < self.inner.parts.limits.running_max {
-            let Some(key) = self.queue.pop_front() else { return };
+        let running_max = self.inner.parts.limits.running_max;
+        while self.driving.len() < running_max {
+            let Some(key) = self.queue.next((running_max / SHARES).max(1)) else { return };
             self.queued.remove(&key);
             self.active.insert(key.clone(), false);
             let task = self.driving.spawn(self.inner.clone().drive_key(key.clone()));
@@ -243,6 +296,7 @@ impl Scheduler {
             }
         };
         let Some(key) = self.driven_by.remove(&task) else { return };
+        self.queue.ended(&key.scope);
         let changed = self.active.remove(&key).unwrap_or_default();
         match due {
             _ if changed => self.wake(key),
@@ -303,5 +357,42 @@ impl Scheduler {
         if let Err(why) = wiped {
             tracing::debug!(%why, "old results could not be wiped; tried again later");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SagaId;
+
+    fn key(scope: &str, number: u8) -> SagaKey {
+        let workspace = audit::Workspace::new(scope).expect("a name");
+        SagaKey { scope: Scope::Workspace(workspace), id: SagaId([number; 16]) }
+    }
+
+    #[test]
+    fn workspaces_take_turns_for_drivers_and_none_has_more_than_its_share() {
+        let mut queue = Queue::default();
+        (0..5).for_each(|number| queue.push(key("acme", number)));
+        queue.push(key("bank", 9));
+        let mut taken = Vec::new();
+        while let Some(key) = queue.next(2) {
+            taken.push((key.scope.to_string(), key.id.0[0]));
+        }
+        let acme = |number| ("acme".to_owned(), number);
+        assert_eq!(taken, [acme(0), ("bank".to_owned(), 9), acme(1)]);
+        queue.ended(&key("acme", 0).scope);
+        assert_eq!(queue.next(2).map(|key| key.id.0[0]), Some(2));
+        assert!(queue.next(2).is_none());
+    }
+
+    #[test]
+    fn a_timer_that_is_set_anew_or_forgotten_leaves_nothing_behind() {
+        let mut timers = Timers::default();
+        (0..100).for_each(|at_us| timers.set(key("acme", 1), 1_000 - at_us));
+        assert_eq!((timers.in_order.len(), timers.soonest_us()), (1, Some(901)));
+        assert!(timers.due(900).is_none());
+        timers.forget(&key("acme", 1));
+        assert!(timers.in_order.is_empty() && timers.of.is_empty());
     }
 }
