@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use audit::{MachineRandom, NoteKey, Standing};
+use hsm::SharedToken;
 use sagas::Seal;
 use sagas::idempotency::Idempotency;
 use sagas::lock::lease::Leases as Queue;
@@ -60,8 +61,9 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
     let roster = Roster::new(Arc::clone(&ground.clock));
     let signer = Signer::new(tokens.keys.clone(), metrics.clone());
     let hang_up = Arc::new(register.clone());
+    let shared = SharedToken::new(tokens.keys.clone(), config.token.lanes());
     let workspaces =
-        Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone(), tokens.keys.clone()));
+        Arc::new(Workspaces::new(ground.clone(), roster.clone(), custody.clone(), shared.clone()));
     let devices =
         Arc::new(Devices::new(ground.clone(), roster.clone(), authorities.clone(), signer.clone(), hang_up));
     let succession = Arc::new(Succession::new(
@@ -71,8 +73,7 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         Arc::clone(&devices),
         authorities.clone(),
     ));
-    let keys =
-        Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), tokens.keys.clone(), config.backups()));
+    let keys = Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), shared, config.backups()));
     let signing =
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
     let audit =

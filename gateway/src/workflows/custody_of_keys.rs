@@ -133,7 +133,9 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "keys.verify_restore_in_sandbox",
             |step| {
                 step.within(TOKEN_GENERATE_WAIT_MAX)
-                    .act(move |cx, _, offsite: Offsite, _| try_out.clone().try_out(cx.effect, offsite))
+                    .act(move |cx, plan, offsite: Offsite, _| {
+                        try_out.clone().try_out(cx.effect, plan.workspace, offsite)
+                    })
                     .probe(|_, _, _| super::made_again())
             },
             Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, _| {

@@ -29,7 +29,7 @@ use gateway::services::workspaces::Workspaces;
 use gateway::signer::Signer;
 use gateway::workflows;
 use hsm::custody::MasterKey;
-use hsm::{Double, KeyKind, Scheme, Token};
+use hsm::{Double, KeyKind, Scheme, SharedToken, Token};
 use sagas::testing::{Heard, TestClock, TestDice, TestSeal, World};
 use sagas::{Catalog, Deaf, Definition, Engine, EngineParts, Origin, SagaLimits, Scope, StartRequest, State};
 use serde_json::{Value as Json, json};
@@ -319,9 +319,9 @@ fn build(directory: &TempDir, clock: &Arc<TestClock>, token: &Token) -> Built {
     };
     let custody = Custody::new(MasterKey::generate().expect("a master key"));
     let roster = Roster::new(clock.clone());
-    let workspaces = Arc::new(Workspaces::new(ground.clone(), roster, custody, token.clone()));
-    let keys =
-        Arc::new(Keys::new(ground.clone(), workspaces, token.clone(), directory.path().join("backups")));
+    let shared = SharedToken::new(token.clone(), 2);
+    let workspaces = Arc::new(Workspaces::new(ground.clone(), roster, custody, shared.clone()));
+    let keys = Arc::new(Keys::new(ground.clone(), workspaces, shared, directory.path().join("backups")));
     let signer = Signer::new(token.clone(), Metrics::default());
     let signing = Arc::new(Signing::new(ground.clone(), keys.clone(), Admission::default(), signer));
     Built { ground, keys, signing }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::{Entry, Told, Tx};
-use hsm::{BackupKek, Custody, KeyId, KeyRef, PublicKey, TokenError};
+use hsm::{BackupKek, Custody, KeyId, KeyRef, PublicKey, TokenError, UNDOING};
 use sagas::{EffectId, Never, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -122,9 +122,10 @@ impl Keys {
         let key = KeyRef { id, kind, fingerprint, blob: Vec::new() };
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
         let label = format!("chancery {} backup of {}", plan.workspace, found.row.name);
-        let under = self.token.create_backup_kek(KeyId(effect.short()), &label, deadline).await;
+        let token = self.token.of(plan.workspace.as_str());
+        let under = token.create_backup_kek(KeyId(effect.short()), &label, deadline).await;
         let under = under.map_err(faults::token)?;
-        let wrapped = self.token.wrap_export(&key, &under, deadline).await.map_err(faults::token)?;
+        let wrapped = token.wrap_export(&key, &under, deadline).await.map_err(faults::token)?;
         let public = PublicKey { kind, spki_der: made.spki.clone() };
         Ok(Wrapped { version: version.version, under, public, wrapped })
     }
@@ -141,8 +142,9 @@ impl Keys {
 
     async fn destroy_backup_key(&self, id: KeyId) -> Result<(), TokenError> {
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-        match self.token.find_backup_kek(id, deadline).await {
-            Ok(Some(kek)) => self.token.destroy_backup_kek(&kek, deadline).await,
+        let token = self.token.of(UNDOING);
+        match token.find_backup_kek(id, deadline).await {
+            Ok(Some(kek)) => token.destroy_backup_kek(&kek, deadline).await,
             Ok(None) | Err(TokenError::Unsupported { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -180,12 +182,14 @@ impl Keys {
     pub async fn try_out(
         self: Arc<Self>,
         effect: EffectId,
+        workspace: WorkspaceId,
         offsite: Offsite,
     ) -> Result<Offsite, RemoteFault> {
         let key = self.read_offsite(&offsite.file, &offsite.digest)?;
         let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
         let (id, label) = (KeyId(effect.short()), "chancery trial of a backup");
-        let copy = self.token.unwrap_restore(
+        let token = self.token.of(workspace.as_str());
+        let copy = token.unwrap_restore(
             &key.under,
             id,
             &key.public,
@@ -195,10 +199,7 @@ impl Keys {
             deadline,
         );
         let copy = copy.await.map_err(faults::token)?;
-        self.token
-            .destroy(&copy.key, deadline)
-            .await
-            .map_err(|error| RemoteFault::unknown(error.to_string()))?;
+        token.destroy(&copy.key, deadline).await.map_err(|error| RemoteFault::unknown(error.to_string()))?;
         Ok(offsite)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use audit::{Entry, Told, Tx};
-use hsm::{KeyRef, Presence, TokenError};
+use hsm::{KeyRef, Presence, Token, TokenError};
 use sagas::{Never, Part, PivotFault, PivotProbe, Reason, Refused, StepContext, Untouched};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -162,7 +162,8 @@ impl Keys {
             Err(why) => return Err(untouched.later(why)),
         };
         let Some(newest) = held.next() else { return Ok(()) };
-        match self.destroy_version(&newest).await {
+        let token = self.token.of(plan.workspace.as_str());
+        match destroy_version(&token, &newest).await {
             Ok(()) => drop(untouched),
             // The token had not begun. Any other failure may have come between the two halves of the pair.
             Err(error @ (TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired)) => {
@@ -174,17 +175,9 @@ impl Keys {
             Err(error) => return Err(PivotFault::unknown(error.to_string())),
         }
         for older in held {
-            self.destroy_version(&older).await.map_err(|error| PivotFault::unknown(error.to_string()))?;
+            destroy_version(&token, &older).await.map_err(|error| PivotFault::unknown(error.to_string()))?;
         }
         Ok(())
-    }
-
-    async fn destroy_version(&self, key: &KeyRef) -> Result<(), TokenError> {
-        match self.token.destroy(key, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
-            // Not there is what was wanted.
-            Err(TokenError::KeyMissing { .. }) => Ok(()),
-            destroyed => destroyed,
-        }
     }
 
     /// How much of the key is gone from the token, version by version.
@@ -193,9 +186,9 @@ impl Keys {
             Ok(held) => held,
             Err(why) => return PivotProbe::unknown(why),
         };
-        let mut versions = Vec::new();
+        let (token, mut versions) = (self.token.of(plan.workspace.as_str()), Vec::new());
         for key in held {
-            versions.push(match self.token.presence(key.id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+            versions.push(match token.presence(key.id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
                 Ok(Presence::Absent) => Part::Done,
                 // The private half goes first, so one half is a key that signs no more.
                 Ok(Presence::Half) => Part::Partial,
@@ -217,5 +210,13 @@ impl Keys {
         Ok(made
             .map(|(id, made)| KeyRef { id, kind, fingerprint: made.fingerprint, blob: Vec::new() })
             .collect())
+    }
+}
+
+async fn destroy_version(token: &Token, key: &KeyRef) -> Result<(), TokenError> {
+    match token.destroy(key, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+        // Not there is what was wanted.
+        Err(TokenError::KeyMissing { .. }) => Ok(()),
+        destroyed => destroyed,
     }
 }

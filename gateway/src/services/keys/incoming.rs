@@ -8,7 +8,7 @@ use std::time::Instant;
 use audit::{Entry, Told, Tx};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hsm::{Custody, ImportKey, KeyId, KeyKind, KeyRef, Oaep, Presence, PublicKey, SignInput};
+use hsm::{Custody, ImportKey, KeyId, KeyKind, KeyRef, Oaep, Presence, PublicKey, SignInput, UNDOING};
 use sagas::{EffectId, Never, Probe, Reason, Refused, RemoteFault, Ruling, Signal, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -160,16 +160,25 @@ impl Keys {
     ) -> Result<ImportKey, RemoteFault> {
         // Asked before anybody wraps anything: a kind that would not go in is refused here.
         let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
-        self.token.import_takes(plan.kind, deadline).await.map_err(faults::token)?;
+        self.token
+            .of(plan.workspace.as_str())
+            .import_takes(plan.kind, deadline)
+            .await
+            .map_err(faults::token)?;
         let label = format!("chancery {} import of {}", plan.workspace, plan.name);
-        let made = self.token.create_import_key(KeyId(effect.short()), &label, deadline).await;
+        let made = self
+            .token
+            .of(plan.workspace.as_str())
+            .create_import_key(KeyId(effect.short()), &label, deadline)
+            .await;
         made.map_err(faults::token)
     }
 
     /// The wrapping key of an effect, if the token holds it.
     pub async fn find_wrapping(self: Arc<Self>, effect: EffectId) -> Probe<ImportKey> {
-        let found = self.token.find_import_key(KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX);
-        match found.await {
+        let token = self.token.of(UNDOING);
+        let found = token.find_import_key(KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX).await;
+        match found {
             Ok(Some(key)) => Probe::Applied(key),
             Ok(None) | Err(hsm::TokenError::Unsupported { .. }) => Probe::NotApplied,
             Err(error) => Probe::Unknown(error.to_string()),
@@ -185,7 +194,8 @@ impl Keys {
             Probe::NotApplied => Ok(()),
             Probe::Unknown(why) => Err(RemoteFault::unknown(why)),
             Probe::Applied(key) => {
-                let gone = self.token.destroy_import_key(&key, Instant::now() + TOKEN_CALL_WAIT_MAX).await;
+                let token = self.token.of(UNDOING);
+                let gone = token.destroy_import_key(&key, Instant::now() + TOKEN_CALL_WAIT_MAX).await;
                 gone.map_err(|error| RemoteFault::unknown(error.to_string()))
             }
         }
@@ -204,7 +214,11 @@ impl Keys {
         let label = format!("chancery {} {} v1, imported", plan.workspace, plan.name);
         let (expected, deadline) = (plan.expected(), Instant::now() + TOKEN_GENERATE_WAIT_MAX);
         let Arrived { under, wrapped } = arrived;
-        let new = self.token.import_key(&under, id, &expected, &wrapped, &label, deadline).await;
+        let new = self
+            .token
+            .of(plan.workspace.as_str())
+            .import_key(&under, id, &expected, &wrapped, &label, deadline)
+            .await;
         let version = self.kept(&plan.first(), new.map_err(faults::token)?).await?;
         Ok(TakenIn { under, version })
     }
@@ -217,7 +231,8 @@ impl Keys {
         effect: EffectId,
     ) -> Probe<TakenIn> {
         let id = KeyId(effect.short());
-        match self.token.presence(id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+        match self.token.of(plan.workspace.as_str()).presence(id, Instant::now() + TOKEN_CALL_WAIT_MAX).await
+        {
             Ok(Presence::Absent | Presence::Half) | Err(hsm::TokenError::Unsupported { .. }) => {
                 Probe::NotApplied
             }
@@ -240,7 +255,8 @@ impl Keys {
         taken: TakenIn,
     ) -> Result<MadeVersion, RemoteFault> {
         self.prove_possession(&cx, &plan.first(), &taken.version, &plan.expected).await?;
-        let gone = self.token.destroy_import_key(&taken.under, Instant::now() + TOKEN_CALL_WAIT_MAX).await;
+        let token = self.token.of(plan.workspace.as_str());
+        let gone = token.destroy_import_key(&taken.under, Instant::now() + TOKEN_CALL_WAIT_MAX).await;
         gone.map_err(faults::token)?;
         Ok(taken.version)
     }
@@ -270,7 +286,8 @@ impl Keys {
         let challenge = [b"chancery.possession.v1\0".as_slice(), cx.effect.bytes()].concat();
         let input = SignInput::Message(challenge);
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-        let signed = self.token.sign(&key, scheme, input.clone(), deadline).await.map_err(faults::token)?;
+        let token = self.token.of(making.workspace.as_str());
+        let signed = token.sign(&key, scheme, input.clone(), deadline).await.map_err(faults::token)?;
         pinned.verify(scheme, &input, &signed).map_err(|why| wrong(why.to_string()))
     }
 }

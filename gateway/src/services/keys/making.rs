@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::{Entry, Recorded, Told, Tx};
-use hsm::{Custody, KeyAttestation, KeyId, KeyKind, KeyRef, NewKey, Presence};
+use hsm::{Custody, KeyAttestation, KeyId, KeyKind, KeyRef, NewKey, Presence, UNDOING};
 use sagas::outbox::Topic;
 use sagas::{EffectId, Never, Probe, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
@@ -187,7 +187,11 @@ impl Keys {
     async fn make_named(&self, making: &Making, token_key: KeyId) -> Result<MadeVersion, RemoteFault> {
         let label = format!("chancery {} {} v{}", making.workspace, making.name, making.version);
         let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
-        let new = self.token.generate_in(token_key, making.kind, making.custody, &label, deadline).await;
+        let new = self
+            .token
+            .of(making.workspace.as_str())
+            .generate_in(token_key, making.kind, making.custody, &label, deadline)
+            .await;
         self.kept(making, new.map_err(faults::token)?).await
     }
 
@@ -204,7 +208,12 @@ impl Keys {
     /// Whether the token made it. Where it holds a whole key of the name, asking again gives that very key.
     pub async fn was_made(&self, making: &Making, effect: EffectId) -> Probe<MadeVersion> {
         let token_key = KeyId(effect.short());
-        match self.token.presence(token_key, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+        match self
+            .token
+            .of(making.workspace.as_str())
+            .presence(token_key, Instant::now() + TOKEN_CALL_WAIT_MAX)
+            .await
+        {
             // A TPM keeps no keys: one whose blob did not come back is gone.
             Ok(Presence::Absent | Presence::Half) | Err(hsm::TokenError::Unsupported { .. }) => {
                 Probe::NotApplied
@@ -223,12 +232,13 @@ impl Keys {
     /// The token is away: tried again.
     pub async fn unmake(&self, effect: EffectId) -> Result<(), RemoteFault<Never>> {
         let (id, deadline) = (KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX);
-        let gone = match self.token.presence(id, deadline).await {
+        let token = self.token.of(UNDOING);
+        let gone = match token.presence(id, deadline).await {
             Ok(Presence::Absent) | Err(hsm::TokenError::Unsupported { .. }) => Ok(()),
-            Ok(Presence::Half) => self.token.destroy_half(id, deadline).await,
+            Ok(Presence::Half) => token.destroy_half(id, deadline).await,
             Ok(Presence::Whole(public)) => {
                 let (kind, fingerprint) = (public.kind, public.fingerprint());
-                self.token.destroy(&KeyRef { id, kind, fingerprint, blob: Vec::new() }, deadline).await
+                token.destroy(&KeyRef { id, kind, fingerprint, blob: Vec::new() }, deadline).await
             }
             Err(error) => Err(error),
         };
@@ -251,7 +261,7 @@ impl Keys {
         let key =
             KeyRef { id: version.token_key, kind: making.kind, fingerprint: version.made.fingerprint, blob };
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-        match self.token.attest(&key, *cx.effect.bytes(), deadline).await {
+        match self.token.of(making.workspace.as_str()).attest(&key, *cx.effect.bytes(), deadline).await {
             Ok(statement) => Ok(Attested { version, statement }),
             Err(hsm::TokenError::Unsupported { .. }) => Ok(Attested { version, statement: None }),
             Err(error) => Err(faults::token(error)),

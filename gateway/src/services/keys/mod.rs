@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use audit::{SqlFault, Told, Tx, View};
-use hsm::{Custody, KeyRef, Token};
+use hsm::{Custody, KeyRef, SharedToken};
 use serde_json::json;
 
 pub use self::commands::Changed;
@@ -127,7 +127,7 @@ pub enum Change {
 pub struct Keys {
     ground: Ground,
     workspaces: Arc<Workspaces>,
-    token: Token,
+    token: SharedToken,
     ring: KeyRing,
     /// Where backups are written.
     backups: PathBuf,
@@ -135,7 +135,7 @@ pub struct Keys {
 
 impl Keys {
     /// The service on its ground.
-    pub fn new(ground: Ground, workspaces: Arc<Workspaces>, token: Token, backups: PathBuf) -> Self {
+    pub fn new(ground: Ground, workspaces: Arc<Workspaces>, token: SharedToken, backups: PathBuf) -> Self {
         Self { ground, workspaces, token, ring: KeyRing::default(), backups }
     }
 

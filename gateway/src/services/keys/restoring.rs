@@ -120,15 +120,9 @@ impl Keys {
         let Fetched { making, key } = fetched;
         let label = format!("chancery {} {} v{}, restored", making.workspace, making.name, making.version);
         let (id, deadline) = (KeyId(effect.short()), Instant::now() + TOKEN_GENERATE_WAIT_MAX);
-        let new = self.token.unwrap_restore(
-            &key.under,
-            id,
-            &key.public,
-            &key.wrapped,
-            making.custody,
-            &label,
-            deadline,
-        );
+        let token = self.token.of(making.workspace.as_str());
+        let new =
+            token.unwrap_restore(&key.under, id, &key.public, &key.wrapped, making.custody, &label, deadline);
         let version = self.kept(&making, new.await.map_err(faults::token)?).await?;
         Ok(Restored { making, version, expected: key.public.spki_der })
     }

@@ -141,7 +141,12 @@ impl Workspaces {
             Err(why) => return Err(untouched.later(why.to_string())),
         };
         if let Some(kek) = kek {
-            match self.token.destroy_kek(&kek, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+            match self
+                .token
+                .of(plan.workspace.as_str())
+                .destroy_kek(&kek, Instant::now() + TOKEN_CALL_WAIT_MAX)
+                .await
+            {
                 Ok(()) | Err(TokenError::KeyMissing { .. }) => {}
                 Err(error @ (TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired)) => {
                     return Err(untouched.later(error.to_string()));
@@ -161,7 +166,12 @@ impl Workspaces {
             Ok(None) => return PivotProbe::of_one_effect(None),
             Err(why) => return PivotProbe::unknown(why.to_string()),
         };
-        match self.token.find_kek(kek.id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+        match self
+            .token
+            .of(plan.workspace.as_str())
+            .find_kek(kek.id, Instant::now() + TOKEN_CALL_WAIT_MAX)
+            .await
+        {
             Ok(None) => {
                 self.forget_data_key(&plan.workspace);
                 PivotProbe::of_one_effect(Some(()))

@@ -33,8 +33,11 @@ impl Workspaces {
                 let kek = row.kek.as_deref().and_then(|kept| self.open_kek(id, kept));
                 let kek = kek.ok_or(WorkspacesRefused::NoDataKey)?;
                 let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-                let inner =
-                    self.token.unwrap_under(&kek, &row.wrapped, &founding::bound_to(id), deadline).await;
+                let inner = self
+                    .token
+                    .of(id.as_str())
+                    .unwrap_under(&kek, &row.wrapped, &founding::bound_to(id), deadline)
+                    .await;
                 let inner = inner.map_err(WorkspacesRefused::Token)?;
                 self.custody.open_data_key(id, MASTER_WRAPPED, &inner).map_err(WorkspacesRefused::DataKey)?
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::{Told, Tx};
-use hsm::{Kek, KeyId, TokenError};
+use hsm::{Kek, KeyId, TokenError, UNDOING};
 use sagas::{EffectId, Never, Probe, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -137,11 +137,12 @@ impl Workspaces {
     ) -> Result<Laid, RemoteFault> {
         let (id, deadline) = (KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX);
         let label = format!("chancery {} {}", plan.workspace, plan.name);
-        let kek = self.token.create_kek(id, &label, deadline).await.map_err(token)?;
+        let token = self.token.of(plan.workspace.as_str());
+        let kek = token.create_kek(id, &label, deadline).await.map_err(sorted)?;
         let inner =
             self.custody.new_data_key(&plan.workspace).map_err(|why| RemoteFault::later(why.to_string()))?;
         let bound = bound_to(&plan.workspace);
-        let data_key = self.token.wrap_under(&kek, &inner, &bound, deadline).await;
+        let data_key = token.wrap_under(&kek, &inner, &bound, deadline).await;
         let data_key = data_key.map_err(|error| RemoteFault::unknown(error.to_string()))?;
         let kept = serde_json::to_vec(&kek).map_err(|why| RemoteFault::Bug(why.to_string()))?;
         let kek = self.custody.seal_own(&kek_row(&plan.workspace), &kept);
@@ -151,7 +152,8 @@ impl Workspaces {
 
     /// Whether the token made the workspace's key. If it did, a fresh data key is laid under it: nothing was stored yet.
     pub async fn was_kek_made(self: Arc<Self>, effect: EffectId, plan: FoundingPlan) -> Probe<Laid> {
-        match self.token.find_kek(KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+        let token = self.token.of(plan.workspace.as_str());
+        match token.find_kek(KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX).await {
             // A TPM keeps no keys: one whose blob did not come back is gone.
             Ok(None) | Err(TokenError::Unsupported { .. }) => Probe::NotApplied,
             Ok(Some(_)) => match self.make_kek(effect, plan).await {
@@ -168,8 +170,9 @@ impl Workspaces {
     /// The token is away: tried again.
     pub async fn unmake_kek(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-        let gone = match self.token.find_kek(KeyId(effect.short()), deadline).await {
-            Ok(Some(kek)) => self.token.destroy_kek(&kek, deadline).await,
+        let token = self.token.of(UNDOING);
+        let gone = match token.find_kek(KeyId(effect.short()), deadline).await {
+            Ok(Some(kek)) => token.destroy_kek(&kek, deadline).await,
             Ok(None) | Err(TokenError::Unsupported { .. }) => Ok(()),
             Err(error) => Err(error),
         };
@@ -194,7 +197,7 @@ fn kek_row(id: &WorkspaceId) -> String {
 }
 
 /// What a token's failure means to the founding.
-fn token(error: TokenError) -> RemoteFault {
+fn sorted(error: TokenError) -> RemoteFault {
     let words = error.to_string();
     match error {
         TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired => RemoteFault::later(words),

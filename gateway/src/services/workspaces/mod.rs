@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
 use hsm::custody::DataKey;
-use hsm::{Token, TokenError};
+use hsm::{SharedToken, TokenError};
 use sagas::SagaKey;
 use serde_json::json;
 
@@ -98,14 +98,14 @@ pub struct Workspaces {
     ground: Ground,
     roster: Roster,
     custody: Custody,
-    token: Token,
+    token: SharedToken,
     /// Data keys that were opened, so that signing does not ask the token each time; wiped when they go.
     opened: Mutex<HashMap<WorkspaceId, Arc<DataKey>>>,
 }
 
 impl Workspaces {
     /// The service on its ground.
-    pub fn new(ground: Ground, roster: Roster, custody: Custody, token: Token) -> Self {
+    pub fn new(ground: Ground, roster: Roster, custody: Custody, token: SharedToken) -> Self {
         Self { ground, roster, custody, token, opened: Mutex::default() }
     }
 
