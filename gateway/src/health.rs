@@ -133,7 +133,7 @@ impl Health {
         let (token, ledger, tpm, stuck) =
             tokio::join!(probes.token(), probes.ledger(), tpm, probes.stuck_workflows());
         let parts: Vec<Part> =
-            [Some(token), Some(ledger), Some(probes.anchor()), tpm, probes.sandbox(), stuck]
+            [Some(token), Some(ledger), Some(probes.anchor()), tpm, probes.sandbox(), probes.clock(), stuck]
                 .into_iter()
                 .flatten()
                 .collect();
@@ -206,6 +206,17 @@ impl Probes {
             Ok(()) => part(true, "writes", None),
             Err(why) => part(false, "does_not_write", Some(why.to_string())),
         }
+    }
+
+    /// Shown only while the clocks disagree, or did a short while ago: then nothing irreversible is begun.
+    fn clock(&self) -> Option<Part> {
+        let left = self.ground.runner.engine().ok()?.time().unsettled_us()?;
+        let minutes = left.div_ceil(60_000_000);
+        let detail = format!(
+            "the wall clock jumped against the machine's uptime; what cannot be undone waits {minutes} more minutes, and \
+             notices go on by the uptime. Look after the time server"
+        );
+        Some(Part { part: "clock", ready: true, code: "unsettled", detail: Some(detail) })
     }
 
     /// Workflows that need a person, if there are any. Everything else goes on without them, so this is no lack of
