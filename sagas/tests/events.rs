@@ -232,6 +232,14 @@ async fn what_is_swept_leaves_no_hole_and_no_number_and_a_cursor_from_before_is_
     run(3).await;
     let later = read(&engine, here(Some(kept.next))).await;
     assert!(later.events[0].number > kept.next, "no number is given twice");
+    // What was written while the clock stood in the future goes with what came after it.
+    sample.clock.put_forward(SECOND * 1_000_000);
+    run(4).await;
+    sample.clock.put_back(SECOND * 1_000_000);
+    run(5).await;
+    let before_us = sample.clock.unix_us() + 1;
+    while sweep(before_us).await > 0 {}
+    assert_eq!(read(&engine, here(None)).await.events, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,7 +38,8 @@ fn the_statements_that_cross_workspaces_are_these_and_no_others() {
         "an operator follows the events of the whole appliance",
         "an operator's cursor is held against the newest event of all",
         "an operator's cursor is held against what is gone of any workspace",
-        "events whose time is over are looked for from the oldest on, in every workspace",
+        "the age of the oldest event of all is shown, and an operator's cursor held against it",
+        "events whose time is over are looked for by their age, in every workspace",
         "up to where events are gone is noted for each workspace before they go",
         "events whose time is over go, in every workspace",
     ];

@@ -85,10 +85,12 @@ pub struct Swept {
 /// # Errors
 /// What the database said.
 pub fn sweep(tx: &Tx<'_>, before_us: u64) -> Result<Swept, SqlFault> {
-    let oldest = rows::oldest(tx, EVENTS_SWEPT_MAX)?;
-    let gone = match oldest.iter().take_while(|(_, at_us)| *at_us < before_us).last() {
-        Some((last, _)) => rows::sweep(tx, *last)?,
+    let oldest = rows::oldest(tx)?;
+    // What was written before one whose time is over is older than that, whatever moment it bears: a clock that stood in the
+    // future for a while keeps nothing.
+    let gone = match rows::over(tx, before_us, EVENTS_SWEPT_MAX)? {
+        Some(last) => rows::sweep(tx, last)?,
         None => 0,
     };
-    Ok(Swept { gone, oldest_us: oldest.first().map(|(_, at_us)| *at_us) })
+    Ok(Swept { gone, oldest_us: oldest })
 }

@@ -10,7 +10,7 @@ use super::{PLACES, Published, Topic};
 use crate::ids::{EffectId, SagaKey, Scope};
 use crate::store::{SERVICE, big, micros, micros_or_null, saga_id, scope};
 
-pub(crate) static STATEMENTS: [&Statement; 13] = [
+pub(crate) static STATEMENTS: [&Statement; 14] = [
     &LAST_WITHIN,
     &INSERT,
     &SAID,
@@ -22,6 +22,7 @@ pub(crate) static STATEMENTS: [&Statement; 13] = [
     &SWEPT_ALL,
     &OLDEST,
     &OLDEST_ALL,
+    &OVER,
     &MARK_SWEPT,
     &SWEEP,
 ];
@@ -73,8 +74,13 @@ static OLDEST: Statement =
     Statement::tenant(SERVICE, "SELECT number FROM outbox WHERE workspace = ?1 ORDER BY number LIMIT 1");
 static OLDEST_ALL: Statement = Statement::across_workspaces(
     SERVICE,
-    "events whose time is over are looked for from the oldest on, in every workspace",
+    "the age of the oldest event of all is shown, and an operator's cursor held against it",
     "SELECT number, at_us FROM outbox ORDER BY number LIMIT ?1",
+);
+static OVER: Statement = Statement::across_workspaces(
+    SERVICE,
+    "events whose time is over are looked for by their age, in every workspace",
+    "SELECT MAX(number) FROM (SELECT number FROM outbox WHERE at_us < ?1 ORDER BY at_us LIMIT ?2) AS over",
 );
 static MARK_SWEPT: Statement = Statement::across_workspaces(
     SERVICE,
@@ -187,9 +193,14 @@ fn published(row: &audit::Row<'_>) -> Result<Published, SqlFault> {
     })
 }
 
-/// The oldest events, with their moments.
-pub(super) fn oldest(tx: &Tx<'_>, rows_max: usize) -> Result<Vec<(u64, u64)>, SqlFault> {
-    tx.all(&OLDEST_ALL, params![big(rows_max)], |row| Ok((micros(row, 0)?, micros(row, 1)?)))
+/// The moment of the oldest event.
+pub(super) fn oldest(tx: &Tx<'_>) -> Result<Option<u64>, SqlFault> {
+    tx.one(&OLDEST_ALL, params![1], |row| micros(row, 1))
+}
+
+/// The last of the oldest events that were written before a moment.
+pub(super) fn over(tx: &Tx<'_>, before_us: u64, rows_max: usize) -> Result<Option<u64>, SqlFault> {
+    Ok(tx.one(&OVER, params![big(before_us), big(rows_max)], |row| micros_or_null(row, 0))?.flatten())
 }
 
 /// Lets go of everything up to a number, and notes so for each workspace that loses something.

@@ -39,3 +39,6 @@ CREATE TABLE lease_floor (
     tickets BIGINT NOT NULL,
     PRIMARY KEY (workspace)) WITHOUT ROWID;
 CREATE INDEX lease_over ON lease (until_us);
+
+-- Events go by their age, also those that were written while the clock stood in the future.
+CREATE INDEX outbox_age ON outbox (at_us);

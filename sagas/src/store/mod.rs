@@ -123,6 +123,7 @@ pub static SCHEMA: Schema = Schema {
         crate::outbox::STATEMENTS[10],
         crate::outbox::STATEMENTS[11],
         crate::outbox::STATEMENTS[12],
+        crate::outbox::STATEMENTS[13],
     ],
 };
 
