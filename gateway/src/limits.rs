@@ -18,6 +18,8 @@ pub const TARGET_BYTES_MAX: usize = 2 << 10;
 pub const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Header bytes dribbled for longer than this are an attack on descriptors; the same clock closes idle h1 connections.
 pub const HEADER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// A peer that has shaken hands says within this which HTTP it speaks; the clock on headers starts only then.
+pub const FIRST_BYTES_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A TLS handshake takes two round trips; ten seconds serve a satellite link.
 pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// An h2 peer that does not answer a ping for this long is gone.
@@ -128,8 +130,6 @@ pub const EXPORT_BATCH_MAX: usize = 128;
 pub const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// What signs or makes keys is not done twice within a month, whoever restarts whatever.
 pub const ANSWERS_KEPT_LONG: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Whoever follows events and was away comes back within a month, or looks at how things stand.
-pub const EVENTS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Of a request's time so much is left for its answer when it waits for something to happen.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
 /// The second of two equal requests waits so long for the first before it is told to come back.

@@ -48,6 +48,10 @@ impl Clock for Set {
     fn monotonic(&self) -> Duration {
         audit::MachineClock::new().monotonic()
     }
+
+    fn boot(&self) -> audit::Boot {
+        audit::MachineClock::new().boot()
+    }
 }
 
 async fn dressed(standing: &Standing) -> Dressing {

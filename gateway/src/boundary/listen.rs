@@ -156,6 +156,10 @@ mod tests {
         fn monotonic(&self) -> Duration {
             Duration::ZERO
         }
+
+        fn boot(&self) -> audit::Boot {
+            audit::Boot { id: [0; 16], uptime: Duration::ZERO }
+        }
     }
 
     #[tokio::test]
