@@ -116,7 +116,7 @@ async fn nothing_is_written_for_a_certificate_that_ended_after_the_guard_saw_it(
     };
     clock.ahead(91);
     let refused = standing.house.keys.change(&permit, &origin, "release", Change::Disable, done).await;
-    let words = format!("{:?}", refused.err().expect("it was written"));
+    let words = format!("{:?}", refused.expect_err("it was written"));
     assert!(words.contains("ClientWithdrawn"), "{words}");
 }
 
