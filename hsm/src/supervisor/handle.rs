@@ -113,7 +113,7 @@ impl Supervised {
         let place = self.stand_in_line(asked, deadline).await?;
         let (reply, answer) = oneshot::channel();
         let queued = Queued { call, deadline, reply, _place: place, _ticket: ticket };
-        if self.orders.send(Order::Call(queued)).is_err() {
+        if self.orders.send(Order::Call(Box::new(queued))).is_err() {
             return Err(self.gone());
         }
         answer.await.unwrap_or(Err(TokenError::OutcomeUnknown))

@@ -46,7 +46,7 @@ pub enum TokenState {
 
 /// What handles tell the supervisor. The line is bounded by `places`, which each call holds until it is answered.
 enum Order {
-    Call(Queued),
+    Call(Box<Queued>),
     Close(oneshot::Sender<()>),
 }
 
@@ -213,7 +213,7 @@ impl Supervisor {
     fn take(&mut self, order: Option<Order>) -> Option<()> {
         match order? {
             Order::Call(call) => {
-                self.queue.push(call);
+                self.queue.push(*call);
                 Some(())
             }
             Order::Close(done) => {

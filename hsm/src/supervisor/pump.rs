@@ -106,7 +106,7 @@ impl Supervisor {
                 if tokio::time::Instant::from_std(call.deadline) < timer.deadline() {
                     timer.as_mut().reset(call.deadline.into());
                 }
-                self.queue.push(call);
+                self.queue.push(*call);
             }
             Order::Close(done) => {
                 self.closing = Some(done);
