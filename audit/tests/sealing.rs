@@ -365,6 +365,37 @@ async fn an_anchor_that_moves_under_a_running_ledger_freezes_it() {
 }
 
 #[tokio::test]
+async fn a_frozen_ledger_signs_nothing_and_counts_nothing_as_sealed() {
+    for dirty in [false, true] {
+        let sealed = Sealed::with_history(Tier::TpmNv).await;
+        let older = sealed.house.directory.path().join("older.db");
+        if !dirty {
+            let (ledger, sealing) = sealed.start().await;
+            sealing.seal().await.unwrap();
+            drop(sealing);
+            ledger.close().await;
+        }
+        copy_ledger(&sealed.house.path(), &older);
+        let (ledger, sealing) = sealed.start().await;
+        sealed.house.add(&ledger, "a", "forgotten").await;
+        sealing.seal().await.unwrap();
+        drop(sealing);
+        ledger.close().await;
+        copy_ledger(&older, &sealed.house.path());
+        let (ledger, sealing) = sealed.open();
+        sealing.recover().await.unwrap_err();
+        let (signatures, before) = (sealed.sealer.signatures(), ledger.health());
+        for _ in 0..2 {
+            let refused = sealing.seal().await.unwrap_err();
+            assert!(matches!(refused, SealRefused::Frozen(_)), "dirty {dirty}: {refused:?}");
+        }
+        assert_eq!(sealed.sealer.signatures(), signatures, "dirty {dirty}: a frozen ledger signed");
+        assert_eq!(ledger.health(), before, "dirty {dirty}");
+        assert!(before.unanchored_rows > 0, "dirty {dirty}: nothing is known to be sealed");
+    }
+}
+
+#[tokio::test]
 async fn the_anchor_advances_by_the_published_rule() {
     let sealed = Sealed::new(Tier::TpmNv);
     let (_ledger, sealing) = sealed.start().await;

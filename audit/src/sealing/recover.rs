@@ -59,7 +59,7 @@ impl Sealing {
         self.same_hardware().await?;
         let counter = self.count_start(&reading, &verdict, tail).await?;
         let sealed = self.read(|view| Ok(view.last_anchor()?.map_or(0, |row| row.size))).await?;
-        self.ledger.shared.anchored(sealed, false);
+        self.ledger.shared.sealed(sealed);
         self.ledger.shared.open_for_writes();
         Ok(Recovered { verdict, tail_rows: tail.rows, counter })
     }
