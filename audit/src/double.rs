@@ -137,6 +137,11 @@ impl MemoryAnchor {
         Self { ak: Self::new(self.tier).ak, ..self.clone() }
     }
 
+    /// The public part of its attestation key, SPKI DER.
+    pub fn attestation_key(&self) -> Vec<u8> {
+        spki(&self.ak)
+    }
+
     /// A copy of what it holds.
     pub fn state(&self) -> AnchorState {
         unpoisoned(&self.state).clone()

@@ -13,7 +13,7 @@ use rusqlite::hooks::Wal as EngineWal;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
-use crate::append::{Appender, Tip, load_tip, save_tip};
+use crate::append::{Appender, Tip, begin_tip, load_tip};
 use crate::fault::SqlFault;
 use crate::gather::Pace;
 use crate::job::Job;
@@ -176,7 +176,7 @@ fn settle_origin(session: &Session, options: &LedgerOptions) -> Result<Tip, Open
         let mut name = session.own("INSERT INTO log (one, origin) VALUES (1, ?1)")?;
         name.raw_bind_parameter(1, &options.origin)?;
         name.raw_execute()?;
-        save_tip(session, &tip)?;
+        begin_tip(session, &tip)?;
         session.own("COMMIT")?.raw_execute()?;
         Ok((options.origin.clone(), tip))
     };

@@ -197,6 +197,38 @@ async fn a_released_migration_that_was_edited_or_is_gone_stops_the_opening() {
 }
 
 #[tokio::test]
+async fn a_ledger_of_the_first_schema_gets_the_later_steps_and_goes_on() {
+    let house = House::new();
+    let ledger = house.open();
+    house.add(&ledger, "a", "one").await;
+    ledger.close().await;
+    // Back to how the first release left it: its step alone, and none of the triggers of later ones.
+    let conn = rusqlite::Connection::open(house.path()).unwrap();
+    let later: Vec<String> = {
+        let mut find = conn.prepare("SELECT name FROM sqlite_master WHERE name LIKE '%_once'").unwrap();
+        find.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(later.len(), 7, "{later:?}");
+    let mut undo: String = later.iter().map(|name| format!("DROP TRIGGER {name};")).collect();
+    undo += "DROP TRIGGER schema_step_is_kept; DROP TRIGGER schema_step_is_fixed;
+        DELETE FROM schema_step WHERE service = 'ledger' AND step > 1";
+    conn.execute_batch(&undo).unwrap();
+    const REPLACE: &str = "INSERT OR REPLACE INTO entry SELECT seq, time_us, workspace, 'forged', action, object, \
+        outcome, request_id, leaf, salt, payload, chain FROM entry WHERE seq = 0";
+    conn.execute_batch("BEGIN").unwrap();
+    conn.execute_batch(REPLACE).unwrap();
+    conn.execute_batch("ROLLBACK").unwrap();
+    drop(conn);
+    let ledger = house.open();
+    house.add(&ledger, "a", "two").await;
+    assert_eq!((house.count(&ledger, "a").await, ledger.health().entries), (2, 2));
+    // With the ledger running, and over a connection of the attacker's own.
+    let conn = rusqlite::Connection::open(house.path()).unwrap();
+    assert_eq!(conn.execute_batch(REPLACE).unwrap_err().to_string(), "an entry is never replaced");
+    ledger.close().await;
+}
+
+#[tokio::test]
 async fn a_migration_makes_only_the_tables_its_service_declared() {
     for script in [
         &["CREATE TABLE other (id TEXT PRIMARY KEY)"],

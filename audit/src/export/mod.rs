@@ -249,6 +249,7 @@ fn write_keys(origin: &str, keys: &[NoteKey], shelf: &mut dyn Shelf) -> io::Resu
 }
 
 /// An anchor with all that proves it.
+#[derive(Debug, Clone)]
 pub(crate) struct AnchorFacts {
     pub(crate) line: AnchorLine,
     pub(crate) note: String,
