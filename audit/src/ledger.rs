@@ -208,6 +208,11 @@ impl Ledger {
         self.shared.health()
     }
 
+    /// Waits until the ledger is frozen, and says why. One that is not never ends this wait.
+    pub async fn frozen(&self) -> Arc<Freeze> {
+        self.shared.frozen().await
+    }
+
     /// The name of this log.
     pub fn origin(&self) -> &str {
         &self.shared.origin

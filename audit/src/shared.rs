@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::extent::{Extent, Unsealed};
 use crate::gate::SnapshotGate;
@@ -36,6 +36,7 @@ pub(crate) struct Core {
     pub(crate) figures: Figures,
     pub(crate) snapshots: SnapshotGate,
     extent: Mutex<Extent>,
+    froze: Notify,
     standing: Mutex<Standing>,
 }
 
@@ -195,7 +196,8 @@ impl Core {
     ) -> Self {
         let extent = Mutex::new(Extent::opened(entries, clock.monotonic()));
         let (figures, snapshots) = (Figures::default(), SnapshotGate::default());
-        Self { origin, clock, limits, figures, snapshots, extent, standing: Mutex::new(standing) }
+        let (froze, standing) = (Notify::new(), Mutex::new(standing));
+        Self { origin, clock, limits, figures, snapshots, extent, froze, standing }
     }
 
     /// Whether a job with this pass may run now.
@@ -245,9 +247,24 @@ impl Core {
     }
 
     pub(crate) fn freeze(&self, freeze: Freeze) {
-        let mut standing = self.standing_now();
-        if matches!(*standing, Standing::Open | Standing::Unverified) {
+        {
+            let mut standing = self.standing_now();
+            if !matches!(*standing, Standing::Open | Standing::Unverified) {
+                return;
+            }
             *standing = Standing::Frozen(Arc::new(freeze));
+        }
+        self.froze.notify_waiters();
+    }
+
+    pub(crate) async fn frozen(&self) -> Arc<Freeze> {
+        loop {
+            // Made before the look, so that a freeze between the two wakes it.
+            let woken = self.froze.notified();
+            if let Standing::Frozen(freeze) = &*self.standing_now() {
+                return freeze.clone();
+            }
+            woken.await;
         }
     }
 

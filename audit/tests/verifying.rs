@@ -640,32 +640,17 @@ async fn what_is_kept_of_a_step_is_held_against_what_its_entry_tells() {
 #[tokio::test]
 async fn a_cut_tail_that_takes_the_entry_of_the_newest_step_with_it_is_found() {
     let sealed = Sealed::with_history(Tier::TpmNv).await;
-    cut_to(&sealed, 12);
+    sealed.cut_to(12);
     assert_eq!(
         report(&sealed.house.path(), &pinned(&sealed)).finding.unwrap(),
         "checkpoint 2 was confirmed, but no entry behind it tells of it: entries were cut off"
     );
 }
 
-/// Cuts the log to its first entries, so that what is stored fits.
-fn cut_to(sealed: &Sealed, size: u64) {
-    sealed.edit(&format!("DELETE FROM entry WHERE seq >= {size}"));
-    let conn = rusqlite::Connection::open(sealed.house.path()).unwrap();
-    let (mut chain, mut tree) = (genesis_chain(ORIGIN), audit::merkle::Frontier::default());
-    let mut find = conn.prepare("SELECT leaf FROM entry ORDER BY seq").unwrap();
-    for leaf in find.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap() {
-        let hash = leaf_hash(&leaf.unwrap());
-        chain = next_chain(&chain, &hash);
-        tree.push(hash, |_, _, _| {});
-    }
-    let state = rusqlite::params![tree.size().cast_signed(), chain, tree.peaks().concat()];
-    conn.execute("UPDATE tree_state SET size = ?1, chain = ?2, peaks = ?3", state).unwrap();
-}
-
 #[tokio::test]
 async fn keys_that_signed_nothing_vouch_for_nothing() {
     let sealed = Sealed::with_history(Tier::TpmNv).await;
-    cut_to(&sealed, 4);
+    sealed.cut_to(4);
     sealed.edit("DELETE FROM anchor");
     assert_eq!(
         report(&sealed.house.path(), &pinned(&sealed)).finding.unwrap(),

@@ -2,7 +2,7 @@
 //! Who enters: the gateway at start (`recover`), at every interval and at stop (`seal`).
 //! What leaves: an open or a frozen ledger, and confirmed checkpoints; an unconfirmed one never leaves.
 
-mod examine;
+pub(crate) mod examine;
 mod recover;
 mod store;
 pub(crate) mod verdict;
