@@ -466,3 +466,57 @@ async fn a_read_that_does_not_end_holds_up_neither_writes_nor_other_reads() {
     held.await.unwrap();
     ledger.close().await;
 }
+
+/// A shelf that stops at two of its files, tells of it, and waits until told to go on.
+struct Stopping {
+    at: &'static [&'static str],
+    reached: mpsc::Sender<()>,
+    go_on: mpsc::Receiver<()>,
+}
+
+impl audit::export::Shelf for Stopping {
+    fn put(&mut self, name: &str, _: &[u8]) -> std::io::Result<()> {
+        if self.at.contains(&name) {
+            self.reached.send(()).unwrap();
+            self.go_on.recv().unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_write_ahead_log_begins_anew_while_an_export_runs() {
+    let house = House::new();
+    let ledger = narrow(&house);
+    let sealer = Arc::new(audit::double::MemorySealer::new(common::sealed::ORIGIN));
+    let sealing = Sealing::new(ledger.clone(), sealer.clone(), None);
+    for n in 0..1_800 {
+        house.add(&ledger, "c", &n.to_string()).await;
+    }
+    sealing.seal().await.unwrap();
+    let ((reached, arrived), (go_on, waits)) = (mpsc::channel(), mpsc::channel());
+    let shelf = Stopping { at: &["tile/entries/000", "tile/entries/005"], reached, go_on: waits };
+    let exporting = {
+        let (ledger, keys) = (ledger.clone(), audit::Sealer::keys(&*sealer).to_vec());
+        let wanted = audit::export::Wanted::default();
+        tokio::spawn(async move { audit::export::export(&ledger, &keys, wanted, shelf).await.map(drop) })
+    };
+    let arrived = Arc::new(std::sync::Mutex::new(arrived));
+    let arrival = || {
+        let arrived = arrived.clone();
+        tokio::task::spawn_blocking(move || arrived.lock().unwrap().recv().unwrap())
+    };
+    arrival().await.unwrap();
+    let before = ledger.health().wal_restarts;
+    grow_wal(&house, &ledger, 1 << 18, 0).await;
+    while !ledger.health().reads_held_back {
+        tokio::task::yield_now().await;
+    }
+    go_on.send(()).unwrap();
+    arrival().await.unwrap();
+    assert_eq!(ledger.health().wal_restarts, before + 1, "the export holds one snapshot from beginning to end");
+    go_on.send(()).unwrap();
+    exporting.await.unwrap().unwrap();
+    drop(sealing);
+    ledger.close().await;
+}
