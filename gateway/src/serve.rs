@@ -89,8 +89,7 @@ pub async fn serve(
         house.events.clone(),
         stopping.clone(),
     ));
-    let examining = keeper.clone();
-    tokio::spawn(async move { examining.examine_everything().await });
+    tokio::spawn(keeper.clone().keep_examining(stopping.clone()));
     let doors = (tokio::spawn(listener.run()), tokio::spawn(local.run()));
     notify(&[NotifyState::Ready]);
     tracing::info!(%address, socket = %config.socket.display(), "serving");

@@ -122,7 +122,7 @@ pub(crate) async fn proven(stage: Stage, story: impl Story, definition: &Definit
     assert_eq!(proof.told, tells(definition.name()), "what {} tells others", definition.name());
     let house = &theatre.stage.standing.house;
     house.keeper.seal().await.expect("the ledger is sealed");
-    house.keeper.examine_everything().await;
+    house.keeper.examine_everything().await.expect("the ledger verifies");
     assert_eq!(house.ground.ledger.health().standing, audit::Standing::Open, "the ledger does not verify");
     proof
 }
