@@ -33,7 +33,7 @@ else
 endif
 	$(CARGO) test --workspace --doc
 
-lint: deps ## formatting, clippy with warnings as errors, units, advisories where cargo-audit is present
+lint: deps ## formatting, clippy with warnings as errors, units, known advisories (ADVISORY_DB=fetch|skip|<directory>)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	systemd/check.sh
@@ -51,7 +51,7 @@ torture: deps ## all crash points and fault cycles, not only the sample
 	$(CARGO) build --workspace --bins
 	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'binary(~torture) | binary(~fault) | binary(~stress) | binary(kills)'
 
-install: ## install binaries and units (DESTDIR and PREFIX are honoured)
+install: ## install binaries, units and licences (DESTDIR and PREFIX are honoured)
 	$(CARGO) build --release -p gateway --no-default-features -p hsm -p audit --features hsm/worker
 	BUILD=target/release systemd/install.sh
 

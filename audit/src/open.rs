@@ -36,7 +36,8 @@ pub(crate) fn open(options: LedgerOptions) -> Result<Ledger, OpenRefused> {
     let registry = Arc::new(Registry::new(&schemas)?);
     let database = |source| OpenRefused::Database { path: options.path.clone(), source };
 
-    let mut session = connect(&options.path, &registry, Some(options.limits.wal_bytes_max)).map_err(database)?;
+    let mut session =
+        connect(&options.path, &registry, Some(options.limits.wal_bytes_max)).map_err(database)?;
     sync_directory(&options.path)?;
     migrate(&session, &schemas, &options.path)?;
     let tip = settle_origin(&session, &options)?;
@@ -52,8 +53,14 @@ pub(crate) fn open(options: LedgerOptions) -> Result<Ledger, OpenRefused> {
     watch_wal(&mut session, core.figures.wal_pages.clone()).map_err(database)?;
     let appender = Appender::new(options.origin, options.clock, options.random, tip);
 
-    let writer =
-        Writer { session, appender, core: core.clone(), pace: Pace::default(), wal: Wal::default(), _lock: lock };
+    let writer = Writer {
+        session,
+        appender,
+        core: core.clone(),
+        pace: Pace::default(),
+        wal: Wal::default(),
+        _lock: lock,
+    };
     let shared = Arc::new(Shared::new(core.clone(), Doors { writes, reads }));
     start(&shared, &core, writer, write_queue, sessions, read_queue)
         .map_err(|source| OpenRefused::File { path: options.path, source })?;

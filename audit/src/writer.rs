@@ -225,7 +225,8 @@ impl Writer {
     fn fold_wal(&mut self, pages_min: u64) {
         let (core, session) = (&self.core, &self.session);
         let pages = core.figures.wal_pages.load(Ordering::Relaxed);
-        let folded = match self.wal.due(pages, pages_min, core.limits.wal_bytes_max.div_ceil(WAL_PAGE_BYTES)) {
+        let folded = match self.wal.due(pages, pages_min, core.limits.wal_bytes_max.div_ceil(WAL_PAGE_BYTES))
+        {
             Fold::NotYet => return,
             Fold::BesideReaders => session.fold_wal(),
             Fold::WithoutReaders => match core.snapshots.quiet(core.limits.wal_readers_wait_max) {

@@ -514,7 +514,11 @@ async fn the_write_ahead_log_begins_anew_while_an_export_runs() {
     }
     go_on.send(()).unwrap();
     arrival().await.unwrap();
-    assert_eq!(ledger.health().wal_restarts, before + 1, "the export holds one snapshot from beginning to end");
+    assert_eq!(
+        ledger.health().wal_restarts,
+        before + 1,
+        "the export holds one snapshot from beginning to end"
+    );
     go_on.send(()).unwrap();
     exporting.await.unwrap().unwrap();
     drop(sealing);

@@ -401,12 +401,24 @@ async fn a_frozen_ledger_signs_nothing_and_counts_nothing_as_sealed() {
 #[tokio::test]
 async fn what_is_changed_under_a_running_ledger_is_found_by_the_next_examination() {
     for (edit, expected) in [
-        ("UPDATE entry SET actor = 'forged-live' WHERE seq = 3", "entry 3: column `actor` says `forged-live`"),
+        (
+            "UPDATE entry SET actor = 'forged-live' WHERE seq = 3",
+            "entry 3: column `actor` says `forged-live`",
+        ),
         ("UPDATE entry SET payload = x'5b5d' WHERE seq = 2", "entry 2: its payload is not the one"),
-        ("UPDATE anchor SET statement = NULL, signature = NULL WHERE k = 1", "checkpoint 1: the TPM's statement about it is missing"),
+        (
+            "UPDATE anchor SET statement = NULL, signature = NULL WHERE k = 1",
+            "checkpoint 1: the TPM's statement about it is missing",
+        ),
         ("UPDATE anchor SET signature = x'00' WHERE k = 1", "checkpoint 1: the attestation key did not sign"),
-        ("UPDATE anchor SET note = substr(note, 1, instr(note, 'audit/0001/tpm') - 1 - length('\u{2014} test.example/')) WHERE k = 1", "checkpoint 1: the hardware line"),
-        ("UPDATE anchor SET tier = 'token-object' WHERE k = 1", "checkpoint 1: its tier is \"token-object\", entry 6 tells of \"tpm-nv\""),
+        (
+            "UPDATE anchor SET note = substr(note, 1, instr(note, 'audit/0001/tpm') - 1 - length('\u{2014} test.example/')) WHERE k = 1",
+            "checkpoint 1: the hardware line",
+        ),
+        (
+            "UPDATE anchor SET tier = 'token-object' WHERE k = 1",
+            "checkpoint 1: its tier is \"token-object\", entry 6 tells of \"tpm-nv\"",
+        ),
         ("UPDATE anchor SET counter = 999 WHERE k = 1", "checkpoint 1: its counter is 999"),
         ("UPDATE anchor SET identity = x'01' WHERE k = 1", "checkpoint 1: its identity is"),
         ("DELETE FROM anchor WHERE k = 1", "checkpoint 1 is missing"),
@@ -496,7 +508,12 @@ async fn a_last_checkpoint_that_is_not_ours_or_not_of_this_log_is_found_at_start
         assert!(refused.starts_with(expected), "{refused}");
     };
     let sealed = Sealed::with_history(Tier::TpmNv).await;
-    replaced(&sealed, &of(&foreign, 2), "checkpoint 2: expected a checkpoint signed by the keys of this appliance").await;
+    replaced(
+        &sealed,
+        &of(&foreign, 2),
+        "checkpoint 2: expected a checkpoint signed by the keys of this appliance",
+    )
+    .await;
     let sealed = Sealed::with_history(Tier::TpmNv).await;
     let older = of(&sealed, 1);
     replaced(&sealed, &older, "checkpoint 2: expected test.example/audit/0001 of 12 entries, found").await;
@@ -565,7 +582,10 @@ async fn an_export_that_meets_an_edit_freezes_the_ledger() {
         (Wanted::default(), "DELETE FROM anchor WHERE k = 1"),
         (Wanted { from: Some(2), ..Wanted::default() }, "UPDATE entry SET actor = 'x' WHERE seq = 3"),
         (Wanted { from: Some(2), ..Wanted::default() }, "UPDATE entry SET payload = x'7b7d20' WHERE seq = 3"),
-        (Wanted { from: Some(2), ..Wanted::default() }, "UPDATE entry SET leaf = (SELECT leaf FROM entry WHERE seq = 5) WHERE seq = 3"),
+        (
+            Wanted { from: Some(2), ..Wanted::default() },
+            "UPDATE entry SET leaf = (SELECT leaf FROM entry WHERE seq = 5) WHERE seq = 3",
+        ),
     ] {
         let sealed = Sealed::with_history(Tier::TpmNv).await;
         let (ledger, sealing) = sealed.start().await;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use audit::export::{Folder, Wanted, export, pack};
-use audit::verify::{Report, Source, Terms, verify};
 use audit::leaf::{Leaf, genesis_chain, leaf_hash, next_chain, payload_commit};
+use audit::verify::{Report, Source, Terms, verify};
 use audit::{Checkpoint, Note, NoteKey, Sealer, Tier, UNWRITTEN, extend, step_digest};
 use common::sealed::{ORIGIN, Sealed};
 
@@ -509,7 +509,8 @@ async fn an_export_stripped_of_its_tpm_does_not_verify() {
     let honest = report(&export, &all_pins(&sealed));
     assert_eq!((honest.finding, honest.attested), (None, 3));
     strip_hardware(&export);
-    let demanded = "checkpoint 1: it is held by `token-object`, but a key of the TPM was given, so a TPM must hold it";
+    let demanded =
+        "checkpoint 1: it is held by `token-object`, but a key of the TPM was given, so a TPM must hold it";
     let only_ak = Terms { keys: vec![sealed.keys()[0].clone()], ..all_pins(&sealed) };
     for terms in [all_pins(&sealed), pinned(&sealed), only_ak] {
         assert_eq!(report(&export, &terms).finding.as_deref(), Some(demanded));
@@ -600,7 +601,8 @@ async fn a_history_forged_with_the_logs_key_does_not_verify_against_the_tpms() {
     let log_key = Terms { keys: vec![sealed.keys()[0].clone()], ..Terms::default() };
     let believed = report(&sealed.house.path(), &log_key);
     assert_eq!(believed.finding, None, "the forgery is not perfect, so it proves nothing about the pins");
-    let demanded = "checkpoint 1: it is held by `token-object`, but a key of the TPM was given, so a TPM must hold it";
+    let demanded =
+        "checkpoint 1: it is held by `token-object`, but a key of the TPM was given, so a TPM must hold it";
     let only_ak = Terms { ak: Some(sealed.anchor.attestation_key()), ..log_key };
     for terms in [all_pins(&sealed), pinned(&sealed), only_ak] {
         assert_eq!(report(&sealed.house.path(), &terms).finding.as_deref(), Some(demanded));
@@ -630,7 +632,8 @@ async fn what_is_kept_of_a_step_is_held_against_what_its_entry_tells() {
         let found = {
             let sealed = Sealed::with_history(Tier::TpmNv).await;
             sealed.edit(&format!("UPDATE anchor SET {edit}"));
-            report(&sealed.house.path(), &Terms { keys: vec![sealed.keys()[0].clone()], ..Terms::default() }).finding
+            report(&sealed.house.path(), &Terms { keys: vec![sealed.keys()[0].clone()], ..Terms::default() })
+                .finding
         };
         let found = found.unwrap_or_else(|| panic!("{edit}: not found"));
         assert!(found.starts_with(expected), "{edit}: {found}");

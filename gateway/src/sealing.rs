@@ -51,7 +51,7 @@ const EXTRA_BURST: u32 = 40;
 const EXTRA_EVERY: Duration = Duration::from_secs(432);
 /// How often the whole ledger is looked at. A look takes about a second per million entries, so an hour costs even the
 /// largest ledger little, and what was changed in the file is served for no longer than that.
-const EXAMINE_EVERY: Duration = Duration::from_secs(3_600);
+pub const EXAMINE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often growth is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -116,13 +116,13 @@ impl Keeper {
         examined
     }
 
-    /// Looks at the whole log now, and again and again until the house stops.
-    pub async fn keep_examining(self, stopping: CancellationToken) {
+    /// Looks at the whole log now, and then again and again, until the house stops.
+    pub async fn keep_examining(self, every: Duration, stopping: CancellationToken) {
         loop {
             let look = async {
                 // What failed has been told; a frozen ledger stays frozen, and any other is looked at again.
                 let _ = self.examine_everything().await;
-                tokio::time::sleep(EXAMINE_EVERY).await;
+                tokio::time::sleep(every).await;
             };
             tokio::select! {
                 () = stopping.cancelled() => return,
@@ -196,7 +196,56 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use audit::double::{MemoryAnchor, MemorySealer};
+    use audit::{Entry, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, SqlFault, Told};
+
     use super::*;
+
+    const ORIGIN: &str = "test.example/audit/0001";
+
+    /// A keeper over a ledger with some sealed history.
+    async fn keeper(directory: &std::path::Path) -> Keeper {
+        let ledger = Ledger::open(LedgerOptions {
+            path: directory.join("ledger.db"),
+            origin: ORIGIN.to_owned(),
+            schemas: Vec::new(),
+            clock: Arc::new(MachineClock::new()),
+            random: Arc::new(MachineRandom),
+            limits: LedgerLimits::default(),
+            dangerous_without_recovery: false,
+        });
+        let ledger = ledger.unwrap();
+        let anchor = Arc::new(MemoryAnchor::new(Tier::TpmNv));
+        let sealing = Sealing::new(ledger.clone(), Arc::new(MemorySealer::new(ORIGIN)), Some(anchor));
+        sealing.recover().await.unwrap();
+        for _ in 0..4 {
+            let told = |_: &mut audit::Tx<'_>| Ok::<_, SqlFault>(Told::new((), Entry::new("note.add")));
+            ledger.write(told).await.unwrap();
+        }
+        let cadence = Cadence { interval: Duration::from_secs(60), rows: 1_000 };
+        let keeper = Keeper::new(sealing, ledger, cadence);
+        keeper.seal().await.unwrap();
+        keeper
+    }
+
+    #[tokio::test]
+    async fn what_is_changed_under_a_running_appliance_is_found_by_the_next_look() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path()).await;
+        let stopping = CancellationToken::new();
+        let examining =
+            tokio::spawn(keeper.clone().keep_examining(Duration::from_millis(1), stopping.clone()));
+        while keeper.examinations() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let database = rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap();
+        let edit = "DROP TRIGGER entry_is_fixed; UPDATE entry SET actor = 'forged' WHERE seq = 1";
+        database.execute_batch(edit).unwrap();
+        let freeze = keeper.inner.ledger.frozen().await;
+        assert!(freeze.found.contains("entry 1: column `actor` says `forged`"), "{freeze}");
+        stopping.cancel();
+        examining.await.unwrap();
+    }
 
     #[test]
     fn a_day_of_asking_writes_no_more_than_the_wear_budget() {

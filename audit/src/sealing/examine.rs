@@ -148,7 +148,9 @@ fn check_told(view: &View<'_>, last: u64) -> Result<(), Unwell> {
         return Err(disagree(what, &named(expected.as_ref()), &named(told)));
     }
     match (newest, last.checked_sub(1).map(|before| view.anchor_after(before)).transpose()?.flatten()) {
-        (Some((seq, _, payload)), Some(step)) => compare_told(&step, None, seq, &payload).map_err(|it| found(&it)),
+        (Some((seq, _, payload)), Some(step)) => {
+            compare_told(&step, None, seq, &payload).map_err(|it| found(&it))
+        }
         _ => Ok(()),
     }
 }
@@ -181,7 +183,8 @@ impl Examination {
     /// Remembers how far the ledger has come. `keys` are the sealer's own, and which of them must have signed a step goes
     /// by its tier: a key may be younger than the log.
     pub(crate) fn begin(view: &View<'_>, origin: &str, keys: &[NoteKey]) -> Result<Self, Unwell> {
-        let stored = load_tip(view.session)?.ok_or_else(|| disagree("the end of the log", "a row", "none"))?;
+        let stored =
+            load_tip(view.session)?.ok_or_else(|| disagree("the end of the log", "a row", "none"))?;
         let demands = Demands {
             origin: origin.to_owned(),
             keys: keys.to_vec(),
@@ -254,7 +257,8 @@ impl Examination {
     /// The stored end is the one these rows give; where the log has grown since, its stored tree still is.
     fn finish(&mut self, view: &View<'_>) -> Result<(), Unwell> {
         self.seals.end(self.end).map_err(|finding| found(&finding))?;
-        let stored = load_tip(view.session)?.ok_or_else(|| disagree("the end of the log", "a row", "none"))?;
+        let stored =
+            load_tip(view.session)?.ok_or_else(|| disagree("the end of the log", "a row", "none"))?;
         let walked = self.walk.tip();
         if stored.size() == self.end && stored != *walked {
             return Err(disagree("the stored end of the log", &describe(walked), &describe(&stored)));
