@@ -1,4 +1,6 @@
 //! How far the log has come, and how far it is sealed: two numbers, and since when the oldest entry between them waits.
+//! Who enters: the writer with each commit, sealing with each seal.
+//! What leaves: how many entries are not sealed, and for how long; the bound of both is the ledger's.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! Who holds a snapshot, and a moment without any: the write-ahead log begins anew only while no reader stands in it.
+//! Who enters: readers, before they open a snapshot; the writer, when the log has grown.
+//! What leaves: snapshots that are counted, and a moment in which there is none.
 
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;

@@ -51,7 +51,7 @@ const EXTRA_BURST: u32 = 40;
 const EXTRA_EVERY: Duration = Duration::from_secs(432);
 /// How often the whole ledger is looked at. A look takes about a second per million entries, so an hour costs even the
 /// largest ledger little, and what was changed in the file is served for no longer than that.
-pub const EXAMINE_EVERY: Duration = Duration::from_secs(3_600);
+const EXAMINE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often growth is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -116,8 +116,12 @@ impl Keeper {
         examined
     }
 
-    /// Looks at the whole log now, and then again and again, until the house stops.
-    pub async fn keep_examining(self, every: Duration, stopping: CancellationToken) {
+    /// Looks at the whole log now, and then every hour, until the house stops.
+    pub async fn keep_examining(self, stopping: CancellationToken) {
+        self.examine_every(EXAMINE_EVERY, stopping).await;
+    }
+
+    async fn examine_every(self, every: Duration, stopping: CancellationToken) {
         loop {
             let look = async {
                 // What failed has been told; a frozen ledger stays frozen, and any other is looked at again.
@@ -234,7 +238,7 @@ mod tests {
         let keeper = keeper(directory.path()).await;
         let stopping = CancellationToken::new();
         let examining =
-            tokio::spawn(keeper.clone().keep_examining(Duration::from_millis(1), stopping.clone()));
+            tokio::spawn(keeper.clone().examine_every(Duration::from_millis(1), stopping.clone()));
         while keeper.examinations() < 3 {
             tokio::task::yield_now().await;
         }

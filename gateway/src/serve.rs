@@ -18,7 +18,6 @@ use crate::config::Config;
 use crate::face::{self, FaceUnmade};
 use crate::housekeeping;
 use crate::limits::{DRAIN_WAIT_MAX, RUNTIME_THREADS_MIN};
-use crate::sealing::EXAMINE_EVERY;
 use crate::wiring::House;
 
 /// Why the doors did not open.
@@ -90,7 +89,7 @@ pub async fn serve(
         house.events.clone(),
         stopping.clone(),
     ));
-    tokio::spawn(keeper.clone().keep_examining(EXAMINE_EVERY, stopping.clone()));
+    tokio::spawn(keeper.clone().keep_examining(stopping.clone()));
     let doors = (tokio::spawn(listener.run()), tokio::spawn(local.run()));
     notify(&[NotifyState::Ready]);
     tracing::info!(%address, socket = %config.socket.display(), "serving");

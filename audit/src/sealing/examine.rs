@@ -1,4 +1,6 @@
 //! Whether the ledger agrees with itself: its newest part before it takes a write, and all of it while it runs.
+//! Who enters: recovery, in one view; the background check and exports, a thousand rows at a time.
+//! What leaves: how long the tail beyond the last checkpoint is, or what does not agree.
 
 use crate::append::{STORED_HEIGHTS, Tip, load_tip, signed};
 use crate::check::{Finding, RowBytes, Walk};

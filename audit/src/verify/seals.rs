@@ -1,5 +1,6 @@
-//! Checkpoints, anchor steps and TPM statements against the roots that the entries truly give, against what the entries
-//! themselves tell of each step, and against what the keys in the reader's hand demand.
+//! Checkpoints, anchor steps and TPM statements against the entries, and against what the keys in the reader's hand demand.
+//! Who enters: the walk over the entries, the verifier's and the daemon's, each time it has taken one.
+//! What leaves: what is sealed and by whom, or the first seal that does not hold.
 
 use crate::attest::check_attestation;
 use crate::check::Finding;
