@@ -22,7 +22,7 @@ use crate::signer::SigningKey;
 /// One part and how it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Part {
-    /// `token`, `tpm`, `ledger`, `anchor`, `daemon`, or `workflows` while some are stuck.
+    /// `token`, `tpm`, `ledger`, `anchor`, `sandbox`, `daemon`, or `workflows` while some are stuck.
     pub part: &'static str,
     /// Fit for service.
     pub ready: bool,
@@ -133,7 +133,10 @@ impl Health {
         let (token, ledger, tpm, stuck) =
             tokio::join!(probes.token(), probes.ledger(), tpm, probes.stuck_workflows());
         let parts: Vec<Part> =
-            [Some(token), Some(ledger), Some(probes.anchor()), tpm, stuck].into_iter().flatten().collect();
+            [Some(token), Some(ledger), Some(probes.anchor()), tpm, probes.sandbox(), stuck]
+                .into_iter()
+                .flatten()
+                .collect();
         probes.figures(&parts);
         let ready = parts.iter().all(|part| part.ready);
         self.put(Readiness { ready, parts, services: Vec::new() });
@@ -214,6 +217,22 @@ impl Probes {
         let names: Vec<_> = stuck.iter().map(|(workflow, count)| format!("{workflow}: {count}")).collect();
         let detail = Some(format!("{}; `chancery saga list` shows them", names.join(", ")));
         (total > 0).then_some(Part { part: "workflows", ready: true, code: "stuck", detail })
+    }
+
+    /// The walls round the workers. One that is missing was openly done without, so it is shown rather than refused.
+    fn sandbox(&self) -> Option<Part> {
+        let mut words = Vec::new();
+        let mut whole = true;
+        for (which, token) in self.tokens.each() {
+            for wall in &token.probe().walls {
+                whole &= wall.stands;
+                let stands = if wall.stands { "" } else { "MISSING, " };
+                words.push(format!("{which}, {}: {stands}{}", wall.name, wall.by));
+            }
+        }
+        let code = if whole { "closed" } else { "weaker" };
+        let detail = Some(words.join("; "));
+        (!words.is_empty()).then_some(Part { part: "sandbox", ready: true, code, detail })
     }
 
     fn anchor(&self) -> Part {

@@ -68,6 +68,7 @@ pub async fn serve(
     let local = LocalSocket::bind(
         &config.socket,
         config.operators.uids.clone(),
+        house.tokens.each().map(|(_, token)| token.workers()).collect(),
         house.local.clone(),
         house.register.clone(),
     );

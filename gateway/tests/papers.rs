@@ -98,7 +98,10 @@ fn example(below: &Path, with_optional: bool) -> String {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         match path.ends_with("var/lib/chancery") {
             true => fs::create_dir_all(&path).unwrap(),
-            false => fs::write(&path, "").unwrap(),
+            false => {
+                fs::write(&path, "1234").unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+            }
         }
     }
     fs::set_permissions(below.join("var/lib/chancery"), fs::Permissions::from_mode(0o700)).unwrap();

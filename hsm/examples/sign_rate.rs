@@ -70,6 +70,7 @@ fn config(soft: &SoftHsm) -> TokenConfig {
         pin_file: soft.pin_file().to_path_buf(),
         threads: Some(THREADS),
         network: false,
+        sandbox: hsm::Sandbox { write: vec![soft.tokens()], ..hsm::Sandbox::default() },
         worker,
         environment: soft.env().into_iter().collect(),
         limits: Limits::default(),

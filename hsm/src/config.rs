@@ -3,9 +3,13 @@
 //! Leaves: a checked [`TokenConfig`], which travels to the worker as its first frame.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 /// Which token to use, and how to reach it.
@@ -23,9 +27,12 @@ pub enum TokenConfig {
         /// Sessions that work at the same time; by default one per core.
         #[serde(default)]
         threads: Option<usize>,
-        /// The module reaches its device over IP, so the worker's sandbox leaves sockets open.
+        /// The module reaches its device over IP: TCP to the ports of `sandbox.connect`, and no other.
         #[serde(default)]
         network: bool,
+        /// What the worker may reach beside the module itself.
+        #[serde(default)]
+        sandbox: Sandbox,
         /// The worker binary.
         #[serde(default = "default_worker")]
         worker: PathBuf,
@@ -58,9 +65,12 @@ pub enum TokenConfig {
         /// Holds the authorisation of anchor index and counter; made at enrolment when absent.
         #[serde(default)]
         index_auth_file: Option<PathBuf>,
-        /// The TPM is reached over IP (a simulator), so the worker's sandbox leaves sockets open.
+        /// The TPM is reached over IP (a simulator): TCP to the ports of `sandbox.connect`, and no other.
         #[serde(default)]
         network: bool,
+        /// What the worker may reach beside the TPM itself.
+        #[serde(default)]
+        sandbox: Sandbox,
         /// The worker binary.
         #[serde(default = "default_worker")]
         worker: PathBuf,
@@ -103,6 +113,83 @@ impl TokenConfig {
     pub const fn network(&self) -> bool {
         match self {
             Self::Pkcs11 { network, .. } | Self::Tpm { network, .. } => *network,
+        }
+    }
+
+    /// What the worker may reach, as configured.
+    #[must_use]
+    pub const fn sandbox(&self) -> &Sandbox {
+        match self {
+            Self::Pkcs11 { sandbox, .. } | Self::Tpm { sandbox, .. } => sandbox,
+        }
+    }
+
+    /// Everything that the worker may reach: what is configured, and what follows from the rest of the table.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        let Sandbox { read, write, sockets, connect, .. } = self.sandbox().clone();
+        let mut reach = Reach { read, write, sockets, ports: Vec::new() };
+        if self.network() {
+            reach.ports = connect.iter().map(SocketAddr::port).collect();
+        }
+        // What a path in the worker's own environment names is there to be read, such as the module's configuration.
+        let named = self.environment().values().map(PathBuf::from).filter(|path| path.is_absolute());
+        reach.read.extend(named);
+        match self {
+            Self::Pkcs11 { module, pin_file, .. } => reach.read.extend([module.clone(), pin_file.clone()]),
+            Self::Tpm { tcti, owner_auth_file, index_auth_file, .. } => {
+                reach.read.extend(owner_auth_file.clone());
+                // It is replaced as a whole, under another name first, so its directory is written to.
+                let directory = index_auth_file.as_deref().and_then(Path::parent);
+                reach.write.extend(directory.map(Path::to_path_buf));
+                reach.add_tcti(tcti);
+            }
+        }
+        reach
+    }
+}
+
+/// What the worker may reach beside module, PIN file, configuration and the system's libraries. Nothing else is open to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sandbox {
+    /// Files and directories that it may read.
+    pub read: Vec<PathBuf>,
+    /// Files, directories and devices that it may also write.
+    pub write: Vec<PathBuf>,
+    /// Unix sockets that it may connect to, such as that of pcscd.
+    pub sockets: Vec<PathBuf>,
+    /// Where the device is, with `network = true`. The kernel holds the worker to these ports; to the addresses, a firewall.
+    pub connect: Vec<SocketAddr>,
+    /// Start even where this kernel lacks a wall that the token's table needs. The status shows which one is missing.
+    pub accept_missing_walls: bool,
+}
+
+/// Everything that a worker may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// May be read.
+    pub read: Vec<PathBuf>,
+    /// May be read and written.
+    pub write: Vec<PathBuf>,
+    /// May be connected to.
+    pub sockets: Vec<PathBuf>,
+    /// TCP ports that may be connected to.
+    pub ports: Vec<u16>,
+}
+
+impl Reach {
+    /// Device or socket, as tpm2-tss words name them: `device:/dev/tpmrm0`, `swtpm:path=/run/tpm.sock`, `tabrmd`.
+    fn add_tcti(&mut self, tcti: &str) {
+        let (kind, rest) = tcti.split_once(':').unwrap_or((tcti, ""));
+        match kind {
+            "device" if rest.is_empty() => self.write.extend(["/dev/tpmrm0", "/dev/tpm0"].map(PathBuf::from)),
+            "device" => self.write.push(PathBuf::from(rest)),
+            "tabrmd" => self.sockets.push(PathBuf::from("/run/dbus/system_bus_socket")),
+            _ => {
+                let path = rest.split(',').find_map(|part| part.strip_prefix("path="));
+                self.sockets.extend(path.map(PathBuf::from));
+            }
         }
     }
 }
@@ -152,6 +239,35 @@ impl Limits {
         let doubled = self.restart_pause_ms_min.saturating_mul(1 << failures.saturating_sub(1).min(16));
         Duration::from_millis(doubled.min(self.restart_pause_ms_max))
     }
+}
+
+/// Opens a file that holds a PIN, if it is as such a file should be. The worker reads no other, and a check of the configuration says
+/// the same in advance.
+///
+/// # Errors
+/// It is missing, loose or empty, in words that follow the file's name.
+pub fn open_pin_file(path: &Path) -> Result<File, String> {
+    // Neither follows a link nor waits for the other end of a pipe.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = file.map_err(|fault| format!("cannot be opened ({fault}); check its place and owner"))?;
+    let facts = file.metadata().map_err(|_| "cannot be examined; check the disk")?;
+    let us = rustix::process::geteuid().as_raw();
+    if !facts.is_file() {
+        return Err("is no plain file; name the file itself".to_owned());
+    }
+    if facts.uid() != us && facts.uid() != 0 {
+        return Err("belongs to someone else; give it to the daemon's user or to root".to_owned());
+    }
+    // systemd hands a credential of root's to a service by an access list, whose mask stands where the group's bits are.
+    let strangers = if facts.uid() == 0 && facts.gid() == 0 { 0o037 } else { 0o077 };
+    if facts.mode() & strangers != 0 {
+        return Err("is open to others; run `chmod 0400` on it".to_owned());
+    }
+    if facts.size() == 0 {
+        return Err("is empty; put the PIN into it".to_owned());
+    }
+    Ok(file)
 }
 
 fn default_worker() -> PathBuf {

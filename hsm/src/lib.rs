@@ -27,14 +27,14 @@ mod token;
 
 pub use anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 pub use ceremony::{BackupKek, ImportKey, Kek, KeyAttestation, Oaep};
-pub use config::{Limits, TokenConfig};
+pub use config::{Limits, Reach, Sandbox, TokenConfig};
 pub use double::Double;
 pub use error::{Refusal, StartRefused, TokenError};
 pub use key::{
     Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Origin, Presence, Provenance, PublicKey,
     RootKey, SignInput,
 };
-pub use probe::{Power, Probe};
+pub use probe::{Power, Probe, Wall};
 pub use scheme::{Hash, KeyKind, Scheme, UnknownName};
-pub use supervisor::TokenState;
+pub use supervisor::{TokenState, Workers};
 pub use token::Token;

@@ -30,6 +30,17 @@ pub enum Power {
     Backup,
 }
 
+/// A wall round the worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wall {
+    /// What it keeps the worker from.
+    pub name: String,
+    /// It stands as it should.
+    pub stands: bool,
+    /// What it is made of on this kernel, or why it is missing.
+    pub by: String,
+}
+
 /// What a token is and can do.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Probe {
@@ -61,6 +72,9 @@ pub struct Probe {
     /// As many as there were when the worker started; a token with very many objects is not looked through.
     #[serde(default)]
     pub strays: u32,
+    /// The walls round the worker; none for a double, which has no process.
+    #[serde(default)]
+    pub walls: Vec<Wall>,
     /// Peculiarities worth knowing, in words.
     pub remarks: Vec<String>,
 }
@@ -84,6 +98,10 @@ impl fmt::Display for Probe {
         ];
         for (name, value) in rows {
             writeln!(f, "{name:<11} {value}")?;
+        }
+        for wall in &self.walls {
+            let stands = if wall.stands { "stands" } else { "MISSING" };
+            writeln!(f, "{:<11} {}: {stands}, {}", "wall", wall.name, wall.by)?;
         }
         let strays = self.strays();
         self.remarks.iter().chain(&strays).try_for_each(|remark| writeln!(f, "{:<11} {remark}", "remark"))

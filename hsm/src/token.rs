@@ -16,7 +16,7 @@ use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey, SignInpu
 use crate::probe::Probe;
 use crate::protocol::{Call, Reply, Secret};
 use crate::scheme::{KeyKind, Scheme};
-use crate::supervisor::{Supervised, TokenState};
+use crate::supervisor::{Supervised, TokenState, Workers};
 
 /// One token. Clones share it; the last one dropped ends its worker.
 #[derive(Clone, Debug)]
@@ -33,6 +33,21 @@ impl Token {
     /// When the token cannot be used; the message says what to do.
     pub async fn start(config: TokenConfig) -> Result<Self, StartRefused> {
         Supervised::start(config).await.map(|supervised| Self { supervised })
+    }
+
+    /// Starts without waiting: the token is away, with the reason in its state, until a worker has opened it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn begin(config: TokenConfig) -> Self {
+        Self { supervised: Supervised::begin(config) }
+    }
+
+    /// Its worker processes, to be told from others.
+    #[must_use]
+    pub fn workers(&self) -> Workers {
+        self.supervised.workers()
     }
 
     /// A token in memory, driven through the same queue, frames and deadlines.

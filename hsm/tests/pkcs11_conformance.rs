@@ -23,6 +23,7 @@ async fn subject() -> (Token, tempfile::TempDir) {
         pin_file: soft.pin_file().to_path_buf(),
         threads: Some(2),
         network: false,
+        sandbox: hsm::Sandbox { write: vec![soft.tokens()], ..hsm::Sandbox::default() },
         worker: env!("CARGO_BIN_EXE_chancery-hsm").into(),
         environment: soft.env().into_iter().collect(),
         limits: hsm::Limits::default(),

@@ -49,6 +49,11 @@ impl SoftHsm {
         conf_of(&self.dir)
     }
 
+    /// Where the tokens are kept; whoever uses them writes there.
+    pub fn tokens(&self) -> PathBuf {
+        tokens_of(&self.dir)
+    }
+
     /// What a process must find in its environment in order to see these tokens and no others.
     pub fn env(&self) -> Vec<(String, String)> {
         vec![("SOFTHSM2_CONF".to_owned(), self.conf().to_string_lossy().into_owned())]

@@ -64,6 +64,7 @@ impl Appliance {
             .then(|| Swtpm::start(home.join("tpm")).unwrap_or_else(|why| panic!("{why}")));
         let state = home.join("state");
         private_directory(&state);
+        private_directory(&home.join("tpm-auth"));
         let mut config = config(home, &state, hsm.as_ref(), tpm.as_ref());
         for (key, value) in plan.settings {
             plan::set(&mut config, &key, value);
@@ -236,6 +237,7 @@ fn config(home: &Path, state: &Path, hsm: Option<&SoftHsm>, tpm: Option<&Swtpm>)
     let mut put = |key: &str, value: Value| plan::set(&mut table, key, value);
     put("state_directory", text(state).into());
     put("socket", text(&home.join("chancery.sock")).into());
+    put("operators.uids", vec![i64::from(rustix::process::geteuid().as_raw())].into());
     put("api.listen", "127.0.0.1:0".into());
     put("api.names", vec!["localhost", "127.0.0.1"].into());
     put("ledger.origin", ORIGIN.into());
@@ -247,6 +249,7 @@ fn config(home: &Path, state: &Path, hsm: Option<&SoftHsm>, tpm: Option<&Swtpm>)
         put("token.serial", hsm.serial().into());
         put("token.pin_file", text(hsm.pin_file()).into());
         put("token.worker", worker.clone().into());
+        put("token.sandbox.write", vec![text(&hsm.tokens())].into());
         for (name, value) in hsm.env() {
             put(&format!("token.environment.{name}"), value.into());
         }
@@ -255,7 +258,7 @@ fn config(home: &Path, state: &Path, hsm: Option<&SoftHsm>, tpm: Option<&Swtpm>)
         let section = if hsm.is_some() { "tpm" } else { "token" };
         put(&format!("{section}.kind"), "tpm".into());
         put(&format!("{section}.tcti"), tpm.tcti().into());
-        put(&format!("{section}.index_auth_file"), text(&home.join("index.auth")).into());
+        put(&format!("{section}.index_auth_file"), text(&home.join("tpm-auth/index.auth")).into());
         put(&format!("{section}.worker"), worker.into());
     }
     table

@@ -77,7 +77,7 @@ async fn secrets_stand_in_no_log_ledger_export_environment_or_command_line() {
     member.with_secret("ck_a-guess-that-fails").ask(get("/v1/keys")).await.expect(401);
     house.operator().ask(post("/v1/audit/export", Value::Null)).await.expect(201);
     let pin = std::fs::read(house.hsm.as_ref().unwrap().pin_file()).unwrap();
-    let index = std::fs::read(house.path("index.auth")).unwrap();
+    let index = std::fs::read(house.path("tpm-auth/index.auth")).unwrap();
     let secrets: [(&str, &[u8]); 5] = [
         ("the token's PIN", &pin),
         ("the API key's secret", member.secret.as_bytes()),

@@ -50,6 +50,13 @@ pub struct Tokens {
     pub keys_are_in_tpm: bool,
 }
 
+impl Tokens {
+    /// Each token there is, with its name in messages.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &Token)> {
+        std::iter::once(("token", &self.keys)).chain(self.tpm.as_ref().map(|tpm| ("tpm", tpm)))
+    }
+}
+
 /// A recorded key of the appliance cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the record of the appliance's {which} key cannot be used")]

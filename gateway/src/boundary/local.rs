@@ -1,12 +1,14 @@
 //! The local socket: operators on the appliance itself, known by what the kernel says of them.
 //! Who enters: processes that may open the socket file.
-//! What leaves: connections of user ids that the configuration calls operators.
+//! What leaves: connections of user ids that the configuration calls operators, and of no worker of a token.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hsm::Workers;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +23,7 @@ pub struct LocalSocket {
     socket: UnixListener,
     path: PathBuf,
     operators: Vec<u32>,
+    workers: Vec<Workers>,
     gate: Arc<Gate>,
     register: Register,
 }
@@ -32,14 +35,20 @@ impl LocalSocket {
     ///
     /// # Errors
     /// The directory is missing or not ours. That another daemon is alive is known from the ledger's lock before.
-    pub fn bind(path: &Path, operators: Vec<u32>, gate: Arc<Gate>, register: Register) -> io::Result<Self> {
+    pub fn bind(
+        path: &Path,
+        operators: Vec<u32>,
+        workers: Vec<Workers>,
+        gate: Arc<Gate>,
+        register: Register,
+    ) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
             _ => {}
         }
         let socket = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(OWNER_AND_GROUP))?;
-        Ok(Self { socket, path: path.to_owned(), operators, gate, register })
+        Ok(Self { socket, path: path.to_owned(), operators, workers, gate, register })
     }
 
     /// Accepts until the house is asked to stop, then removes the socket file.
@@ -60,6 +69,14 @@ impl LocalSocket {
 
     fn welcome(&self, stream: UnixStream) {
         let uid = match stream.peer_cred() {
+            // Whatever its user id: a token's library is nobody's operator.
+            Ok(credentials) if self.is_a_worker(&credentials) => {
+                let pid = credentials.pid();
+                return tracing::error!(
+                    pid,
+                    "a token's worker knocked at the operators' socket; connection closed"
+                );
+            }
             Ok(credentials) if self.operators.contains(&credentials.uid()) => credentials.uid(),
             Ok(credentials) => {
                 return tracing::warn!(uid = credentials.uid(), "not an operator; connection closed");
@@ -72,4 +89,26 @@ impl LocalSocket {
             connection::serve(stream, Peer::Local { uid }, gate, register.stopping(), &never).await;
         });
     }
+
+    /// It is a worker, or was started by one. The kernel knew who called `connect`, whoever holds the connection now.
+    fn is_a_worker(&self, credentials: &UCred) -> bool {
+        let mut pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+        for _ in 0..ANCESTORS_MAX {
+            match pid {
+                Some(one) if self.workers.iter().any(|workers| workers.contains(one)) => return true,
+                Some(one) if one > 1 => pid = parent(one),
+                _ => return false,
+            }
+        }
+        false
+    }
 }
+
+/// The parent of a process, where it may be seen. The name, in brackets before it, may hold anything.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Deeper than any shell stands below its session.
+const ANCESTORS_MAX: usize = 64;

@@ -115,6 +115,7 @@ impl Home {
         private.recursive(true).mode(0o700);
         private.create(&home.root).map_err(machine("create the directory"))?;
         private.create(home.path("state")).map_err(machine("create the state directory"))?;
+        private.create(home.path("tpm-auth")).map_err(machine("create the TPM's directory"))?;
         Ok(home)
     }
 
@@ -123,12 +124,14 @@ impl Home {
     }
 
     fn write_config(&self, args: &DevArgs, hsm: &SoftHsm, tpm: Option<&Swtpm>) -> Result<(), DevRefused> {
-        let worker = worker();
+        let (worker, uid) = (worker(), rustix::process::geteuid().as_raw());
         let environment: String =
             hsm.env().iter().map(|(name, value)| format!("{name} = {value:?}\n")).collect();
         let mut text = format!(
             "state_directory = {:?}\nsocket = {:?}\n\n[api]\nlisten = \"{}\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\n\
+             [operators]\nuids = [{uid}]\n\n\
              [token]\nkind = \"pkcs11\"\nmodule = {:?}\nserial = {:?}\npin_file = {:?}\nworker = {worker:?}\n\
+             [token.sandbox]\nwrite = [{:?}]\n\
              [token.environment]\n{environment}\n[ledger]\norigin = \"localhost/chancery/dev\"\nseal_seconds = {}\n\n\
              [log]\nformat = \"text\"\nfilter = \"warn\"\n",
             self.path("state"),
@@ -137,10 +140,11 @@ impl Home {
             hsm.module(),
             hsm.serial(),
             hsm.pin_file(),
+            hsm.tokens(),
             args.seal_seconds,
         );
         if let Some(tpm) = tpm {
-            let auth = self.path("state").join("index.auth");
+            let auth = self.path("tpm-auth").join("index.auth");
             text.push_str(&format!(
                 "\n[tpm]\nkind = \"tpm\"\ntcti = {:?}\nindex_auth_file = {auth:?}\nworker = {worker:?}\n",
                 tpm.tcti()

@@ -83,6 +83,7 @@ pub(super) fn check_config(common: &Common) -> Result<(), Failure> {
 pub(super) fn init(common: &Common) -> Result<(), Failure> {
     let config = Config::read(&common.config)?;
     start_log(&config.log);
+    keep_memory_private();
     let made = runtime()?.block_on(wiring::init(&config));
     made.map_err(|why| not_started(&why))?;
     match common.json {
@@ -97,7 +98,7 @@ pub(super) fn init(common: &Common) -> Result<(), Failure> {
 pub(super) fn serve(common: &Common) -> Result<(), Failure> {
     let config = Config::read(&common.config)?;
     let lines = start_log(&config.log);
-    leave_no_core();
+    keep_memory_private();
     runtime()?.block_on(async {
         let house = wiring::build(&config, lines).await.map_err(|why| not_started(&why))?;
         let served = serving::serve(&config, house, |address| say!("serving on https://{address}")).await;
@@ -142,11 +143,15 @@ fn start_log(log: &LogConfig) -> Lines {
     lines
 }
 
-/// A core file would hold the master key. The unit says so too; here it holds without one.
-fn leave_no_core() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
+/// A core file would hold the master key, and so would the memory that a process of the same user may read while this one is
+/// dumpable. The unit keeps cores away too; here both hold without one.
+fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(why) = setrlimit(Resource::Core, none) {
         tracing::warn!(%why, "core files could not be switched off");
+    }
+    if let Err(why) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%why, "other processes of this user may read the daemon's memory");
     }
 }

@@ -10,6 +10,7 @@ use hsm::TokenConfig;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::sandbox;
 use super::{
     ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
 };
@@ -221,7 +222,9 @@ impl Inspection {
     fn check_tokens(&mut self, config: &Config) {
         if let TokenConfig::Pkcs11 { module, pin_file, .. } = &config.token {
             self.check_file("token.module", module);
-            self.check_file("token.pin_file", pin_file);
+            if let Err(fault) = hsm::config::open_pin_file(pin_file) {
+                self.defect("token.pin_file", &format!("names {}, which {fault}", pin_file.display()));
+            }
         }
         self.check_file("token.worker", config.token.worker());
         match &config.tpm {
@@ -232,6 +235,9 @@ impl Inspection {
                 self.defect("tpm", "stands beside a [token] that is a TPM already; remove one of them");
             }
             _ => {}
+        }
+        for defect in sandbox::defects(config) {
+            self.defects.push(defect);
         }
     }
 

@@ -3,6 +3,7 @@
 //! What leaves: a `Config` without defects, or all defects at once. It holds paths and numbers, never secrets.
 
 mod check;
+mod sandbox;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -196,8 +197,8 @@ impl LedgerConfig {
 
 impl Default for OperatorsConfig {
     fn default() -> Self {
-        // The daemon's own user, so that a single-user installation works, and root.
-        Self { uids: vec![0, rustix::process::geteuid().as_raw()] }
+        // Not the daemon's own user: the token's worker has it too.
+        Self { uids: vec![0] }
     }
 }
 

@@ -7,6 +7,7 @@ mod doors;
 mod engine;
 mod unbuilt;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -98,6 +99,7 @@ pub struct House {
 /// # Errors
 /// One of them did not start; a wrong PIN is not tried twice.
 pub async fn tokens(config: &Config) -> Result<Tokens, Unbuilt> {
+    std::iter::once(&config.token).chain(&config.tpm).for_each(make_auth_directory);
     let start = |which, config: TokenConfig| async move {
         Token::start(config).await.map_err(|source| Unbuilt::Token { which, source })
     };
@@ -108,6 +110,15 @@ pub async fn tokens(config: &Config) -> Result<Tokens, Unbuilt> {
     };
     let keys_are_in_tpm = matches!(config.token, TokenConfig::Tpm { .. });
     Ok(Tokens { keys, tpm, keys_are_in_tpm })
+}
+
+/// The worker writes the anchor's authorisation into a directory of its own and cannot make that directory itself.
+/// One that cannot be made is told by the worker, with the file's name.
+fn make_auth_directory(config: &TokenConfig) {
+    let TokenConfig::Tpm { index_auth_file: Some(file), .. } = config else { return };
+    if let Some(directory) = file.parent() {
+        let _ = std::fs::DirBuilder::new().mode(0o700).create(directory);
+    }
 }
 
 /// Opens the ledger; it takes no writes until its recovery has vouched for it.

@@ -134,6 +134,7 @@ impl Double {
             pin_file: PathBuf::new(),
             threads: None,
             network: false,
+            sandbox: crate::config::Sandbox::default(),
             worker: PathBuf::new(),
             environment: BTreeMap::new(),
             limits: self.limits(),
@@ -279,6 +280,7 @@ impl Backend for DoubleBackend {
             schemes: Scheme::ALL.to_vec(),
             powers: vec![Power::Hmac, Power::Wrap, Power::Anchor, Power::Import, Power::Backup],
             strays: 0,
+            walls: Vec::new(),
             remarks: vec!["keys live in memory only; for tests".to_owned()],
             ..Probe::default()
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
-use super::nursery::Source;
+use super::nursery::{Source, Workers};
 use super::queue::Queued;
 use super::{NotRaised, Order, Supervisor, TokenState, refused, retry_after};
 use crate::config::{Limits, TokenConfig};
@@ -24,6 +24,7 @@ pub(crate) struct Supervised {
     pub(super) state: watch::Receiver<TokenState>,
     pub(super) probe: watch::Receiver<Arc<Probe>>,
     pub(super) limits: Arc<Limits>,
+    pub(super) workers: Workers,
 }
 
 impl Supervised {
@@ -40,9 +41,19 @@ impl Supervised {
         Ok(supervised)
     }
 
+    /// Without waiting for the token: it is away until it comes.
+    pub(crate) fn begin(config: TokenConfig) -> Self {
+        let limits = config.limits().clone();
+        Self::supervise(Source::Process(Box::new(config)), limits)
+    }
+
     pub(crate) fn double(double: Double) -> Self {
         let limits = double.limits();
-        match Supervisor::prepare(Source::Double(double), limits.clone()) {
+        Self::supervise(Source::Double(double), limits)
+    }
+
+    fn supervise(source: Source, limits: Limits) -> Self {
+        match Supervisor::prepare(source, limits.clone()) {
             Ok(mut supervisor) => {
                 let supervised = supervisor.hand_out();
                 tokio::spawn(supervisor.run(None));
@@ -60,6 +71,7 @@ impl Supervised {
             state: watch::channel(TokenState::Refused { why }).1,
             probe: watch::channel(Arc::default()).1,
             limits: Arc::new(limits),
+            workers: Workers::default(),
         }
     }
 
@@ -73,6 +85,10 @@ impl Supervised {
 
     pub(crate) fn probe(&self) -> Arc<Probe> {
         self.probe.borrow().clone()
+    }
+
+    pub(crate) fn workers(&self) -> Workers {
+        self.workers.clone()
     }
 
     pub(crate) async fn close(self) {

@@ -17,6 +17,7 @@ use crate::error::{Refusal, StartRefused, TokenError};
 use crate::probe::Probe;
 use crate::protocol::Greeting;
 pub(crate) use handle::Supervised;
+pub use nursery::Workers;
 use nursery::{Life, Nursery, Source};
 use pump::{Broken, Line};
 use queue::{Queue, Queued};
@@ -105,6 +106,7 @@ impl Supervisor {
             state: self.state.subscribe(),
             probe: self.probe.subscribe(),
             limits: self.limits.clone(),
+            workers: self.nursery.workers(),
         }
     }
 

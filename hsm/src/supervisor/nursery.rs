@@ -2,6 +2,7 @@
 //! Enters: the token's configuration, or a double.
 //! Leaves: a socket to a live worker; later its certain death.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -31,6 +32,26 @@ pub(super) struct Nursery {
     source: Arc<Source>,
     /// Killed, but held in the kernel by their device.
     undead: Arc<Mutex<Vec<Child>>>,
+    workers: Workers,
+}
+
+/// The process ids of a token's workers, so that a door of the daemon's can refuse them. The last few dead ones are among them: what
+/// a worker began before its death may still be waiting at the door.
+#[derive(Clone, Debug, Default)]
+pub struct Workers(Arc<Mutex<VecDeque<u32>>>);
+
+impl Workers {
+    /// This process is, or was a moment ago, a worker.
+    #[must_use]
+    pub fn contains(&self, pid: u32) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+    }
+
+    fn add(&self, pid: u32) {
+        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pids.truncate(WORKERS_REMEMBERED - 1);
+        pids.push_front(pid);
+    }
 }
 
 type Errand = Box<dyn FnOnce() + Send>;
@@ -54,7 +75,12 @@ impl Nursery {
             .name("hsm-nursery".to_owned())
             .spawn(move || work.iter().for_each(|errand| errand()))
             .map_err(|fault| not_started("its keeper thread", &fault))?;
-        Ok(Self { errands, source: Arc::new(source), undead: Arc::default() })
+        Ok(Self { errands, source: Arc::new(source), undead: Arc::default(), workers: Workers::default() })
+    }
+
+    /// The processes that were born here.
+    pub(super) fn workers(&self) -> Workers {
+        self.workers.clone()
     }
 
     /// The first frame for a worker of this source.
@@ -67,11 +93,11 @@ impl Nursery {
     }
 
     pub(super) async fn bear(&self) -> Result<(UnixStream, Life), StartRefused> {
-        let (source, undead) = (self.source.clone(), self.undead.clone());
+        let (source, undead, workers) = (self.source.clone(), self.undead.clone(), self.workers.clone());
         let born = self.run(move || match &*source {
             Source::Process(config) => {
                 count_undead(&undead)?;
-                bear_process(config)
+                bear_process(config, &workers)
             }
             Source::Double(double) => bear_double(double),
         });
@@ -162,7 +188,7 @@ fn count_undead(undead: &Mutex<Vec<Child>>) -> Result<(), StartRefused> {
     )))
 }
 
-fn bear_process(config: &TokenConfig) -> Result<(UnixStream, Life), StartRefused> {
+fn bear_process(config: &TokenConfig, workers: &Workers) -> Result<(UnixStream, Life), StartRefused> {
     let name = config.worker().display().to_string();
     let (ours, theirs, board) = connect().map_err(|fault| not_started(&name, &fault))?;
     let share = board.share().map_err(|fault| not_started(&name, &fault))?;
@@ -177,6 +203,8 @@ fn bear_process(config: &TokenConfig) -> Result<(UnixStream, Life), StartRefused
         .stdout(Stdio::from(share))
         .spawn()
         .map_err(|fault| not_started(&name, &fault))?;
+    // It waits for the configuration before it loads anything, so no vendor code has run by now.
+    workers.add(child.id());
     Ok((ours, Life { body: Body::Process(child), board: Arc::new(board) }))
 }
 
@@ -208,6 +236,9 @@ fn not_started(worker: &str, fault: &io::Error) -> StartRefused {
 /// A killed process is gone within a millisecond, unless a driver holds it; callers wait for the verdict.
 const BURIAL_MAX: Duration = Duration::from_millis(200);
 const BURIAL_STEP: Duration = Duration::from_micros(200);
+
+/// A token that loses so many workers in a moment has other troubles.
+const WORKERS_REMEMBERED: usize = 64;
 
 /// Each holds its memory and the device.
 const UNDEAD_MAX: usize = 3;

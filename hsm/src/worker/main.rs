@@ -11,9 +11,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use hsm::backend::Backend;
+use hsm::backend::{Backend, Fault, Lane};
 use hsm::serve::{Board, Ended, serve};
-use hsm::{StartRefused, TokenConfig};
+use hsm::{Probe, StartRefused, TokenConfig, Wall};
 
 fn main() {
     let ended = match inherit() {
@@ -28,10 +28,31 @@ fn main() {
 
 /// Closes the sandbox first: no vendor code runs outside it.
 fn open(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRefused> {
-    sandbox::close(config.network())?;
-    match config {
+    let walls = sandbox::close(config)?;
+    let backend = match config {
         TokenConfig::Pkcs11 { .. } => pkcs11::connect(config),
         TokenConfig::Tpm { .. } => tpm::connect(config),
+    }?;
+    Ok(Box::new(Walled { backend, walls }))
+}
+
+/// A back-end that also says which walls stand round it.
+struct Walled {
+    backend: Box<dyn Backend>,
+    walls: Vec<Wall>,
+}
+
+impl Backend for Walled {
+    fn probe(&self) -> Probe {
+        Probe { walls: self.walls.clone(), ..self.backend.probe() }
+    }
+
+    fn lanes(&mut self) -> Result<Vec<Box<dyn Lane>>, Fault> {
+        self.backend.lanes()
+    }
+
+    fn close(self: Box<Self>) {
+        self.backend.close();
     }
 }
 

@@ -1,23 +1,51 @@
-//! What the worker gives up before any vendor code runs.
-//! Enters: whether the module reaches its device over IP.
-//! Leaves: a process that cannot be traced, dumped, raised in privilege, cannot start programs, and, usually, has no network.
+//! What the worker gives up before any vendor code runs, and how much of that this kernel could do.
+//! Enters: the token's table of the configuration.
+//! Leaves: a process that reaches its token and nothing else, and the list of the walls that stand round it.
 
-use std::collections::BTreeMap;
+mod domain;
+mod filter;
 
-use hsm::StartRefused;
+use hsm::{StartRefused, TokenConfig, Wall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-};
+use rustix::thread::CapabilitySet;
 
 /// Closes the sandbox round this process and every thread it will start.
 ///
 /// # Errors
-/// When the kernel refuses a part: the worker does not run half protected.
-pub(crate) fn close(network: bool) -> Result<(), StartRefused> {
+/// When the kernel refuses a part, or lacks a wall that the token's table needs and does not openly do without.
+pub(crate) fn close(config: &TokenConfig) -> Result<Vec<Wall>, StartRefused> {
+    be_alone()?;
+    close_round_this_thread(config)
+}
+
+fn close_round_this_thread(config: &TokenConfig) -> Result<Vec<Wall>, StartRefused> {
     limit_process()
         .map_err(|fault| StartRefused::Sandbox(format!("the kernel refused a process limit, {fault}")))?;
-    limit_syscalls(network)
+    let reach = config.reach();
+    let domain = domain::enter(&reach, config.network())?;
+    filter::install(config.network(), !reach.sockets.is_empty())?;
+    judge(walls(&domain, config.network(), !reach.sockets.is_empty()), config.sandbox().accept_missing_walls)
+}
+
+/// A wall that is missing keeps the worker from starting, unless the configuration openly does without it.
+fn judge(walls: Vec<Wall>, accept_missing: bool) -> Result<Vec<Wall>, StartRefused> {
+    match walls.iter().find(|wall| !wall.stands) {
+        Some(missing) if !accept_missing => Err(StartRefused::Sandbox(format!(
+            "{}: {}; use a newer kernel, or set `sandbox.accept_missing_walls = true` in the token's table and do without it",
+            missing.name, missing.by
+        ))),
+        _ => Ok(walls),
+    }
+}
+
+/// A Landlock domain holds for the thread that enters it and for those it starts. There must be no other one yet.
+fn be_alone() -> Result<(), StartRefused> {
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
+    match threads {
+        Ok(1) => Ok(()),
+        Ok(more) => Err(StartRefused::Sandbox(format!("{more} threads run already"))),
+        Err(fault) => Err(StartRefused::Sandbox(format!("/proc cannot be read, {fault}"))),
+    }
 }
 
 fn limit_process() -> rustix::io::Result<()> {
@@ -25,115 +53,55 @@ fn limit_process() -> rustix::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    drop_capabilities()?;
     rustix::thread::set_no_new_privs(true)
 }
 
-/// Everything else is allowed: a vendor's module may need any of it, and a filter that breaks modules gets switched off.
-fn limit_syscalls(network: bool) -> Result<(), StartRefused> {
-    let refuse = |fault: String| StartRefused::Sandbox(fault);
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
-    if !network {
-        let other_family =
-            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_UNIX as u64)
-                .and_then(|condition| SeccompRule::new(vec![condition]))
-                .map_err(|fault| refuse(fault.to_string()))?;
-        rules.insert(libc::SYS_socket, vec![other_family]);
+/// A service has none. In a container that runs as root the clock, the network and the kernel would be within reach. What remains is
+/// to open a device that belongs to a group: of the file system the domain leaves little enough.
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let mut sets = rustix::thread::capabilities(None)?;
+    if CapabilitySet::DAC_OVERRIDE.contains(sets.permitted) && sets.inheritable.is_empty() {
+        return Ok(());
     }
-    let arch = std::env::consts::ARCH
-        .try_into()
-        .map_err(|_| refuse("this processor is not supported".to_owned()))?;
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32), arch)
-            .map_err(|fault| refuse(fault.to_string()))?;
-    let program: BpfProgram =
-        filter.try_into().map_err(|fault: seccompiler::BackendError| refuse(fault.to_string()))?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|fault| refuse(fault.to_string()))
+    sets.effective &= CapabilitySet::DAC_OVERRIDE;
+    sets.permitted &= CapabilitySet::DAC_OVERRIDE;
+    sets.inheritable = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, sets)
 }
 
-/// What no token library needs, and what an attacker inside one would reach for next. `io_uring` is here because it opens sockets
-/// without passing this filter.
-const DENIED: [i64; 28] = [
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-];
+fn walls(domain: &domain::Entered, network: bool, sockets: bool) -> Vec<Wall> {
+    let wall = |name: &str, stands, by: String| Wall { name: name.to_owned(), stands, by };
+    let abi = domain.abi;
+    let landlock = match abi {
+        0 => "this kernel has no Landlock".to_owned(),
+        _ => format!("Landlock, version {abi}"),
+    };
+    let filter = || "seccomp".to_owned();
+    let addresses = match (network, abi) {
+        (false, _) => wall("addresses", true, "seccomp, no sockets".to_owned()),
+        (true, ..4) => wall("addresses", false, format!("TCP ports need Landlock version 4, {landlock}")),
+        (true, _) => wall("addresses", true, format!("{landlock}, the configured TCP ports")),
+    };
+    let unix = match (sockets, abi) {
+        (false, _) => wall("unix sockets", true, "seccomp, no sockets".to_owned()),
+        // Not a wall that is missing: the daemon's own socket shuts itself to its workers.
+        (true, ..9) => wall(
+            "unix sockets",
+            true,
+            "the daemon's socket refuses its workers; other sockets go by their modes".to_owned(),
+        ),
+        (true, _) => wall("unix sockets", true, format!("{landlock}, the configured paths")),
+    };
+    vec![
+        wall("files", abi > 0, landlock.clone()),
+        wall("memory of other processes", abi > 0, format!("{landlock}, and seccomp")),
+        wall("signals", true, filter()),
+        wall("programs and processes", true, filter()),
+        addresses,
+        unix,
+    ]
+}
 
 #[cfg(test)]
-mod tests {
-    use std::io::ErrorKind;
-    use std::net::TcpListener;
-    use std::os::unix::net::UnixStream;
-    use std::process::Command;
-
-    /// Runs one of the tests below in a process of its own, since a sandbox once closed does not open.
-    fn in_a_process_of_its_own(test: &str) {
-        let me = std::env::current_exe().unwrap();
-        let told = Command::new(me).args(["--ignored", "--exact", test]).output().unwrap();
-        let text = String::from_utf8_lossy(&told.stdout);
-        assert!(
-            told.status.success() && text.contains("1 passed"),
-            "{text}{}",
-            String::from_utf8_lossy(&told.stderr)
-        );
-    }
-
-    #[test]
-    fn inside_nothing_is_started_and_no_network_is_reached() {
-        in_a_process_of_its_own("sandbox::tests::closed_without_network");
-    }
-
-    #[test]
-    fn a_module_that_needs_the_network_has_it_and_nothing_more() {
-        in_a_process_of_its_own("sandbox::tests::closed_with_network");
-    }
-
-    #[test]
-    #[ignore = "run by its sibling, in a process of its own"]
-    fn closed_without_network() {
-        super::close(false).unwrap();
-        assert_eq!(TcpListener::bind("127.0.0.1:0").unwrap_err().kind(), ErrorKind::PermissionDenied);
-        assert!(UnixStream::pair().is_ok(), "modules speak to their daemons");
-        starts_nothing();
-    }
-
-    #[test]
-    #[ignore = "run by its sibling, in a process of its own"]
-    fn closed_with_network() {
-        super::close(true).unwrap();
-        assert!(TcpListener::bind("127.0.0.1:0").is_ok());
-        starts_nothing();
-    }
-
-    fn starts_nothing() {
-        let started = Command::new("/bin/true").spawn();
-        assert_eq!(started.map(|_| ()).unwrap_err().kind(), ErrorKind::PermissionDenied);
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Core);
-        assert_eq!(limit.current, Some(0));
-        assert!(rustix::thread::no_new_privs().unwrap());
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hsm::{KeyId, Limits, TokenConfig};
+use hsm::{KeyId, Limits, Sandbox, TokenConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use simulators::SoftHsm;
 
@@ -29,6 +29,8 @@ pub struct Fields {
     pub environment: BTreeMap<String, String>,
     pub threads: usize,
     pub limits: Limits,
+    pub network: bool,
+    pub sandbox: Sandbox,
 }
 
 impl Host {
@@ -51,15 +53,19 @@ impl Host {
             environment: self.soft.env().into_iter().collect(),
             threads: 2,
             limits: Limits::default(),
+            network: false,
+            sandbox: Sandbox { write: vec![self.soft.tokens()], ..Sandbox::default() },
         };
         change(&mut fields);
-        let Fields { module, serial, pin_file, worker, environment, threads, limits } = fields;
+        let Fields { module, serial, pin_file, worker, environment, threads, limits, network, sandbox } =
+            fields;
         TokenConfig::Pkcs11 {
             module,
             serial,
             pin_file,
             threads: Some(threads),
-            network: false,
+            network,
+            sandbox,
             worker,
             environment,
             limits,
@@ -89,6 +95,8 @@ impl Host {
         self.config_with(|config| {
             config.environment.insert("PKCS11SPY".to_owned(), config.module.display().to_string());
             config.environment.insert("PKCS11SPY_OUTPUT".to_owned(), self.spy_log().display().to_string());
+            config.sandbox.read.push(config.module.clone());
+            config.sandbox.write.push(self.spy_directory());
             config.module = spy;
         })
     }
@@ -100,7 +108,13 @@ impl Host {
     }
 
     fn spy_log(&self) -> PathBuf {
-        self.dir.path().join("spy.log")
+        self.spy_directory().join("spy.log")
+    }
+
+    fn spy_directory(&self) -> PathBuf {
+        let directory = self.dir.path().join("spy");
+        fs::create_dir_all(&directory).unwrap();
+        directory
     }
 
     pub fn write_pin(&self, pin: &[u8]) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use hsm::{Token, TokenConfig};
+use hsm::{Sandbox, Token, TokenConfig};
 use simulators::Swtpm;
 
 /// A TPM, and where its owner keeps the files that belong to it.
@@ -20,6 +20,7 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tpm = Swtpm::start(dir.path().join("tpm")).unwrap();
+        std::fs::create_dir(dir.path().join("auth")).unwrap();
         let config = TokenConfig::Tpm {
             tcti: tpm.tcti(),
             anchor_index: 0x0180_0C00,
@@ -27,8 +28,9 @@ impl Machine {
             attestation_key: 0x8101_0C00,
             pcrs: vec![7],
             owner_auth_file: None,
-            index_auth_file: Some(dir.path().join("index.auth")),
+            index_auth_file: Some(dir.path().join("auth/index.auth")),
             network: false,
+            sandbox: Sandbox::default(),
             worker: env!("CARGO_BIN_EXE_chancery-hsm").into(),
             environment: BTreeMap::new(),
             limits: hsm::Limits::default(),

@@ -154,12 +154,15 @@ fn pid(process: &Child) -> Result<rustix::process::Pid, Trouble> {
 
 fn write_config(home: &std::path::Path, hsm: &SoftHsm, tpm: &Swtpm) -> Result<PathBuf, Trouble> {
     let (state, path, worker) = (home.join("state"), home.join("chancery.toml"), beside("chancery-hsm")?);
+    let auth = home.join("tpm-auth");
     std::fs::create_dir(&state)?;
+    std::fs::create_dir(&auth)?;
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700))?;
     let environment: String = hsm.env().iter().map(|(name, value)| format!("{name} = {value:?}\n")).collect();
     let text = format!(
         "state_directory = {state:?}\nsocket = {:?}\n[api]\nlisten = \"127.0.0.1:0\"\nnames = [\"localhost\"]\n\
          [token]\nkind = \"pkcs11\"\nmodule = {:?}\nserial = {:?}\npin_file = {:?}\nworker = {worker:?}\n\
+         [token.sandbox]\nwrite = [{:?}]\n\
          [token.environment]\n{environment}\
          [tpm]\nkind = \"tpm\"\ntcti = {:?}\nindex_auth_file = {:?}\nworker = {worker:?}\n\
          [ledger]\norigin = \"localhost/bench\"\n[log]\nfilter = \"warn\"\n[rates]\nworkspace = {{ burst = 1000000, per_second = 1000000 }}\n\
@@ -168,8 +171,9 @@ fn write_config(home: &std::path::Path, hsm: &SoftHsm, tpm: &Swtpm) -> Result<Pa
         hsm.module(),
         hsm.serial(),
         hsm.pin_file(),
+        hsm.tokens(),
         tpm.tcti(),
-        state.join("index.auth"),
+        auth.join("index.auth"),
     );
     std::fs::write(&path, text)?;
     Ok(path)

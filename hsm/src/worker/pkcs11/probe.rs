@@ -58,6 +58,7 @@ pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Sess
         powers,
         mechanisms: mechanisms.iter().map(ToString::to_string).collect(),
         strays: strays(session).unwrap_or_default(),
+        walls: Vec::new(),
         remarks: remarks(info),
     }
 }
