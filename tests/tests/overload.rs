@@ -86,8 +86,11 @@ async fn goodput_does_not_collapse_under_ten_times_the_load() {
 
 /// Requests that have their entry while the token stands still: as many as there are slots in front of it.
 const SLOTS: usize = 64;
-/// Requests that then stand in line behind them.
-const IN_LINE: usize = 64;
+/// Requests that then stand in line behind them: three times as many, since as many as there are slots may be let in at one
+/// moment and come to the ledger in any order.
+const IN_LINE: usize = 3 * SLOTS;
+/// Streams of one connection.
+const STREAMS: usize = 128;
 
 /// A line in front of a token that stands still.
 struct Line {
@@ -96,13 +99,15 @@ struct Line {
 }
 
 impl Line {
-    /// As many requests as there are slots, and as many again that wait for one.
+    /// As many requests as there are slots, and three times as many that wait for one.
     async fn form(house: &mut Appliance, member: &Member, key: &str) -> Self {
         member.ask(sign_p256(key, b"so that the key is known")).await.expect(200);
         let worker = house.daemon().workers()[0];
         kill(worker, Signal::STOP);
         let mut line = Self { worker, asked: Vec::new() };
-        line.join(house, member, key, SLOTS + IN_LINE, None).await;
+        while line.asked.len() < SLOTS + IN_LINE {
+            line.join(house, member, key, STREAMS, None).await;
+        }
         line
     }
 
