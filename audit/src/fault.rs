@@ -74,6 +74,18 @@ impl SqlFault {
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Self::Duplicate(_))
     }
+
+    /// Whether there was no room on the disk. The engine says so of a write; where it cannot even make room for what it maps, it calls
+    /// the disk failed.
+    pub fn is_for_want_of_space(&self) -> bool {
+        match self {
+            Self::DiskFull(_) => true,
+            Self::Disk(rusqlite::Error::SqliteFailure(inner, _)) => {
+                inner.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<rusqlite::Error> for SqlFault {

@@ -16,13 +16,21 @@ use crate::ids::WorkspaceId;
 pub struct CustodyRefused {
     place: &'static str,
     #[source]
-    fault: SealFault,
+    fault: CustodyFault,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CustodyFault {
+    #[error("the master key has not been unwrapped yet; the hardware that does it is away")]
+    Locked,
+    #[error(transparent)]
+    Seal(#[from] SealFault),
 }
 
 /// The master key; cheap to clone, wiped when the last clone goes.
 #[derive(Clone, Debug)]
 pub struct Custody {
-    master: Arc<MasterKey>,
+    master: Option<Arc<MasterKey>>,
 }
 
 /// Where a ciphertext belongs.
@@ -39,7 +47,16 @@ const DATA_KEY_VERSION: u32 = 1;
 impl Custody {
     /// Over the unwrapped master key.
     pub fn new(master: MasterKey) -> Self {
-        Self { master: Arc::new(master) }
+        Self { master: Some(Arc::new(master)) }
+    }
+
+    /// Without the master key, whose hardware is away: nothing can be sealed or opened.
+    pub fn locked() -> Self {
+        Self { master: None }
+    }
+
+    fn master(&self, place: &'static str) -> Result<&MasterKey, CustodyRefused> {
+        self.master.as_deref().ok_or(CustodyRefused { place, fault: CustodyFault::Locked })
     }
 
     /// A fresh data key for a workspace, wrapped for its row.
@@ -47,8 +64,8 @@ impl Custody {
     /// # Errors
     /// No randomness, or memory cannot be locked.
     pub fn new_data_key(&self, workspace: &WorkspaceId) -> Result<Vec<u8>, CustodyRefused> {
-        let sealed = self.master.new_data_key(&data_key_place(workspace, DATA_KEY_VERSION));
-        sealed.map(|(_, wrapped)| wrapped).map_err(|fault| CustodyRefused { place: "workspaces", fault })
+        let sealed = self.master("workspaces")?.new_data_key(&data_key_place(workspace, DATA_KEY_VERSION));
+        sealed.map(|(_, wrapped)| wrapped).map_err(refused_in("workspaces"))
     }
 
     /// Opens a workspace's data key.
@@ -62,8 +79,8 @@ impl Custody {
         wrapped: &[u8],
     ) -> Result<DataKey, CustodyRefused> {
         let version = u32::try_from(version).unwrap_or(0);
-        let opened = self.master.open_data_key(wrapped, &data_key_place(workspace, version));
-        opened.map_err(|fault| CustodyRefused { place: "workspaces", fault })
+        let opened = self.master("workspaces")?.open_data_key(wrapped, &data_key_place(workspace, version));
+        opened.map_err(refused_in("workspaces"))
     }
 }
 
@@ -73,9 +90,10 @@ impl Custody {
     /// # Errors
     /// No randomness, or memory cannot be locked.
     pub fn seal_own(&self, row: &str, plain: &[u8]) -> Result<OwnSecret, CustodyRefused> {
-        let refused = |fault| CustodyRefused { place: "appliance", fault };
-        let (key, wrapped_key) = self.master.new_data_key(&own_place(row, "data key")).map_err(refused)?;
-        let sealed = key.seal(plain, &own_place(row, "secret")).map_err(refused)?;
+        let refused = refused_in("appliance");
+        let (key, wrapped_key) =
+            self.master("appliance")?.new_data_key(&own_place(row, "data key")).map_err(&refused)?;
+        let sealed = key.seal(plain, &own_place(row, "secret")).map_err(&refused)?;
         Ok(OwnSecret { wrapped_key, sealed })
     }
 
@@ -84,10 +102,12 @@ impl Custody {
     /// # Errors
     /// It belongs elsewhere, or was changed.
     pub fn open_own(&self, row: &str, secret: &OwnSecret) -> Result<Zeroizing<Vec<u8>>, CustodyRefused> {
-        let refused = |fault| CustodyRefused { place: "appliance", fault };
-        let key =
-            self.master.open_data_key(&secret.wrapped_key, &own_place(row, "data key")).map_err(refused)?;
-        key.open(&secret.sealed, &own_place(row, "secret")).map_err(refused)
+        let refused = refused_in("appliance");
+        let key = self
+            .master("appliance")?
+            .open_data_key(&secret.wrapped_key, &own_place(row, "data key"))
+            .map_err(&refused)?;
+        key.open(&secret.sealed, &own_place(row, "secret")).map_err(&refused)
     }
 }
 
@@ -96,6 +116,10 @@ impl Custody {
 pub struct OwnSecret {
     wrapped_key: Vec<u8>,
     sealed: Vec<u8>,
+}
+
+fn refused_in(place: &'static str) -> impl Fn(SealFault) -> CustodyRefused {
+    move |fault| CustodyRefused { place, fault: fault.into() }
 }
 
 fn own_place<'a>(row: &'a str, purpose: &'a str) -> Binding<'a> {
@@ -128,7 +152,7 @@ impl<'a> Place<'a> {
         workspace: &WorkspaceId,
         plain: &[u8],
     ) -> Result<Vec<u8>, CustodyRefused> {
-        key.seal(plain, &self.binding(workspace)).map_err(|fault| CustodyRefused { place: self.table, fault })
+        key.seal(plain, &self.binding(workspace)).map_err(refused_in(self.table))
     }
 
     /// Opens a secret in its place.
@@ -142,7 +166,7 @@ impl<'a> Place<'a> {
         sealed: &[u8],
     ) -> Result<Vec<u8>, CustodyRefused> {
         let opened = key.open(sealed, &self.binding(workspace));
-        opened.map(|plain| plain.to_vec()).map_err(|fault| CustodyRefused { place: self.table, fault })
+        opened.map(|plain| plain.to_vec()).map_err(refused_in(self.table))
     }
 
     fn binding<'b>(&'b self, workspace: &'b WorkspaceId) -> Binding<'b> {
@@ -159,6 +183,13 @@ mod tests {
     fn two() -> (WorkspaceId, WorkspaceId) {
         let dice = Dice::system();
         (WorkspaceId::new(&dice).unwrap(), WorkspaceId::new(&dice).unwrap())
+    }
+
+    #[test]
+    fn without_the_master_key_nothing_is_sealed_or_opened() {
+        let (locked, (ours, _)) = (Custody::locked(), two());
+        assert!(locked.new_data_key(&ours).is_err() && locked.open_data_key(&ours, 1, &[]).is_err());
+        assert!(locked.seal_own("row", b"secret").is_err());
     }
 
     #[test]

@@ -237,9 +237,12 @@ impl Probes {
 
     fn anchor(&self) -> Part {
         let tier = self.keeper.tier().map_or("none", |tier| tier.as_str());
-        let open = self.ground.ledger.health().standing == Standing::Open;
-        let code = if open { "agrees" } else { "does_not_agree" };
-        Part { part: "anchor", ready: open, code, detail: Some(format!("tier {tier}")) }
+        let (ready, code) = match self.ground.ledger.health().standing {
+            Standing::Open => (true, "agrees"),
+            Standing::Unverified => (false, "not_yet_read"),
+            _ => (false, "does_not_agree"),
+        };
+        Part { part: "anchor", ready, code, detail: Some(format!("tier {tier}")) }
     }
 
     fn figures(&self, parts: &[Part]) {

@@ -158,3 +158,15 @@ pub const NONCE_BYTES_MAX: usize = 128;
 pub const REQUEST_MESSAGE_BYTES_MAX: usize = 96 << 10;
 /// Signatures of one batch request, in base64, so that its report can be kept and shown as one.
 pub const REPORT_BYTES_MAX: usize = 160 << 10;
+/// What a start waits for is tried again after this at first, and then after twice as long each time ...
+pub const START_PAUSE_MIN: Duration = Duration::from_millis(250);
+/// ... but no longer than this, which bounds how late a disk that was emptied is noticed.
+pub const START_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A start that waits asks the service manager for this much more time ...
+pub const START_EXTENSION: Duration = Duration::from_secs(60);
+/// ... this often, so that one that hangs is ended within a minute.
+pub const START_EXTEND_EVERY: Duration = Duration::from_secs(10);
+/// When to ask again a daemon that waits.
+pub const STARTING_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Operators who read while the daemon waits finish within this when it goes on.
+pub const WAITING_DRAIN_MAX: Duration = Duration::from_secs(2);

@@ -12,13 +12,18 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boundary::listen::Listener;
-use crate::boundary::local::LocalSocket;
 use crate::boundary::tls::TlsFace;
 use crate::config::Config;
 use crate::face::{self, FaceUnmade};
 use crate::housekeeping;
 use crate::limits::{DRAIN_WAIT_MAX, RUNTIME_THREADS_MIN};
+use crate::traces::Lines;
 use crate::wiring::House;
+
+mod waiting;
+
+pub use waiting::StartRefused;
+use waiting::{SocketTask, Started};
 
 /// Why the doors did not open.
 #[derive(Debug, thiserror::Error)]
@@ -52,27 +57,38 @@ pub fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
-/// Serves until told to stop. `ready` is called once with the API's address.
+/// Starts, waiting for what is late, and serves until told to stop. `ready` is called once with the API's address.
 ///
 /// # Errors
-/// The doors did not open.
-pub async fn serve(
+/// There is no house, or its doors did not open.
+pub async fn run(config: &Config, lines: Lines, ready: impl FnOnce(SocketAddr)) -> Result<(), StartRefused> {
+    let mut signals = Signals::listen()?;
+    let socket = SocketTask::default();
+    let started = tokio::select! {
+        started = waiting::start(config, lines, socket.clone()) => started.map(Some),
+        () = signals.stop() => Ok(None),
+    };
+    let served = match started {
+        Ok(Some(started)) => {
+            serve(config, started, &mut signals, &socket, ready).await.map_err(StartRefused::from)
+        }
+        Ok(None) => Ok(()),
+        Err(refused) => Err(refused),
+    };
+    socket.stop().await;
+    served
+}
+
+async fn serve(
     config: &Config,
-    house: House,
+    started: Started,
+    signals: &mut Signals,
+    socket: &SocketTask,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeRefused> {
-    let mut signals = Signals::listen()?;
-    let tls = dress(config, &house).await?;
+    let Started { house, tls, door } = started;
     let listener = Listener::bind(config.api.listen, tls.clone(), house.api.clone(), house.register.clone());
     let listener = listener.await.map_err(|source| listen_refused(&config.api.listen, source))?;
-    let local = LocalSocket::bind(
-        &config.socket,
-        config.operators.uids.clone(),
-        house.tokens.each().map(|(_, token)| token.workers()).collect(),
-        house.local.clone(),
-        house.register.clone(),
-    );
-    let local = local.map_err(|source| listen_refused(&config.socket.display(), source))?;
     let address = listener.address().map_err(|source| listen_refused(&config.api.listen, source))?;
     let House { ground, tokens, keeper, register, health, probes, keys, workspaces, succession, .. } = &house;
     if let Err(why) = succession.recover().await {
@@ -91,16 +107,19 @@ pub async fn serve(
         stopping.clone(),
     ));
     tokio::spawn(keeper.clone().keep_examining(stopping.clone()));
-    let doors = (tokio::spawn(listener.run()), tokio::spawn(local.run()));
+    let listening = tokio::spawn(listener.run());
+    door.put(waiting::open(&house));
     notify(&[NotifyState::Ready]);
+    notify(&[NotifyState::Status("serving")]);
     tracing::info!(%address, socket = %config.socket.display(), "serving");
     ready(address);
-    attend(config, &house, &tls, &mut signals).await;
+    attend(config, &house, &tls, signals).await;
+    socket.stop().await;
     notify(&[NotifyState::Stopping]);
     health.stopping();
     let complete = register.drain(DRAIN_WAIT_MAX).await;
     tracing::info!(complete, "drained");
-    drop(doors);
+    drop(listening);
     ground.runner.close().await;
     if let Err(why) = keeper.seal().await {
         tracing::warn!(%why, "the last entries are sealed at the next start");
@@ -216,6 +235,17 @@ impl Signals {
             interrupt: on(SignalKind::interrupt())?,
             hang_up: on(SignalKind::hangup())?,
         })
+    }
+
+    /// Told to stop. A reload has nothing to change before there is a house.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {}
+            }
+        }
     }
 }
 

@@ -61,6 +61,33 @@ fn the_unit_lets_a_worker_confine_itself() {
     }
 }
 
+/// Codes 4 and 6 want a person, 5 and a crash want another try, without end: the daemon itself waits for what is late, within the time
+/// that it asks for.
+#[test]
+fn the_unit_restarts_what_may_heal_without_end_and_nothing_that_needs_a_person() {
+    let unit = common::text("systemd/chancery.service");
+    let value = |key: &str| {
+        let prefix = format!("{key}=");
+        let found: Vec<_> = unit.lines().filter_map(|line| line.strip_prefix(&prefix)).collect();
+        assert_eq!(found.len(), 1, "{key} stands {} times", found.len());
+        found[0].to_owned()
+    };
+    assert_eq!((value("Restart"), value("StartLimitIntervalSec")), ("on-failure".into(), "0".into()));
+    assert!(!unit.contains("StartLimitBurst="));
+    let mut kept: Vec<u8> =
+        value("RestartPreventExitStatus").split(' ').map(|code| code.parse().unwrap()).collect();
+    kept.sort_unstable();
+    use gateway::cli::code;
+    assert_eq!(kept, [code::USAGE, code::CONFIGURATION, code::NEEDS_A_PERSON]);
+    assert_eq!((value("Type"), value("NotifyAccess")), ("notify".into(), "main".into()));
+    let first: u64 = value("TimeoutStartSec").parse().unwrap();
+    assert!(
+        first > 2 * gateway::limits::START_EXTEND_EVERY.as_secs(),
+        "it would be ended before it asks for time"
+    );
+    assert!(gateway::limits::START_EXTENSION > 2 * gateway::limits::START_EXTEND_EVERY);
+}
+
 #[test]
 fn the_demonstration_signs_verifies_and_catches_the_forger() {
     let chancery = Path::new(env!("CARGO_BIN_EXE_chancery"));

@@ -205,9 +205,9 @@ pub enum StartRefused {
 
 impl StartRefused {
     /// True when waiting may help: a token is plugged in again, a package being installed is complete. A PIN that was refused is never
-    /// tried again, because the token counts.
+    /// tried again, because the token counts; a kernel without a wall will not grow one.
     #[must_use]
     pub const fn may_heal(&self) -> bool {
-        !matches!(self, Self::PinWrong { .. } | Self::PinLocked)
+        !matches!(self, Self::PinWrong { .. } | Self::PinLocked | Self::Sandbox(_))
     }
 }

@@ -36,5 +36,5 @@ pub use key::{
 };
 pub use probe::{Power, Probe, Wall};
 pub use scheme::{Hash, KeyKind, Scheme, UnknownName};
-pub use supervisor::{TokenState, Workers};
+pub use supervisor::{OPENING, TokenState, Workers};
 pub use token::Token;

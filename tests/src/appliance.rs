@@ -184,6 +184,22 @@ impl Appliance {
         }
     }
 
+    /// Starts the daemon without waiting for anything.
+    pub fn begin_to_serve(&mut self) {
+        assert!(self.daemon.is_none(), "stop it before starting it again");
+        let mut command = tokio::process::Command::new(program("chancery"));
+        command.arg("--config").arg(self.config_file()).arg("serve").envs(self.environment.iter().cloned());
+        self.daemon = Some(Daemon::begin(command, &self.path("daemon.log")));
+    }
+
+    /// Waits until a daemon that was begun listens.
+    pub async fn listens(&mut self) {
+        match self.daemon().listens().await {
+            Some(address) => self.door.moved(address),
+            None => panic!("the daemon ended:\n{}", self.log()),
+        }
+    }
+
     /// Cuts the power: SIGKILL, no warning.
     pub async fn kill(&mut self) -> ExitStatus {
         self.daemon().signal(Signal::KILL);

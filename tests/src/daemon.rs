@@ -8,8 +8,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 use crate::wait::within;
 
@@ -19,6 +19,7 @@ pub struct Daemon {
     child: Child,
     pid: Pid,
     log: PathBuf,
+    lines: Lines<BufReader<ChildStdout>>,
 }
 
 /// A loaded build machine starts slowly; the promise of a quick start is asserted elsewhere.
@@ -28,20 +29,31 @@ const END_MAX: Duration = Duration::from_secs(40);
 
 impl Daemon {
     /// Starts it and waits for the line that says where it listens; `None` if it ended before.
-    pub async fn start(mut command: Command, log: &Path) -> (Self, Option<SocketAddr>) {
+    pub async fn start(command: Command, log: &Path) -> (Self, Option<SocketAddr>) {
+        let mut daemon = Self::begin(command, log);
+        let address = daemon.listens().await;
+        (daemon, address)
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn begin(mut command: Command, log: &Path) -> Self {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log's file");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|why| panic!("{command:?} did not start: {why}"));
         let pid =
             child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("a process id");
-        let mut lines = BufReader::new(child.stdout.take().expect("its standard output")).lines();
-        let line = within("the daemon's first line", START_MAX, lines.next_line()).await.expect("its output");
-        let address = line.map(|line| {
+        let lines = BufReader::new(child.stdout.take().expect("its standard output")).lines();
+        Self { child, pid, log: log.to_owned(), lines }
+    }
+
+    /// Waits for the line that says where it listens; `None` if it ended before.
+    pub async fn listens(&mut self) -> Option<SocketAddr> {
+        let line = within("the daemon's first line", START_MAX, self.lines.next_line()).await;
+        line.expect("its output").map(|line| {
             let address =
                 line.strip_prefix("serving on https://").unwrap_or_else(|| panic!("it said: {line}"));
             address.parse().expect("an address")
-        });
-        (Self { child, pid, log: log.to_owned() }, address)
+        })
     }
 
     /// Its process id.

@@ -133,6 +133,8 @@ codes! {
     OutcomeUnknown = "outcome_unknown", 503, "The outcome is not known";
     /// The ledger refuses writes.
     LedgerFrozen = "ledger_frozen", 503, "The ledger refuses to write";
+    /// The daemon waits for its ledger's disk or its hardware; its operators are told why.
+    Starting = "starting", 503, "The daemon waits for its disk or hardware";
     /// The daemon is stopping.
     Stopping = "stopping", 503, "The daemon is stopping";
     /// The deadline of the request passed.

@@ -39,6 +39,18 @@ pub enum MasterRefused {
     Key(#[source] SealFault),
 }
 
+impl MasterRefused {
+    /// The token or TPM went away; another try may find it.
+    pub fn may_heal(&self) -> bool {
+        match self {
+            Self::Token { source, .. } | Self::Tpm { source, .. } => {
+                source.retry_is_safe() || matches!(source, TokenError::OutcomeUnknown)
+            }
+            Self::Key(_) => false,
+        }
+    }
+}
+
 /// The associated data: a wrapped master key of another log does not open.
 fn binding(origin: &str) -> Vec<u8> {
     format!("chancery.master.v1\n{origin}").into_bytes()

@@ -4,6 +4,7 @@
 
 pub mod authenticate;
 pub mod body;
+pub mod closed;
 pub mod connection;
 pub mod drain;
 pub mod framing;

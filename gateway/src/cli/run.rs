@@ -100,17 +100,17 @@ pub(super) fn serve(common: &Common) -> Result<(), Failure> {
     let lines = start_log(&config.log);
     keep_memory_private();
     runtime()?.block_on(async {
-        let house = wiring::build(&config, lines).await.map_err(|why| not_started(&why))?;
-        let served = serving::serve(&config, house, |address| say!("serving on https://{address}")).await;
-        served.map_err(|why| Failure::because(code::FAILED, "not_serving", &why))
+        let served = serving::run(&config, lines, |address| say!("serving on https://{address}")).await;
+        served.map_err(|why| match why.needs_a_person() {
+            true => Failure::because(code::NEEDS_A_PERSON, "needs_a_person", &why),
+            false => Failure::because(code::FAILED, "not_serving", &why),
+        })
     })
 }
 
 pub(super) fn probe(common: &Common) -> Result<(), Failure> {
     let config = Config::read(&common.config)?;
-    let tokens = runtime()?
-        .block_on(wiring::tokens(&config))
-        .map_err(|why| Failure::because(code::FAILED, "no_token", &why))?;
+    let tokens = runtime()?.block_on(wiring::tokens(&config)).map_err(|why| not_started(&why))?;
     let probes: Vec<_> = std::iter::once(&tokens.keys).chain(&tokens.tpm).map(hsm::Token::probe).collect();
     match common.json {
         true => say!("{}", json!(probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>())),

@@ -112,6 +112,14 @@ pub async fn tokens(config: &Config) -> Result<Tokens, Unbuilt> {
     Ok(Tokens { keys, tpm, keys_are_in_tpm })
 }
 
+/// Begins to open the tokens that the configuration names, without waiting for them: one that is away may come.
+pub(crate) fn begin_tokens(config: &Config) -> Tokens {
+    std::iter::once(&config.token).chain(&config.tpm).for_each(make_auth_directory);
+    let keys = Token::begin(config.token.clone());
+    let tpm = config.tpm.clone().map(Token::begin);
+    Tokens { keys, tpm, keys_are_in_tpm: matches!(config.token, TokenConfig::Tpm { .. }) }
+}
+
 /// The worker writes the anchor's authorisation into a directory of its own and cannot make that directory itself.
 /// One that cannot be made is told by the worker, with the file's name.
 fn make_auth_directory(config: &TokenConfig) {
@@ -220,10 +228,24 @@ pub async fn build_over(
     lines: Lines,
     tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
 ) -> Result<House, Unbuilt> {
-    if !config.ledger_path().exists() {
-        return Err(Unbuilt::NoAppliance(config.state_directory.clone()));
+    build_on(config, lines, ledger_of_appliance(config)?, tokens).await
+}
+
+/// Opens the ledger of an appliance that was made before.
+pub(crate) fn ledger_of_appliance(config: &Config) -> Result<Ledger, Unbuilt> {
+    match config.ledger_path().exists() {
+        true => ledger(config),
+        false => Err(Unbuilt::NoAppliance(config.state_directory.clone())),
     }
-    let ledger = ledger(config)?;
+}
+
+/// Builds the house on a ledger that is open.
+pub(crate) async fn build_on(
+    config: &Config,
+    lines: Lines,
+    ledger: Ledger,
+    tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
+) -> Result<House, Unbuilt> {
     let ground = ground(ledger.clone());
     let (facts, line) = recorded(&ground, &config.state_directory).await?;
     let tokens = tokens.await?;
@@ -234,6 +256,26 @@ pub async fn build_over(
     vouch(&sealing).await?;
     let keeper = Keeper::new(sealing, ledger, config.ledger.cadence());
     let authorities = Authorities::new(line.line()?);
+    assemble(config, Parts { ground, tokens, custody, keeper, note_keys, authorities, facts, lines }).await
+}
+
+/// A house that waits for its hardware: it shows what stands on the ledger and why it does nothing else. It holds no master key, its
+/// ledger takes no writes, and no workflow runs in it.
+///
+/// # Errors
+/// A part is missing or refuses.
+pub(crate) async fn build_waiting(
+    config: &Config,
+    lines: Lines,
+    ledger: Ledger,
+    tokens: Tokens,
+) -> Result<House, Unbuilt> {
+    let ground = ground(ledger.clone());
+    let (facts, line) = recorded(&ground, &config.state_directory).await?;
+    let (sealing, note_keys) = keeper(config, &tokens, &facts, &ledger)?;
+    let keeper = Keeper::new(sealing, ledger, config.ledger.cadence());
+    let authorities = Authorities::new(line.line()?);
+    let custody = Custody::locked();
     assemble(config, Parts { ground, tokens, custody, keeper, note_keys, authorities, facts, lines }).await
 }
 

@@ -84,14 +84,48 @@ impl Unbuilt {
     /// Starting again without a change by a person would do harm or no good.
     pub fn needs_a_person(&self) -> bool {
         match self {
-            Self::Token { source, .. } => !source.may_heal(),
-            Self::NoAppliance(_) | Self::Record(_) | Self::Authorities(_) | Self::Master(_) => true,
+            Self::Token { source, .. } => {
+                !source.may_heal()
+                    || matches!(source, StartRefused::PinFile { .. } | StartRefused::PinLastTry)
+            }
+            Self::Master(refused) => !refused.may_heal(),
+            Self::NoAppliance(_) | Self::Record(_) | Self::Authorities(_) => true,
             Self::Ledger(refused) => matches!(
                 refused,
                 audit::OpenRefused::Foreign { .. } | audit::OpenRefused::MigrationChanged { .. }
             ),
             _ => false,
         }
+    }
+
+    /// What is late, full or away comes by itself, and is waited for. Everything else ends the start.
+    pub fn may_heal(&self) -> bool {
+        match self {
+            Self::Token { source, .. } => source.may_heal(),
+            Self::Master(refused) => refused.may_heal(),
+            Self::Ledger(refused) => is_for_want_of_space(refused),
+            // Read and written by now, so it is ours and whole: the hardware went away again, or the disk is full.
+            Self::Recover(_)
+            | Self::Read(_)
+            | Self::Devices(_)
+            | Self::Workspaces(_)
+            | Self::Keys(_)
+            | Self::Engine(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The disk is full, as files and as the engine say it: it needs room for what it maps, and for its log, before it reads a page.
+fn is_for_want_of_space(refused: &audit::OpenRefused) -> bool {
+    match refused {
+        audit::OpenRefused::File { source, .. } => {
+            matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        }
+        audit::OpenRefused::Database { source, .. } | audit::OpenRefused::Statement { source, .. } => {
+            source.is_for_want_of_space()
+        }
+        _ => false,
     }
 }
 

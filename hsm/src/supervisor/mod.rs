@@ -84,7 +84,7 @@ impl Supervisor {
     fn prepare(source: Source, limits: Limits) -> Result<Self, StartRefused> {
         let limits = Arc::new(limits);
         let (handles, orders) = mpsc::unbounded_channel();
-        let opening = TokenState::Down { since: Instant::now(), why: "it is being opened".to_owned() };
+        let opening = TokenState::Down { since: Instant::now(), why: OPENING.to_owned() };
         Ok(Self {
             nursery: Nursery::open(source)?,
             queue: Queue::default(),
@@ -266,6 +266,9 @@ async fn raise(nursery: Nursery, limits: Arc<Limits>) -> Result<(Line, Life, Pro
         }
     }
 }
+
+/// Why a token is down that has not been opened yet, nor failed to.
+pub const OPENING: &str = "it is being opened";
 
 /// How often calls in line are looked at while there is no worker.
 const TEND_EVERY: Duration = Duration::from_millis(50);

@@ -37,6 +37,57 @@ async fn a_wrong_pin_is_tried_exactly_once_and_the_right_one_works_afterwards() 
     member.ask(sign_p256(&key, b"not locked out")).await.expect(200);
 }
 
+/// One meaning for a code, whichever command ends with it.
+#[tokio::test]
+async fn exit_codes_mean_the_same_for_init_serve_and_probe() {
+    let mut house = Plan::with(Hardware::Token).init();
+    let (pin_file, serial) = {
+        let hsm = house.hsm.as_ref().unwrap();
+        (hsm.pin_file().to_owned(), hsm.serial().to_owned())
+    };
+    let right = std::fs::read(&pin_file).unwrap();
+    let commands: [&[&str]; 3] = [&["init"], &["token", "probe"], &["serve"]];
+    let ledger = house.ledger();
+    let codes = |house: &Appliance, commands: &[&[&str]]| -> Vec<(Option<i32>, String)> {
+        let each = commands.iter().map(|command| {
+            // An appliance that is there ends `init` before it looks at the token.
+            let aside = ledger.with_extension("aside");
+            let is_init = command[0] == "init";
+            if is_init {
+                std::fs::rename(&ledger, &aside).unwrap();
+            }
+            let output = house.cli(command);
+            if is_init {
+                std::fs::rename(&aside, &ledger).unwrap();
+            }
+            (output.status.code(), complained(&output))
+        });
+        each.collect()
+    };
+    std::fs::write(&pin_file, "").unwrap();
+    for (code, words) in codes(&house, &commands) {
+        assert_eq!(code, Some(CONFIGURATION), "an empty PIN file: {words}");
+    }
+    std::fs::write(&pin_file, &right).unwrap();
+    std::fs::set_permissions(&pin_file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    for (code, words) in codes(&house, &commands) {
+        assert_eq!(code, Some(CONFIGURATION), "a PIN file that is open to others: {words}");
+        assert!(words.contains("chmod 0400"), "{words}");
+    }
+    std::fs::set_permissions(&pin_file, std::fs::Permissions::from_mode(0o400)).unwrap();
+    std::fs::write(&pin_file, "000000").unwrap();
+    for (code, words) in codes(&house, &commands) {
+        assert_eq!(code, Some(NEEDS_A_PERSON), "a wrong PIN: {words}");
+    }
+    std::fs::write(&pin_file, &right).unwrap();
+    // Another token, or none yet: it may be plugged in later. `serve` waits for that.
+    house.set("token.serial", "0000000000000000");
+    for (code, words) in codes(&house, &commands[..2]) {
+        assert_eq!(code, Some(FAILED), "a serial that is not there: {words}");
+        assert!(words.contains(&serial), "it does not say which token is there: {words}");
+    }
+}
+
 #[tokio::test]
 async fn a_pin_that_became_wrong_while_serving_is_not_tried_again_and_again() {
     let mut house = Appliance::start().await;
