@@ -53,7 +53,7 @@ pub use gather::Attendance;
 pub use hardware::{Anchor, Answer, Attestation, HardwareFault, Reading, Sealer, Step, Tier};
 pub use ledger::{Ledger, LedgerHealth, LedgerLimits, LedgerOptions, Standing};
 pub use note::{KeyKind, NotAKey, Note, NoteKey, NoteRefused};
-pub use outside::{Clock, MachineClock, MachineRandom, NoRandomness, Random};
+pub use outside::{Boot, Clock, MachineClock, MachineRandom, NoRandomness, Random};
 pub use proving::{NoProof, StoredCheckpoint};
 pub use query::{EntryFilter, EntryOrder, EntryScope, StoredEntry};
 pub use receipt::{Receipt, ReceiptRefused};

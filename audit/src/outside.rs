@@ -10,6 +10,17 @@ pub trait Clock: Send + Sync {
     fn unix_us(&self) -> u64;
     /// Time since some fixed moment; it never goes back.
     fn monotonic(&self) -> Duration;
+    /// Which boot of the machine this is, and how long it has been up.
+    fn boot(&self) -> Boot;
+}
+
+/// One boot of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// Names this boot and no other; the same for every process of it.
+    pub id: [u8; 16],
+    /// Since its start, suspended time included; nobody can set it.
+    pub uptime: Duration,
 }
 
 /// A source of salts.
@@ -27,13 +38,14 @@ pub struct NoRandomness;
 #[derive(Debug)]
 pub struct MachineClock {
     start: Instant,
+    boot_id: [u8; 16],
 }
 
 impl MachineClock {
     /// Starts counting now.
     #[allow(clippy::new_without_default, reason = "starting a clock is an act, not a default")]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), boot_id: boot_id() }
     }
 }
 
@@ -46,6 +58,24 @@ impl Clock for MachineClock {
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
     }
+
+    fn boot(&self) -> Boot {
+        let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Boot { id: self.boot_id, uptime: Duration::try_from(uptime).unwrap_or_default() }
+    }
+}
+
+/// The kernel's name for this boot. Where it cannot be read, each process counts as a boot of its own: then no time is taken
+/// as proven that passed between two of them.
+fn boot_id() -> [u8; 16] {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let named = read.and_then(|text| hex::decode(text.trim().replace('-', "")).ok()?.try_into().ok());
+    named.unwrap_or_else(|| {
+        let mut id = [0; 16];
+        // Without randomness the ledger takes no entry, so nothing rests on this.
+        let _ = aws_lc_rs::rand::fill(&mut id);
+        id
+    })
 }
 
 /// The machine's own randomness.

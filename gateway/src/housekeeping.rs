@@ -1,42 +1,67 @@
-//! Work that nobody asks for: noting when API keys were last used, forgetting answers and events whose time is over.
+//! Work that nobody asks for: noting when API keys were last used, forgetting what is over when its time is over.
 //! Who enters: the clock.
 //! What leaves: what the services do about it, each in its own words on the ledger.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::again::Again;
+use crate::config::RetentionConfig;
 use crate::events::Events;
+use crate::leases::Leases;
+use crate::runs::Runs;
 use crate::services::workspaces::Workspaces;
 
 const EVERY: Duration = Duration::from_secs(30);
 
-/// Keeps house until the house stops.
-pub async fn run(
-    workspaces: Arc<Workspaces>,
-    again: Again,
-    events: Arc<Events>,
-    stopping: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = stopping.cancelled() => return note(&workspaces).await,
+/// Who has something to note or to forget.
+pub struct Housekeeping {
+    /// When API keys were last used.
+    pub workspaces: Arc<Workspaces>,
+    /// Answers.
+    pub again: Again,
+    /// Events.
+    pub events: Arc<Events>,
+    /// Names that nobody leases.
+    pub leases: Arc<Leases>,
+    /// Workflows that are over.
+    pub runs: Arc<Runs>,
+    /// How long things are kept.
+    pub retention: RetentionConfig,
+}
+
+impl Housekeeping {
+    /// Keeps house until the house stops.
+    pub async fn run(self, stopping: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = stopping.cancelled() => return self.note().await,
+            }
+            self.note().await;
+            self.sweep().await;
         }
-        note(&workspaces).await;
-        if let Err(why) = again.sweep().await {
-            tracing::debug!(%why, "answers whose time is over stay for another round");
+    }
+
+    async fn note(&self) {
+        if let Err(why) = self.workspaces.note_last_used().await {
+            tracing::warn!(%why, "last uses of API keys were not noted");
         }
-        if let Err(why) = events.sweep().await {
-            tracing::debug!(%why, "events whose time is over stay for another round");
-        }
+    }
+
+    async fn sweep(&self) {
+        stays("answers", self.again.sweep().await);
+        stays("events", self.events.sweep(self.retention.events()).await);
+        stays("names of leases", self.leases.sweep().await);
+        stays("workflows", self.runs.sweep(self.retention.workflows()).await);
     }
 }
 
-async fn note(workspaces: &Workspaces) {
-    if let Err(why) = workspaces.note_last_used().await {
-        tracing::warn!(%why, "last uses of API keys were not noted");
+fn stays<T, E: Display>(what: &str, swept: Result<T, E>) {
+    if let Err(why) = swept {
+        tracing::debug!(%why, what, "what is over stays for another round");
     }
 }

@@ -128,8 +128,6 @@ pub const EXPORT_BATCH_MAX: usize = 128;
 pub const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// What signs or makes keys is not done twice within a month, whoever restarts whatever.
 pub const ANSWERS_KEPT_LONG: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Whoever follows events and was away comes back within a month, or looks at how things stand.
-pub const EVENTS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Of a request's time so much is left for its answer when it waits for something to happen.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
 /// The second of two equal requests waits so long for the first before it is told to come back.

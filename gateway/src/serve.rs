@@ -15,7 +15,7 @@ use crate::boundary::listen::Listener;
 use crate::boundary::tls::TlsFace;
 use crate::config::Config;
 use crate::face::{self, FaceUnmade};
-use crate::housekeeping;
+use crate::housekeeping::Housekeeping;
 use crate::limits::{DRAIN_WAIT_MAX, RUNTIME_THREADS_MIN};
 use crate::traces::Lines;
 use crate::wiring::House;
@@ -100,12 +100,15 @@ async fn serve(
     health.look(probes).await;
     let stopping = register.stopping().clone();
     tokio::spawn(keeper.clone().run(stopping.clone()));
-    tokio::spawn(housekeeping::run(
-        workspaces.clone(),
-        house.again.clone(),
-        house.events.clone(),
-        stopping.clone(),
-    ));
+    let housekeeping = Housekeeping {
+        workspaces: workspaces.clone(),
+        again: house.again.clone(),
+        events: house.events.clone(),
+        leases: house.leases.clone(),
+        runs: house.runs.clone(),
+        retention: config.retention,
+    };
+    tokio::spawn(housekeeping.run(stopping.clone()));
     tokio::spawn(keeper.clone().keep_examining(stopping.clone()));
     let listening = tokio::spawn(listener.run());
     door.put(waiting::open(&house));

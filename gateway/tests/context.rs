@@ -22,7 +22,11 @@ fn files_with(words: &str) -> Vec<String> {
     let product = |file: &String| {
         common::text(file).split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned()
     };
-    sources().into_iter().filter(|file| product(file).contains(words) && !file.contains("/tests/")).collect()
+    sources().into_iter().filter(|file| product(file).contains(words) && !is_test(file)).collect()
+}
+
+fn is_test(file: &str) -> bool {
+    file.contains("/tests/") || file.ends_with("/tests.rs")
 }
 
 fn programs() -> Vec<String> {

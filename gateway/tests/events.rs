@@ -115,7 +115,7 @@ async fn a_cursor_that_does_not_fit_is_told_so_and_how_to_go_on() {
         assert_eq!(acme.get(&format!("/v1/events?{bad}")).await.code(), "bad_request", "{bad}");
     }
     // What is younger than a month stays.
-    standing.house.events.sweep().await.unwrap();
+    standing.house.events.sweep(std::time::Duration::from_secs(30 * 24 * 3600)).await.unwrap();
     assert_eq!(read(&acme, "").await, kept);
     let figures = standing.operator().get("/metrics").await;
     assert!(String::from_utf8_lossy(&figures.body).contains(r#"part="events",figure="oldest_seconds""#));

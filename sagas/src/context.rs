@@ -31,6 +31,9 @@ pub struct StepContext {
     pub attempt: u32,
     /// Microseconds since 1970.
     pub now_us: u64,
+    /// Microseconds that have provably passed since the appliance was made: for what must not end early because somebody put
+    /// the clock forward.
+    pub proven_us: u64,
     /// Who started the saga, and by what.
     pub origin: Arc<Origin>,
 }

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod lock;
 pub mod outbox;
 mod picture;
+mod proven;
 mod refusal;
 mod seal;
 mod signal;
@@ -37,7 +38,10 @@ pub use ids::{EffectId, NotASaga, Phase, SagaId, SagaKey, Scope};
 pub use limits::SagaLimits;
 pub use lock::{Blocker, HeldLock, Lock};
 pub use picture::picture;
-pub use refusal::{Later, Never, Probe, Reason, Refused, RemoteFault, Ruling};
+pub use proven::{AFTER_REBOOT_MIN, CLOCK_DRIFT_MAX, CLOCK_SETTLES_IN, ProvenTime};
+pub use refusal::{
+    Later, Never, Part, PivotFault, PivotProbe, Probe, Reason, Refused, RemoteFault, Ruling, Untouched,
+};
 pub use seal::{Cipher, CipherAnswer, Plain, Seal, SealFault};
 pub use signal::Signal;
 pub use state::{Event, IllegalEvent, State, transition_table};

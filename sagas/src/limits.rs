@@ -41,10 +41,17 @@ pub const LEASE_WAIT_MAX: Duration = Duration::from_secs(60);
 pub const LEASE_WAITING_MAX: i64 = 1_000;
 /// A claim of an idempotency key whose request has not answered for so long is taken over by the next.
 pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
-/// Answers up to this long are kept and given again, byte for byte; of longer ones only status and place.
-pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Answers up to this long are kept and given again, byte for byte: more than the largest of any route that changes something,
+/// 500 signatures of RSA-4096. Of longer ones only status and place are kept.
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// A one-time secret can be fetched again for so long, should its answer have been lost.
 pub const SECRET_KEPT: Duration = Duration::from_secs(600);
+/// Keys that go in one transaction when their time is over, so that the writer is not held up.
+pub const KEYS_SWEPT_MAX: usize = 1_000;
+/// Runs, names of locks and names of leases that go in one transaction when their time is over.
+pub const RUNS_SWEPT_MAX: usize = 200;
+/// A lease's name that nobody has held for so long goes: whoever still carries its fence is refused from then on.
+pub const LEASE_NAME_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Claims in a list of locks; a list that long is looked at by nobody.
 pub const LOCKS_LISTED_MAX: usize = 10_000;
 
@@ -55,6 +62,8 @@ pub struct SagaLimits {
     pub running_max: usize,
     /// Between two looks for sagas that fell due without anyone saying so.
     pub poll: Duration,
+    /// The first pause while the ledger takes no writes; each later one is twice as long, up to fifty times this.
+    pub ledger_pause: Duration,
     /// The first pause before a step is tried again; each later one is twice as long.
     pub retry_first: Duration,
     /// The longest pause between two tries.
@@ -72,6 +81,7 @@ impl Default for SagaLimits {
         Self {
             running_max: 256,
             poll: Duration::from_secs(1),
+            ledger_pause: Duration::from_millis(100),
             retry_first: Duration::from_millis(200),
             retry_longest: Duration::from_secs(60),
             unknown_budget: Duration::from_secs(24 * 3600),

@@ -169,15 +169,144 @@ pub enum Probe<T> {
     Unknown(String),
 }
 
-impl<T> Probe<T> {
-    pub(crate) fn try_map<U>(self, map: impl FnOnce(T) -> Result<U, String>) -> Probe<U> {
+/// The right to say that a pivot's call changed nothing. Each call of a pivot is given one, before its first effect, and
+/// nothing else makes one: a failure of some later part of the call cannot be passed off as a failure of the whole by a
+/// conversion, a `?` or a loop. Drop it with the first effect.
+#[derive(Debug)]
+#[must_use = "drop it where the first effect is made"]
+pub struct Untouched(());
+
+impl Untouched {
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+
+    /// Nothing was changed, in no part of the pivot; the call can be made again, and until then the run may turn back.
+    pub fn later<B>(self, why: impl Into<String>) -> PivotFault<B> {
+        PivotFault(RemoteFault::later(why))
+    }
+
+    /// Nothing was changed, in no part of the pivot, because a rule says no; the run turns back.
+    pub fn refused<B>(self, reason: B) -> PivotFault<B> {
+        PivotFault(RemoteFault::Business(reason))
+    }
+}
+
+/// How the call of a pivot went wrong. "Nothing happened" is said with [`Untouched`] alone; everything else is unknown, and
+/// then the run never turns back: the pivot is probed and called again until it is done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PivotFault<B = Reason>(RemoteFault<B>);
+
+impl<B> PivotFault<B> {
+    /// A part of it, or all of it, may have happened.
+    pub fn unknown(why: impl Into<String>) -> Self {
+        Self(RemoteFault::Unknown(why.into()))
+    }
+
+    /// Something that cannot be. A person is needed.
+    pub fn bug(why: impl Into<String>) -> Self {
+        Self(RemoteFault::Bug(why.into()))
+    }
+
+    pub(crate) fn into_fault(self) -> RemoteFault<B> {
+        self.0
+    }
+}
+
+/// What a probe found of one part of a pivot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// As it was before the pivot, and nothing is on its way that would change it.
+    Untouched,
+    /// Begun and not finished; calling again finishes it.
+    Partial,
+    /// Done.
+    Done,
+    /// Nobody can say at the moment.
+    Unclear(String),
+}
+
+/// What looking for the effect of a pivot found. It is made from its parts, all of them, so that "not applied" is said of the
+/// whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PivotProbe<T>(Finding<T>);
+
+impl<T> PivotProbe<T> {
+    /// Judges a pivot by all its parts; `outcome` is what it leaves behind if all of them are done. A pivot without parts has
+    /// nothing left to do.
+    pub fn of_parts(parts: impl IntoIterator<Item = Part>, outcome: T) -> Self {
+        let (mut untouched, mut done, mut partial) = (0_usize, 0_usize, false);
+        for part in parts {
+            match part {
+                Part::Untouched => untouched += 1,
+                Part::Done => done += 1,
+                Part::Partial => partial = true,
+                Part::Unclear(why) => return Self(Finding::Unknown(why)),
+            }
+        }
+        Self(match (untouched, done, partial) {
+            (0, _, false) => Finding::Applied(outcome),
+            (_, 0, false) => Finding::NotApplied,
+            _ => Finding::Unfinished(format!("{done} of {} parts are done", done + untouched)),
+        })
+    }
+
+    /// Judges a pivot that is one effect and has no parts: what was found of it, or `None` if it certainly did not happen.
+    pub fn of_one_effect(found: Option<T>) -> Self {
+        Self(found.map_or(Finding::NotApplied, Finding::Applied))
+    }
+
+    /// The effect cannot be looked for, and one whose outcome was lost counts as none: `because` says why that is true of
+    /// everything that matters outside.
+    pub fn lost_is_undone(because: &'static str) -> Self {
+        debug_assert!(!because.is_empty(), "a reason is needed");
+        Self(Finding::NotApplied)
+    }
+
+    /// Nobody can say at the moment.
+    pub fn unknown(why: impl Into<String>) -> Self {
+        Self(Finding::Unknown(why.into()))
+    }
+
+    pub(crate) fn into_finding(self) -> Finding<T> {
+        self.0
+    }
+}
+
+/// What the engine learns from a probe, of a pivot or of any other call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Finding<T> {
+    /// It happened, with this outcome.
+    Applied(T),
+    /// It certainly did not happen.
+    NotApplied,
+    /// A part of it happened: calling again finishes it, and nothing turns back.
+    Unfinished(String),
+    /// Nobody can say at the moment.
+    Unknown(String),
+}
+
+impl<T> Finding<T> {
+    pub(crate) fn try_map<U>(self, map: impl FnOnce(T) -> Result<U, String>) -> Finding<U> {
         match self {
             Self::Applied(value) => match map(value) {
-                Ok(value) => Probe::Applied(value),
-                Err(why) => Probe::Unknown(why),
+                Ok(value) => Finding::Applied(value),
+                Err(why) => Finding::Unknown(why),
             },
-            Self::NotApplied => Probe::NotApplied,
-            Self::Unknown(why) => Probe::Unknown(why),
+            Self::NotApplied => Finding::NotApplied,
+            Self::Unfinished(why) => Finding::Unfinished(why),
+            Self::Unknown(why) => Finding::Unknown(why),
+        }
+    }
+}
+
+impl<T> From<Probe<T>> for Finding<T> {
+    fn from(probe: Probe<T>) -> Self {
+        match probe {
+            Probe::Applied(value) => Self::Applied(value),
+            Probe::NotApplied => Self::NotApplied,
+            Probe::Unknown(why) => Self::Unknown(why),
         }
     }
 }

@@ -13,10 +13,13 @@ use common::{Input, SECOND, Sample, scope};
 use sagas::idempotency::{
     Answer, Claim, ClaimRefused, Fingerprint, Held, Idempotency, Key, RequestParts, Standing, Whose,
 };
+use sagas::limits::{ANSWER_BYTES_MAX, KEYS_SWEPT_MAX};
 use sagas::testing::{TestSeal, World as _};
 use sagas::{Engine, StartRequest};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The first length that is not kept whole.
+const LONG: usize = ANSWER_BYTES_MAX + 1;
 
 fn book(sample: &Sample) -> Idempotency {
     Idempotency::new(Arc::new(TestSeal), sample.clock.clone())
@@ -122,7 +125,7 @@ async fn two_principals_with_one_key_do_not_meet() {
 async fn what_is_refused_in_the_transaction_of_the_claim_leaves_the_key_free() {
     let sample = Sample::new("");
     let same = claim(&sample, "key:1", b"{}").await;
-    let refused: Work = |_, _, _| Err(ClaimRefused::TooLong);
+    let refused: Work = |_, _, _| Err(ClaimRefused::Superseded);
     let (ledger, again) = (sample.ledger(), same.clone());
     let written = ledger.write(move |tx| match again.take(tx)? {
         Standing::Fresh(held) => {
@@ -132,7 +135,7 @@ async fn what_is_refused_in_the_transaction_of_the_claim_leaves_the_key_free() {
         }
         other => panic!("{other:?}"),
     });
-    assert!(matches!(written.await, Err(WriteRefused::Rejected(ClaimRefused::TooLong))));
+    assert!(matches!(written.await, Err(WriteRefused::Rejected(ClaimRefused::Superseded))));
     assert!(sample.things().await.is_empty());
     assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Fresh(_))));
 }
@@ -243,28 +246,86 @@ async fn a_one_time_secret_is_given_again_for_ten_minutes_and_then_said_to_be_go
     .unwrap();
     let replay = replayed(attempt(&sample, &same, FINISH).await);
     assert_eq!((replay.answer.body, replay.secret_available), (b"with s3cret".to_vec(), Some(true)));
+    let keeps = async |same: &sagas::idempotency::Claim| {
+        let same = same.clone();
+        sample.ledger().read(move |view| same.keeps_secret(view)).await.unwrap()
+    };
     sample.clock.advance(SECOND * 601);
+    // Not shown any more, whenever it is swept; and swept from the row, not only hidden.
+    let replay = replayed(attempt(&sample, &same, FINISH).await);
+    assert_eq!((replay.answer.body, replay.secret_available), (b"without".to_vec(), Some(false)));
+    assert!(keeps(&same).await);
     book(&sample).sweep(&sample.ledger()).await.unwrap();
+    assert!(!keeps(&same).await);
     let replay = replayed(attempt(&sample, &same, FINISH).await);
     assert_eq!((replay.answer.body, replay.secret_available), (b"without".to_vec(), Some(false)));
 }
 
 #[tokio::test]
-async fn of_a_long_answer_status_and_place_are_kept_and_without_a_place_it_is_refused() {
+async fn of_a_long_answer_it_is_kept_that_it_was_given_and_the_request_is_not_carried_out_again() {
     let sample = Sample::new("");
     let same = claim(&sample, "key:1", b"{}").await;
-    attempt(&sample, &same, |tx, claim, held| claim.finish(tx, held, &answer(&vec![b'x'; 65 * 1024]), None))
+    attempt(&sample, &same, |tx, claim, held| claim.finish(tx, held, &answer(&vec![b'x'; LONG]), None))
         .await
         .unwrap();
     let replay = replayed(attempt(&sample, &same, FINISH).await);
     assert_eq!((replay.whole, replay.answer.body.len(), replay.answer.status), (false, 0, 201));
     assert_eq!(replay.answer.location.as_deref(), Some("/v1/things/1"));
     let homeless: Work = |tx, claim, held| {
-        let answer = Answer { location: None, ..answer(&vec![b'x'; 65 * 1024]) };
-        assert!(matches!(claim.finish(tx, held, &answer, None), Err(ClaimRefused::TooLong)));
-        Ok(())
+        claim.finish(tx, held, &Answer { location: None, ..answer(&vec![b'x'; LONG]) }, None)
     };
-    attempt(&sample, &claim(&sample, "key:2", b"{}").await, homeless).await.unwrap();
+    let other = claim(&sample, "key:2", b"{}").await;
+    attempt(&sample, &other, homeless).await.unwrap();
+    let things = sample.things().await.len();
+    let replay = replayed(attempt(&sample, &other, FINISH).await);
+    assert_eq!((replay.whole, replay.answer.status, sample.things().await.len()), (false, 201, things));
+}
+
+#[tokio::test]
+async fn an_answer_of_the_greatest_length_is_given_again_whole() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    attempt(&sample, &same, |tx, claim, held| claim.finish(tx, held, &answer(&vec![b'x'; LONG - 1]), None))
+        .await
+        .unwrap();
+    assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer.body.len(), LONG - 1);
+}
+
+#[tokio::test]
+async fn what_was_authorised_is_taken_back_only_when_nothing_came_of_it() {
+    let sample = Sample::new("");
+    let lost: Work = |tx, claim, held| claim.provide(tx, held, &answer(b"lost"), None);
+    let (gone, open) = (claim(&sample, "key:1", b"{}").await, claim(&sample, "key:2", b"{}").await);
+    for same in [&gone, &open] {
+        attempt(&sample, same, lost).await.unwrap();
+    }
+    book(&sample).release(&sample.ledger()).await.unwrap();
+    assert_eq!(replayed(attempt(&sample, &open, FINISH).await).answer.body, b"lost");
+    let (ledger, again) = (sample.ledger(), claim(&sample, "key:3", b"{}").await);
+    let claimed = again.clone();
+    ledger
+        .write_unaudited("a test", move |tx| match claimed.take(tx)? {
+            Standing::Fresh(held) => {
+                claimed.provide(tx, held, &answer(b"lost"), None)?;
+                claimed.take_back(tx, held)
+            }
+            other => panic!("{other:?}"),
+        })
+        .await
+        .unwrap();
+    assert!(matches!(attempt(&sample, &again, FINISH).await, Ok(Standing::Resume(_))));
+}
+
+#[tokio::test]
+async fn keys_whose_time_is_over_go_some_at_a_time_and_all_of_them() {
+    let sample = Sample::new("");
+    let keys = KEYS_SWEPT_MAX + 2;
+    for key in 0..keys {
+        let same = claim(&sample, &format!("key:{key}"), b"{}").await;
+        attempt(&sample, &same, FINISH).await.unwrap();
+    }
+    sample.clock.advance(DAY);
+    assert_eq!(book(&sample).sweep(&sample.ledger()).await.unwrap(), keys);
 }
 
 #[tokio::test]

@@ -206,6 +206,48 @@ async fn who_loses_patience_gives_up_the_place_and_who_comes_later_cannot_pass_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_stood_in_line_when_the_process_died_stands_in_nobodys_way() {
+    let sample = Sample::new("");
+    let all = leases(&sample);
+    all.acquire(wish("a")).await.unwrap();
+    let waiter = tokio::spawn({
+        let all = all.clone();
+        async move { all.acquire(patient("waiter")).await }
+    });
+    until(async || sagas::lock::lease::waiting(&sample.ledger(), &scope(), "vault", 0).await == 1).await;
+    waiter.abort();
+    sample.reopen().await;
+    sample.clock.advance(SECOND * 11);
+    let all = leases(&sample);
+    // The lease of the dead is over, and so is the place in line, which would last for another twenty seconds.
+    let refused = refusal(&all, wish("b")).await;
+    assert!(matches!(refused, LeaseRefused::InLine), "{refused}");
+    assert_eq!(all.clear_lines().await.unwrap(), 1);
+    assert_eq!(all.acquire(wish("b")).await.unwrap().holder, "b");
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_has_held_for_a_day_goes_and_comes_back_with_a_higher_fence() {
+    let sample = Sample::new("");
+    let all = leases(&sample);
+    let mut last = 0;
+    for name in ["one", "two", "vault"] {
+        for _ in 0..3 {
+            let lease = all.acquire(LeaseRequest { name: name.to_owned(), ..wish("a") }).await.unwrap();
+            last = lease.fence;
+            sample.clock.advance(SECOND * 11);
+        }
+    }
+    let held = all.acquire(LeaseRequest { name: "held".to_owned(), ttl: SECOND * 3600, ..wish("a") }).await;
+    assert_eq!(all.sweep().await.unwrap(), 0, "a day has not passed");
+    sample.clock.advance(SECOND * 24 * 3600);
+    assert_eq!(all.sweep().await.unwrap(), 3, "and the held one's has not");
+    assert!(protected_write(&sample, last).await.is_err(), "a fence of a name that went is of the past");
+    assert!(all.acquire(wish("b")).await.unwrap().fence > last);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_may_no_longer_when_the_turn_comes_gets_nothing_and_the_next_in_line_does() {
     let sample = Sample::new("");
     let all = leases(&sample);

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use audit::{Told, WriteRefused};
 use common::{Input, SECOND, Sample, drop_it, put_thing, scope, undo_outside};
-use sagas::{Definition, Engine, Origin, Probe, SagaKey, StartRequest, State, Undo, VerbRefused, Workflow};
+use sagas::{
+    Definition, Engine, Origin, PivotProbe, Probe, SagaKey, StartRequest, State, Undo, VerbRefused, Workflow,
+};
 use tokio::sync::Notify;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -97,7 +99,7 @@ fn as_the_pivot(sample: &Sample, entered: &Arc<Notify>, gate: &Arc<Notify>) -> D
         .local("one", |_, cx, _, ()| Ok(Told::new((), cx.entry("thing.one", "x"))), Undo::none("nothing"))
         .pivot_remote("make", |step| {
             step.within(SECOND * 60)
-                .act(move |cx, _, (), _| {
+                .act(move |cx, _, (), _, _| {
                     let (entered, gate, make) = (entered.clone(), gate.clone(), make.clone());
                     async move {
                         let made = make.apply(cx.effect, "made");
@@ -108,7 +110,7 @@ fn as_the_pivot(sample: &Sample, entered: &Arc<Notify>, gate: &Arc<Notify>) -> D
                 })
                 .probe(move |cx, _, ()| {
                     let found = find.find(cx.effect);
-                    async move { found.map_or(Probe::NotApplied, Probe::Applied) }
+                    async move { PivotProbe::of_one_effect(found) }
                 })
         })
         .local("two", |_, cx, _, _| Ok(Told::new((), cx.entry("thing.two", "x"))))

@@ -17,7 +17,7 @@ use sagas::{SagaKey, Scope};
 use self::line::{Line, Place};
 use self::replays::Replayed;
 use crate::api::kept::{Kept, given_again};
-use crate::api::{Caller, Code, KeyRule, Method, Once, Origin, Problem, Reply, Route};
+use crate::api::{Caller, Code, KeyFate, KeyRule, Method, Once, Origin, Problem, Reply, Route};
 use crate::ids::{RequestId, WorkspaceId};
 use crate::limits::{ANSWERS_KEPT, ANSWERS_KEPT_LONG, SAME_REQUEST_WAIT_MAX};
 
@@ -206,13 +206,11 @@ enum Ending {
     LetGo,
 }
 
-/// A refusal by a rule is an answer. One before any rule was asked, or by a part that was away, lets the key go. After
-/// one that leaves the outcome open nothing is known, so the claim stays, and runs out.
 fn ending_of(problem: &Problem, request: &RequestId) -> Option<Ending> {
-    match (problem.code, problem.code.status()) {
-        (Code::OutcomeUnknown | Code::DeadlinePassed | Code::Internal, _) => None,
-        (_, 409) => Some(Ending::Keep(Kept::of_refusal(problem, request.as_str()))),
-        _ => Some(Ending::LetGo),
+    match problem.key_fate() {
+        KeyFate::Kept => Some(Ending::Keep(Kept::of_refusal(problem, request.as_str()))),
+        KeyFate::Freed => Some(Ending::LetGo),
+        KeyFate::Open => None,
     }
 }
 

@@ -21,5 +21,5 @@ pub use guard::{
 };
 pub use offer::Offer;
 pub use once::Once;
-pub use problem::{Code, Problem};
+pub use problem::{Code, KeyFate, Problem};
 pub use route::{Effect, KeyRule, Method, Route};

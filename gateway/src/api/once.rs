@@ -22,8 +22,8 @@ pub struct Once {
 enum Stage {
     /// No transaction has taken it.
     Free,
-    /// Taken.
-    Held(Held),
+    /// Taken; `provisional` while what is provided says no more than that something was authorised.
+    Held { held: Held, provisional: bool },
     /// The answer is kept, for good.
     Kept,
 }
@@ -53,7 +53,7 @@ impl Once {
         let recorded = self.stages(|stages| stages.recorded);
         let open = match recorded {
             Stage::Free => match self.claim.take(tx)? {
-                Standing::Fresh(held) | Standing::Resume(held) => Stage::Held(held),
+                Standing::Fresh(held) | Standing::Resume(held) => Stage::Held { held, provisional: false },
                 _ => return Err(ClaimRefused::Superseded),
             },
             taken => taken,
@@ -85,6 +85,18 @@ impl Once {
         self.claim.provide(tx, self.held()?, &kept.answer, kept.with_secret.as_ref())
     }
 
+    /// Keeps, in the transaction that authorises something, the answer for the case that nobody learns what came of it. If it
+    /// turns out that nothing did, [`let_go`](Self::let_go) takes it back.
+    ///
+    /// # Errors
+    /// Another request has taken over, or the database did not do it.
+    pub fn authorise(&self, tx: &mut Tx<'_>, kept: &Kept) -> Result<(), ClaimRefused> {
+        let held = self.held()?;
+        self.claim.provide(tx, held, &kept.answer, None)?;
+        self.stages(|stages| stages.open = Stage::Held { held, provisional: true });
+        Ok(())
+    }
+
     /// Makes a workflow the answer, in the transaction that starts it or turns it: whoever sends the request again, after
     /// whatever was lost, finds this one workflow.
     ///
@@ -99,7 +111,10 @@ impl Once {
     /// # Errors
     /// Another request has taken over, or the database did not do it.
     pub fn let_go(&self, tx: &mut Tx<'_>) -> Result<(), ClaimRefused> {
-        self.claim.let_go(tx, self.held()?)
+        match self.stages(|stages| stages.open) {
+            Stage::Held { held, provisional: true } => self.claim.take_back(tx, held),
+            _ => self.claim.let_go(tx, self.held()?),
+        }
     }
 
     /// No transaction of the request has committed.
@@ -114,7 +129,7 @@ impl Once {
 
     fn held(&self) -> Result<Held, ClaimRefused> {
         match self.stages(|stages| stages.open) {
-            Stage::Held(held) => Ok(held),
+            Stage::Held { held, .. } => Ok(held),
             Stage::Free | Stage::Kept => Err(ClaimRefused::Superseded),
         }
     }

@@ -6,8 +6,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+/// What becomes of an idempotency key when its request ends in a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFate {
+    /// A rule was asked and said no: that is the request's answer, and whoever sends it again gets it again.
+    Kept,
+    /// No rule was asked, or the way was closed for the moment: the same request may be sent again under the same key.
+    Freed,
+    /// It is not known what happened. The claim stays: what was provided with the effect is the answer, or the claim runs out.
+    Open,
+}
+
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal, $title:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal, $key:ident, $title:literal;)*) => {
         /// The stable codes; a client may match on their text for ever.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Code { $($(#[$doc])* $name,)* }
@@ -26,6 +37,11 @@ macro_rules! codes {
                 match self { $(Code::$name => $status,)* }
             }
 
+            /// What becomes of the idempotency key of a request that ends with it.
+            pub fn key_fate(self) -> KeyFate {
+                match self { $(Code::$name => KeyFate::$key,)* }
+            }
+
             /// What kind of problem this is, the same words every time.
             pub fn title(self) -> &'static str {
                 match self { $(Code::$name => $title,)* }
@@ -36,109 +52,109 @@ macro_rules! codes {
 
 codes! {
     /// The request line, headers or parameters cannot be understood.
-    BadRequest = "bad_request", 400, "The request cannot be understood";
+    BadRequest = "bad_request", 400, Freed, "The request cannot be understood";
     /// The route wants an idempotency key.
-    IdempotencyKeyMissing = "idempotency_key_missing", 400, "An Idempotency-Key is missing";
+    IdempotencyKeyMissing = "idempotency_key_missing", 400, Freed, "An Idempotency-Key is missing";
     /// The body is not the JSON this route takes.
-    BadBody = "bad_body", 400, "The body is not what this route takes";
+    BadBody = "bad_body", 400, Freed, "The body is not what this route takes";
     /// No API key, or none that we know.
-    ApiKeyUnknown = "api_key_unknown", 401, "The API key is missing or unknown";
+    ApiKeyUnknown = "api_key_unknown", 401, Freed, "The API key is missing or unknown";
     /// The API key's time is over.
-    ApiKeyExpired = "api_key_expired", 401, "The API key has expired";
+    ApiKeyExpired = "api_key_expired", 401, Freed, "The API key has expired";
     /// The client certificate is good but not on our list.
-    ClientUnknown = "client_unknown", 403, "The client certificate is not enrolled here";
+    ClientUnknown = "client_unknown", 403, Freed, "The client certificate is not enrolled here";
     /// The client certificate was revoked.
-    ClientRevoked = "client_revoked", 403, "The client certificate has been revoked";
+    ClientRevoked = "client_revoked", 403, Freed, "The client certificate has been revoked";
     /// Certificate and API key belong to different workspaces.
-    WorkspaceMismatch = "workspace_mismatch", 403, "Certificate and API key belong to different workspaces";
+    WorkspaceMismatch = "workspace_mismatch", 403, Freed, "Certificate and API key belong to different workspaces";
     /// The API key lacks a scope.
-    ScopeMissing = "scope_missing", 403, "The API key lacks a scope";
+    ScopeMissing = "scope_missing", 403, Freed, "The API key lacks a scope";
     /// Only an operator may do this.
-    OperatorOnly = "operator_only", 403, "Only an operator may do this";
+    OperatorOnly = "operator_only", 403, Freed, "Only an operator may do this";
     /// The workspace is closed.
-    WorkspaceClosed = "workspace_closed", 403, "The workspace is closed";
+    WorkspaceClosed = "workspace_closed", 403, Freed, "The workspace is closed";
     /// There is nothing at this path.
-    NotFound = "not_found", 404, "There is nothing here";
+    NotFound = "not_found", 404, Kept, "There is nothing here";
     /// The path exists, the method does not.
-    MethodNotAllowed = "method_not_allowed", 405, "This path does not take this method";
+    MethodNotAllowed = "method_not_allowed", 405, Freed, "This path does not take this method";
     /// The body did not come in time.
-    BodyTimeout = "body_timeout", 408, "The body did not arrive in time";
+    BodyTimeout = "body_timeout", 408, Freed, "The body did not arrive in time";
     /// The name is taken.
-    NameTaken = "name_taken", 409, "The name is taken";
+    NameTaken = "name_taken", 409, Kept, "The name is taken";
     /// The thing is not in a state for this.
-    WrongState = "wrong_state", 409, "Not possible in the present state";
+    WrongState = "wrong_state", 409, Kept, "Not possible in the present state";
     /// The first request with this idempotency key is under way.
-    RequestInProgress = "request_in_progress", 409, "The same request is under way";
+    RequestInProgress = "request_in_progress", 409, Freed, "The same request is under way";
     /// Somebody else holds the lock.
-    LockHeld = "lock_held", 409, "Somebody else holds the lock";
+    LockHeld = "lock_held", 409, Freed, "Somebody else holds the lock";
     /// The lease is over, even if nobody else has taken it.
-    LeaseExpired = "lease_expired", 410, "The lease has expired";
+    LeaseExpired = "lease_expired", 410, Kept, "The lease has expired";
     /// Events that the caller has not seen are gone.
-    EventsGone = "events_gone", 410, "Events before this are gone";
+    EventsGone = "events_gone", 410, Freed, "Events before this are gone";
     /// Another workflow holds what this one needs.
-    ResourceLocked = "resource_locked", 409, "Another workflow is at work on this";
+    ResourceLocked = "resource_locked", 409, Freed, "Another workflow is at work on this";
     /// A workflow ended without success, and what it had done was undone.
-    WorkflowFailed = "workflow_failed", 409, "The workflow ended without success";
+    WorkflowFailed = "workflow_failed", 409, Kept, "The workflow ended without success";
     /// A policy says no.
-    PolicyRefused = "policy_refused", 403, "The signing policy says no";
+    PolicyRefused = "policy_refused", 403, Kept, "The signing policy says no";
     /// The same was signed before.
-    NonceUsed = "nonce_used", 409, "The same was signed under this nonce before";
+    NonceUsed = "nonce_used", 409, Kept, "The same was signed under this nonce before";
     /// The vote is about another request or policy than the one that waits.
-    StaleApproval = "stale_approval", 409, "The vote is about something else";
+    StaleApproval = "stale_approval", 409, Kept, "The vote is about something else";
     /// Nobody approves what they asked for.
-    OwnRequest = "own_request", 403, "Nobody approves what they asked for";
+    OwnRequest = "own_request", 403, Kept, "Nobody approves what they asked for";
     /// Without this CA no client could connect.
-    OnlyTrustedCa = "only_trusted_ca", 409, "The only trusted CA cannot be retired";
+    OnlyTrustedCa = "only_trusted_ca", 409, Kept, "The only trusted CA cannot be retired";
     /// The entry is recorded but no checkpoint covers it yet.
-    NotYetSealed = "not_yet_sealed", 409, "No checkpoint covers this entry yet";
+    NotYetSealed = "not_yet_sealed", 409, Freed, "No checkpoint covers this entry yet";
     /// The body is over the limit.
-    BodyTooLarge = "body_too_large", 413, "The body is too large";
+    BodyTooLarge = "body_too_large", 413, Freed, "The body is too large";
     /// The target is over the limit.
-    TargetTooLong = "target_too_long", 414, "The address is too long";
+    TargetTooLong = "target_too_long", 414, Freed, "The address is too long";
     /// The body's media type is not JSON.
-    NotJson = "not_json", 415, "The body must be application/json";
+    NotJson = "not_json", 415, Freed, "The body must be application/json";
     /// Understood, and not acceptable.
-    Invalid = "invalid", 422, "The request is understood but cannot be carried out";
+    Invalid = "invalid", 422, Kept, "The request is understood but cannot be carried out";
     /// The idempotency key belongs to another request.
-    IdempotencyKeyReused = "idempotency_key_reused", 422, "The Idempotency-Key belongs to another request";
+    IdempotencyKeyReused = "idempotency_key_reused", 422, Freed, "The Idempotency-Key belongs to another request";
     /// The scheme does not go with the key.
-    SchemeMismatch = "scheme_mismatch", 422, "This key cannot sign with this scheme";
+    SchemeMismatch = "scheme_mismatch", 422, Kept, "This key cannot sign with this scheme";
     /// The digest has the wrong length.
-    DigestLength = "digest_length", 422, "The digest has the wrong length";
+    DigestLength = "digest_length", 422, Kept, "The digest has the wrong length";
     /// The key is disabled, destroyed or waiting for destruction.
-    KeyUnusable = "key_unusable", 409, "The key cannot be used in its present state";
+    KeyUnusable = "key_unusable", 409, Kept, "The key cannot be used in its present state";
     /// Another holder of the lease, or another version of the key, has taken over since the caller looked.
-    Fenced = "fenced", 412, "Another has taken over";
+    Fenced = "fenced", 412, Kept, "Another has taken over";
     /// The key was made never to leave the token.
-    NotRecoverable = "not_recoverable", 409, "The key was made never to leave the token";
+    NotRecoverable = "not_recoverable", 409, Kept, "The key was made never to leave the token";
     /// Too many requests.
-    RateLimited = "rate_limited", 429, "Too many requests";
+    RateLimited = "rate_limited", 429, Freed, "Too many requests";
     /// Headers are over the limit.
-    HeadersTooLarge = "headers_too_large", 431, "The headers are too large";
+    HeadersTooLarge = "headers_too_large", 431, Freed, "The headers are too large";
     /// A fault of ours.
-    Internal = "internal", 500, "Something went wrong on our side";
+    Internal = "internal", 500, Open, "Something went wrong on our side";
     /// The token cannot do this.
-    TokenCannot = "token_cannot", 501, "The token cannot do this";
+    TokenCannot = "token_cannot", 501, Kept, "The token cannot do this";
     /// The upstream did not answer as it should.
-    UpstreamFailed = "upstream_failed", 502, "The service behind this path failed";
+    UpstreamFailed = "upstream_failed", 502, Freed, "The service behind this path failed";
     /// The upstream fails too often and is left alone for a while.
-    UpstreamOpen = "upstream_open", 503, "The service behind this path is isolated for a while";
+    UpstreamOpen = "upstream_open", 503, Freed, "The service behind this path is isolated for a while";
     /// A service of our own fails too often and is left alone for a while.
-    ServiceIsolated = "service_isolated", 503, "This part of the appliance is isolated for a while";
+    ServiceIsolated = "service_isolated", 503, Freed, "This part of the appliance is isolated for a while";
     /// The queue is longer than the request's patience.
-    Overloaded = "overloaded", 503, "Too busy to answer in time";
+    Overloaded = "overloaded", 503, Freed, "Too busy to answer in time";
     /// The token does not answer.
-    TokenUnavailable = "token_unavailable", 503, "The token does not answer";
+    TokenUnavailable = "token_unavailable", 503, Freed, "The token does not answer";
     /// The token's answer was lost: the effect may have happened.
-    OutcomeUnknown = "outcome_unknown", 503, "The outcome is not known";
+    OutcomeUnknown = "outcome_unknown", 503, Kept, "The outcome is not known";
     /// The ledger refuses writes.
-    LedgerFrozen = "ledger_frozen", 503, "The ledger refuses to write";
+    LedgerFrozen = "ledger_frozen", 503, Freed, "The ledger refuses to write";
     /// The daemon waits for its ledger's disk or its hardware; its operators are told why.
-    Starting = "starting", 503, "The daemon waits for its disk or hardware";
+    Starting = "starting", 503, Freed, "The daemon waits for its disk or hardware";
     /// The daemon is stopping.
-    Stopping = "stopping", 503, "The daemon is stopping";
+    Stopping = "stopping", 503, Freed, "The daemon is stopping";
     /// The deadline of the request passed.
-    DeadlinePassed = "deadline_passed", 504, "The request's time ran out";
+    DeadlinePassed = "deadline_passed", 504, Open, "The request's time ran out";
 }
 
 /// One refusal, ready to be written out.
@@ -205,6 +221,14 @@ impl Problem {
             Code::Internal,
             "nothing is known to have changed; give the request id to the operator of this appliance",
         )
+    }
+
+    /// What becomes of the idempotency key of the request that this ends: whoever is told when to ask again may ask again.
+    pub fn key_fate(&self) -> KeyFate {
+        match (self.code.key_fate(), self.retry_after) {
+            (KeyFate::Kept, Some(_)) => KeyFate::Freed,
+            (fate, _) => fate,
+        }
     }
 
     /// The document for the answer to `request_id`.

@@ -12,7 +12,8 @@ use toml::{Table, Value};
 
 use super::sandbox;
 use super::{
-    ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
+    ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, RetentionConfig,
+    TracesConfig,
 };
 use crate::upstream::settings::{self, UpstreamConfig};
 
@@ -35,7 +36,7 @@ pub struct ConfigRefused {
     pub defects: Vec<Defect>,
 }
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "state_directory",
     "socket",
     "api",
@@ -46,6 +47,7 @@ const SECTIONS: [&str; 12] = [
     "rates",
     "log",
     "backups",
+    "retention",
     "traces",
     "upstream",
 ];
@@ -87,6 +89,7 @@ pub(super) fn checked(path: &Path, text: &str) -> Result<Config, ConfigRefused> 
         inspection.check_socket(&config.socket);
         inspection.check_api(&config.api);
         inspection.check_ledger(&config.ledger);
+        inspection.check_retention(&config.retention);
         inspection.check_tokens(config);
         inspection.check_traces(&config.traces);
         inspection.check_upstreams(&config.upstreams);
@@ -112,6 +115,7 @@ impl Inspection {
         let (traces, upstreams) =
             (self.optional::<TracesConfig>("traces"), self.optional::<Vec<UpstreamConfig>>("upstream"));
         let backups = self.optional::<BackupsConfig>("backups");
+        let retention = self.optional::<RetentionConfig>("retention");
         Some(Config {
             state_directory: state_directory?,
             socket: socket?,
@@ -126,6 +130,7 @@ impl Inspection {
             upstreams: upstreams.unwrap_or_default(),
             source: source.to_owned(),
             backups: backups.unwrap_or_default(),
+            retention: retention.unwrap_or_default(),
         })
     }
 
@@ -182,6 +187,16 @@ impl Inspection {
                 self.defect("state_directory", &what);
             }
             Ok(_) => {}
+        }
+    }
+
+    fn check_retention(&mut self, retention: &RetentionConfig) {
+        // An answer kept under an idempotency key names its workflow for thirty days.
+        if !(31..=36_500).contains(&retention.workflow_days) {
+            self.defect("retention.workflow_days", "must be 31 to 36500");
+        }
+        if !(1..=36_500).contains(&retention.event_days) {
+            self.defect("retention.event_days", "must be 1 to 36500");
         }
     }
 

@@ -18,6 +18,8 @@ use crate::dial::Place;
 use crate::sealing::Cadence;
 use crate::upstream::settings::UpstreamConfig;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,6 +43,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Backups of keys.
     pub backups: BackupsConfig,
+    /// How long what is over can still be read.
+    pub retention: RetentionConfig,
     /// Traces.
     pub traces: TracesConfig,
     /// Services behind the network.
@@ -99,6 +103,16 @@ pub struct LedgerConfig {
 pub struct BackupsConfig {
     /// Where they are written: best a mount that is not on this machine. Below the state directory where it is absent.
     pub directory: Option<PathBuf>,
+}
+
+/// How long what is over can still be read. The ledger's entries are kept for ever.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Workflows after their end, with their votes, in days.
+    pub workflow_days: u32,
+    /// Events, in days.
+    pub event_days: u32,
 }
 
 /// Rate limits.
@@ -199,6 +213,24 @@ impl Default for OperatorsConfig {
     fn default() -> Self {
         // Not the daemon's own user: the token's worker has it too.
         Self { uids: vec![0] }
+    }
+}
+
+impl RetentionConfig {
+    /// Workflows after their end.
+    pub fn workflows(&self) -> Duration {
+        DAY * self.workflow_days
+    }
+
+    /// Events.
+    pub fn events(&self) -> Duration {
+        DAY * self.event_days
+    }
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { workflow_days: 400, event_days: 30 }
     }
 }
 

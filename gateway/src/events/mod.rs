@@ -12,7 +12,7 @@ use audit::ReadRefused;
 use sagas::outbox::{self, Page, Wanted, Withheld};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{ANSWER_WAIT_MAX, EVENTS_KEPT};
+use crate::limits::ANSWER_WAIT_MAX;
 use crate::metrics::Metrics;
 use crate::refused_by_ledger;
 use crate::runner::RunRefused;
@@ -91,8 +91,8 @@ impl Events {
     ///
     /// # Errors
     /// The ledger did not take it; the next round tries again.
-    pub async fn sweep(&self) -> Result<(), EventsRefused> {
-        let kept_us = u64::try_from(EVENTS_KEPT.as_micros()).unwrap_or(u64::MAX);
+    pub async fn sweep(&self, kept: Duration) -> Result<(), EventsRefused> {
+        let kept_us = u64::try_from(kept.as_micros()).unwrap_or(u64::MAX);
         let now_us = self.ground.clock.unix_us();
         let before_us = now_us.saturating_sub(kept_us);
         let why = "events whose time is over; what they tell of stands on the ledger";

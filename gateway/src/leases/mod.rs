@@ -41,6 +41,21 @@ impl Leases {
         Arc::new(Self { ground, queue })
     }
 
+    /// Gives up the places in line of the process before this one. Before the doors open.
+    pub async fn clear_lines(&self) {
+        if let Err(why) = self.queue.clear_lines().await {
+            tracing::warn!(%why, "places in line of the last run end by the clock");
+        }
+    }
+
+    /// Forgets names that nobody has leased for long.
+    ///
+    /// # Errors
+    /// The ledger did not take it; the next round tries again.
+    pub async fn sweep(&self) -> Result<usize, WriteRefused<audit::SqlFault>> {
+        self.queue.sweep().await
+    }
+
     /// Acquires a lease, standing in line as long as the request says.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use crate::api::{Offer, OperatorPermit, Origin, Problem};
 use crate::ids::WorkspaceId;
 use crate::refused_by_ledger;
 use crate::runner::RunRefused;
-use crate::services::ground::{Ground, LedgerRefused, Signal, Telling, was_read};
+use crate::services::ground::{Ground, LedgerRefused, Signal, Telling, was_read, written};
 use crate::services::signing::approvals::{self, APPROVE, Ballot, Pending, REFUSE, Vote, same_hand};
 
 /// Why nothing was shown or done.
@@ -64,6 +64,17 @@ impl Runs {
     /// The room on its ground, with what members may start by name.
     pub fn new(ground: Ground, offers: Vec<Offer>) -> Arc<Self> {
         Arc::new(Self { ground, offers })
+    }
+
+    /// Forgets runs that have been over for so long, with the votes about them.
+    ///
+    /// # Errors
+    /// The ledger did not take it; the next round tries again.
+    pub async fn sweep(&self, kept: Duration) -> Result<(), RunsRefused> {
+        let Ok(engine) = self.ground.runner.engine() else { return Ok(()) };
+        let swept = engine.sweep(kept, approvals::forget).await;
+        written::<usize, LedgerRefused>(swept.map_err(|refused| refused.map(LedgerRefused::from)))?;
+        Ok(())
     }
 
     /// What members may start by name.

@@ -101,6 +101,9 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
     .await?;
     let queue = Queue::new(ground.ledger.clone(), Arc::clone(&ground.clock), Arc::new(MachineRandom));
     let leases = Leases::new(ground.clone(), queue);
+    if ground.ledger.health().standing == Standing::Open {
+        leases.clear_lines().await;
+    }
     let services = Services {
         runs: &runs,
         events: &events,
@@ -150,6 +153,8 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         workflows,
         again,
         events,
+        leases,
+        runs,
         succession,
         keys,
         workspaces,

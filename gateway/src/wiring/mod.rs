@@ -37,8 +37,10 @@ use crate::dice::Dice;
 use crate::events::Events;
 use crate::hardware::{TokenAnchor, TokenSealer};
 use crate::health::{Health, Probes};
+use crate::leases::Leases;
 use crate::routing::Router;
 use crate::runner::Runner;
+use crate::runs::Runs;
 use crate::sealing::Keeper;
 use crate::services;
 use crate::services::audit::Audit;
@@ -82,6 +84,10 @@ pub struct House {
     pub again: Again,
     /// Events, for housekeeping.
     pub events: Arc<Events>,
+    /// Leases, for housekeeping.
+    pub leases: Arc<Leases>,
+    /// Workflows, for housekeeping.
+    pub runs: Arc<Runs>,
     /// Keys, for housekeeping.
     pub keys: Arc<Keys>,
     /// Workspaces, for housekeeping.

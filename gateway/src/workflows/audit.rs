@@ -49,8 +49,8 @@ pub fn seal_export(audit: &Arc<Audit>) -> Result<Definition, DefinitionRefused> 
         )
         .pivot_remote("vault.store_worm", |step| {
             step.within(BUNDLE_WAIT_MAX)
-                .act(move |_, _, bundle: Bundle, _| keep.clone().keep(bundle))
-                .probe(move |_, _, bundle| kept.clone().was_kept(bundle))
+                .act(move |_, _, bundle: Bundle, _, untouched| keep.clone().store(bundle, untouched))
+                .probe(move |_, _, bundle| kept.clone().was_stored(bundle))
         })
         .local("audit.record_export", |tx, cx, _, stored: &Stored| bundles::record(tx, cx, stored))
         .build()

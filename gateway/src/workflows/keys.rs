@@ -137,6 +137,7 @@ pub fn rotate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     |plan, _| Duration::from_secs(plan.overlap_seconds),
                     |_, _, _, next: &Next| Ok(Ruling::Passed(next.clone(), Vec::new())),
                 )
+                .protective()
             },
             Undo::none("waiting changes nothing"),
         )
@@ -181,6 +182,7 @@ pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     |plan, _| plan.notice(),
                     |_, _, _, before: &Announced| Ok(Ruling::Passed(before.clone(), Vec::new())),
                 )
+                .protective()
                 .open(|tx, cx, plan, _| destruction::begin_notice(tx, cx, plan))
             },
             Undo::none("waiting changes nothing"),
@@ -188,7 +190,7 @@ pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
         .pivot_remote("keys.hsm_destroy", |step| {
             step.within(TOKEN_GENERATE_WAIT_MAX)
                 .order(|tx, cx, plan, _: &Announced| destruction::order(tx, cx, plan))
-                .act(move |_, plan, _, _| destroy.clone().destroy(plan))
+                .act(move |_, plan, _, _, untouched| destroy.clone().destroy(plan, untouched))
                 .probe(move |_, plan, _| look.clone().was_destroyed(plan))
         })
         .remote("vault.delete_backups", |step| {

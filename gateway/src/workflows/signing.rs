@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use sagas::{Definition, DefinitionRefused, Lock, Probe, Reason, Ruling, Undo, Wait, WaitStep, Workflow};
+use sagas::{
+    Definition, DefinitionRefused, Lock, PivotProbe, Probe, Reason, Ruling, Undo, Wait, WaitStep, Workflow,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -44,14 +46,16 @@ pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> 
         .pivot_remote("keys.hsm_sign", |step| {
             step.within(TOKEN_CALL_WAIT_MAX)
                 .order(|tx, cx, plan, asked: &Asked| requests::order(tx, cx, plan, asked))
-                .act(move |cx, plan, _, order| {
+                .act(move |cx, plan, _, order, untouched| {
                     let signing = sign.clone();
-                    async move { signing.sign_request(&cx, &plan, order).await }
+                    async move { signing.sign_request(&cx, &plan, order, untouched).await }
                 })
-                // A signature cannot be found again: the token keeps none. One that never left the house has no
-                // effect outside it, so "not applied" is true of everything that counts; the next attempt counts
-                // another use, and the key's counter shows both.
-                .probe(|_, _, _| async { Probe::NotApplied })
+                .probe(|_, _, _| async {
+                    PivotProbe::lost_is_undone(
+                        "a token keeps no signature, and one that never left has no effect outside; the next attempt counts \
+                         another use, and the key's counter shows both",
+                    )
+                })
         })
         .local("signing.record_signature", |tx, cx, plan, made: &Made| requests::record(tx, cx, plan, made))
         .local("webhooks.enqueue_result", |tx, cx, plan, made: &Made| requests::announce(tx, cx, plan, made))
@@ -115,6 +119,7 @@ pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRef
                     |_, staged: &Staged| staged.timelock(),
                     |_, _, _, staged| Ok(Ruling::Passed(staged.clone(), Vec::new())),
                 )
+                .protective()
                 // A refusal by anyone who may approve is a veto, also by one who agreed before.
                 .on(&[REFUSE], agreement::hear)
             },

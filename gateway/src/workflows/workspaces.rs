@@ -91,6 +91,7 @@ pub fn close(workspaces: &Arc<Workspaces>, audit: &Arc<Audit>) -> Result<Definit
             "workspaces.await_grace",
             |step| {
                 step.until(|_, _| SHRED_AGREE_WAIT_MAX, time_is_over)
+                    .protective()
                     .open(|tx, cx, plan, _| approvals::open(tx, cx, &quorum(plan), plan))
                     .on(&[APPROVE, REFUSE], hear)
             },
@@ -102,7 +103,7 @@ pub fn close(workspaces: &Arc<Workspaces>, audit: &Arc<Audit>) -> Result<Definit
                     no_keys_left(tx, plan)?;
                     closing::order(tx, cx, plan)
                 })
-                .act(move |_, plan, _, _| shred.clone().shred(plan))
+                .act(move |_, plan, _, _, untouched| shred.clone().shred(plan, untouched))
                 .probe(move |_, plan, _| look.clone().was_shredded(plan))
         })
         .local("vault.purge", |tx, cx, plan, ()| {

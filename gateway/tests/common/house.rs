@@ -14,7 +14,8 @@ use gateway::boundary::connection;
 use gateway::boundary::gate::Gate;
 use gateway::boundary::rate::Quota;
 use gateway::config::{
-    ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, TracesConfig,
+    ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, RetentionConfig,
+    TracesConfig,
 };
 use gateway::traces::Lines;
 use gateway::wiring::{self, House};
@@ -130,6 +131,7 @@ fn config(directory: &Path, rates: RatesConfig) -> Config {
         ledger,
         rates,
         log: LogConfig::default(),
+        retention: RetentionConfig::default(),
         backups: BackupsConfig::default(),
         traces: TracesConfig::default(),
         upstreams: vec![],

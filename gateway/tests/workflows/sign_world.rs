@@ -208,7 +208,7 @@ impl SignWorld {
                 let what = (key.as_str(), &*nonce(round), &*content.digest());
                 claimed += usize::from(store::claimed_by(view, workspace, what)?.is_some());
             }
-            let used = store::used(view, workspace, "workspace")?.map_or(0, |(used, _)| used);
+            let used = store::used(view, workspace, "workspace")?.unwrap_or_default();
             let open = store::requests(view, workspace)?;
             let mut reserved = 0;
             for request in &open {
@@ -217,7 +217,10 @@ impl SignWorld {
             Ok((claimed, used, i64::try_from(open.len() + reserved).unwrap_or(i64::MAX)))
         };
         let (claimed, used, open) = self.look(workflow_of).await;
-        let used = used - self.baseline(round, used);
+        // A round in whose time another window began is counted from the beginning of that one.
+        let (used, window) = used;
+        let same_window = self.baseline(round + (1 << 41), window) == window;
+        let used = used - if same_window { self.baseline(round, used) } else { 0 };
         let open = open - self.baseline(round + (1 << 40), open);
         // The key's use counter is not compared: each attempt counts one, and none is ever taken back.
         json!({ "claimed": claimed, "used": used, "open": open })
@@ -421,8 +424,8 @@ impl World for SignWorld {
         Some(self.definition())
     }
 
-    fn advance(&self, by: Duration) {
-        self.clock.advance(by);
+    fn clock(&self) -> Arc<TestClock> {
+        self.clock.clone()
     }
 
     async fn reopen(&self) {

@@ -107,8 +107,8 @@ impl<S: Story> World for Theatre<S> {
         self.stage.parts()
     }
 
-    fn advance(&self, by: Duration) {
-        self.stage.advance(by);
+    fn clock(&self) -> Arc<TestClock> {
+        self.stage.clock.clone()
     }
 
     async fn reopen(&self) {}

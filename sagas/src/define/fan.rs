@@ -15,7 +15,7 @@ use super::step::{
     FanCalls, Given, Held, ItemAct, ItemOrder, ItemProbe, ItemsOf, Order, read, reads_as, written,
 };
 use crate::context::StepContext;
-use crate::refusal::{Never, Probe, Reason, Refused, RemoteFault};
+use crate::refusal::{Finding, Never, Probe, Reason, Refused, RemoteFault};
 use crate::seal::Plain;
 
 /// The beginning of a fan-out: how long may one call take, and which items are there?
@@ -156,9 +156,9 @@ where
                 let read = given.read::<I, B>().and_then(|both| Ok((both, read::<X>(&item, "item")?)));
                 match read {
                     Ok(((input, before), item)) => {
-                        probe(cx, input, before, item).await.try_map(|out| written(&out))
+                        Finding::from(probe(cx, input, before, item).await).try_map(|out| written(&out))
                     }
-                    Err(why) => Probe::Unknown(why),
+                    Err(why) => Finding::Unknown(why),
                 }
             })
         };

@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 pub use child::{Child, ChildFinishing, ChildStep};
 pub use definition::{Definition, DefinitionRefused};
 pub use fan::{FanActing, FanGathering, FanOut, FanProbing, FanStep};
-pub use remote::{Acting, Ordering, Probing, Remote, RemoteStep};
+pub use remote::{Acting, Ordering, Ordinary, PivotCall, Probing, Remote, RemoteStep};
 pub use undo::Undo;
 pub use wait::{Wait, WaitStep};
 
@@ -255,11 +255,12 @@ where
         self.then(name, Role::Pivot, local(run), StepUndo::Never)
     }
 
-    /// The point of no return, outside. It may refuse, as long as it certainly did not happen.
+    /// The point of no return, outside. It may refuse, as long as it certainly did not happen: from its order on it is
+    /// passed, until the call or a probe says of the whole that nothing did.
     pub fn pivot_remote<A>(
         self,
         name: &'static str,
-        step: impl FnOnce(Remote<I, B, Reason>) -> RemoteStep<I, B, A>,
+        step: impl FnOnce(Remote<I, B, Reason, PivotCall>) -> RemoteStep<I, B, A>,
     ) -> Builder<I, A, AfterPivot> {
         let act = Act::Remote(step(Remote::new()).calls);
         self.then(name, Role::Pivot, act, StepUndo::Never)

@@ -11,32 +11,45 @@ use audit::{Entry, Recorded, Told, Tx};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::step::{Given, Held, OrderRun, RemoteCalls, read, reads_as, written};
+use super::step::{ActRun, Given, Held, OrderRun, RemoteCalls, read, reads_as, written};
 use crate::context::StepContext;
-use crate::refusal::{Never, Probe, Reason, Refused, RemoteFault};
+use crate::refusal::{
+    Finding, Never, PivotFault, PivotProbe, Probe, Reason, Refused, RemoteFault, Untouched,
+};
+
+/// A call whose outcome can be taken back, or that is made after the pivot.
+#[derive(Debug)]
+pub enum Ordinary {}
+
+/// The call that cannot be taken back: it says "nothing happened" only with an [`Untouched`].
+#[derive(Debug)]
+pub enum PivotCall {}
+
+type Types<I, B, R, K> = PhantomData<fn(I, B, R, K)>;
+type OrderedTypes<I, B, R, O, K> = PhantomData<fn(I, B, R, O, K)>;
 
 /// The beginning of a remote step: how long may one call take?
-pub struct Remote<I, B, R>(PhantomData<fn(I, B, R)>);
+pub struct Remote<I, B, R, K = Ordinary>(Types<I, B, R, K>);
 
 /// Then: is there an order to record, or is the engine's own entry enough?
-pub struct Ordering<I, B, R> {
+pub struct Ordering<I, B, R, K = Ordinary> {
     within: Duration,
-    types: PhantomData<fn(I, B, R)>,
+    types: Types<I, B, R, K>,
 }
 
 /// Then: what is the call?
-pub struct Acting<I, B, R, O> {
+pub struct Acting<I, B, R, O, K = Ordinary> {
     within: Duration,
     order: Option<Arc<OrderRun>>,
-    types: PhantomData<fn(I, B, R, O)>,
+    types: OrderedTypes<I, B, R, O, K>,
 }
 
 /// Then: how does one find out whether the call happened?
-pub struct Probing<I, B, A> {
+pub struct Probing<I, B, A, K = Ordinary> {
     within: Duration,
     order: Option<Arc<OrderRun>>,
-    act: Arc<super::step::ActRun>,
-    types: PhantomData<fn(I, B, A)>,
+    act: Arc<ActRun>,
+    types: Types<I, B, A, K>,
 }
 
 /// A finished remote step.
@@ -45,18 +58,18 @@ pub struct RemoteStep<I, B, A> {
     types: PhantomData<fn(I, B, A)>,
 }
 
-impl<I, B, R> Remote<I, B, R> {
+impl<I, B, R, K> Remote<I, B, R, K> {
     pub(crate) fn new() -> Self {
         Self(PhantomData)
     }
 
     /// One call, and one probe, takes at most this long; then its outcome counts as unknown.
-    pub fn within(self, within: Duration) -> Ordering<I, B, R> {
+    pub fn within(self, within: Duration) -> Ordering<I, B, R, K> {
         Ordering { within, types: PhantomData }
     }
 }
 
-impl<I, B, R> Ordering<I, B, R>
+impl<I, B, R, K> Ordering<I, B, R, K>
 where
     I: DeserializeOwned + Send + 'static,
     B: DeserializeOwned + Send + 'static,
@@ -64,7 +77,7 @@ where
 {
     /// Rows and entries of the order, in the commit that the call needs as evidence. It runs for each attempt, and the
     /// step's undo takes its rows back; a pivot has none, so what its order leaves is an earlier step's to undo.
-    pub fn order<O, F>(self, order: F) -> Acting<I, B, R, O>
+    pub fn order<O, F>(self, order: F) -> Acting<I, B, R, O, K>
     where
         O: Send + 'static,
         F: Fn(&mut Tx<'_>, &StepContext, &I, &B) -> Result<Told<O>, Refused<R>> + Send + Sync + 'static,
@@ -76,6 +89,17 @@ where
         Acting { within: self.within, order: Some(Arc::new(run)), types: PhantomData }
     }
 
+    fn unordered(self) -> Acting<I, B, R, (), K> {
+        Acting { within: self.within, order: None, types: PhantomData }
+    }
+}
+
+impl<I, B, R> Ordering<I, B, R>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    R: Into<Reason> + Send + 'static,
+{
     /// The call, when the engine's own entry says enough.
     pub fn act<A, F, Fut>(self, act: F) -> Probing<I, B, A>
     where
@@ -83,7 +107,24 @@ where
         F: Fn(StepContext, I, B, Recorded<()>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<A, RemoteFault<R>>> + Send + 'static,
     {
-        Acting { within: self.within, order: None, types: PhantomData }.act(act)
+        self.unordered().act(act)
+    }
+}
+
+impl<I, B, R> Ordering<I, B, R, PivotCall>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    R: Into<Reason> + Send + 'static,
+{
+    /// The call, when the engine's own entry says enough.
+    pub fn act<A, F, Fut>(self, act: F) -> Probing<I, B, A, PivotCall>
+    where
+        A: Serialize + Send + 'static,
+        F: Fn(StepContext, I, B, Recorded<()>, Untouched) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, PivotFault<R>>> + Send + 'static,
+    {
+        self.unordered().act(act)
     }
 }
 
@@ -96,6 +137,44 @@ where
 {
     /// The call. It names its effect by [`StepContext::effect`], so that a repetition can be told.
     pub fn act<A, F, Fut>(self, act: F) -> Probing<I, B, A>
+    where
+        A: Serialize + Send + 'static,
+        F: Fn(StepContext, I, B, Recorded<O>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, RemoteFault<R>>> + Send + 'static,
+    {
+        self.calling(act)
+    }
+}
+
+impl<I, B, R, O> Acting<I, B, R, O, PivotCall>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    R: Into<Reason> + Send + 'static,
+    O: Send + 'static,
+{
+    /// The call. Until its first effect it holds the right to say that nothing happened.
+    pub fn act<A, F, Fut>(self, act: F) -> Probing<I, B, A, PivotCall>
+    where
+        A: Serialize + Send + 'static,
+        F: Fn(StepContext, I, B, Recorded<O>, Untouched) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, PivotFault<R>>> + Send + 'static,
+    {
+        self.calling(move |cx, input, before, order| {
+            let called = act(cx, input, before, order, Untouched::new());
+            async move { called.await.map_err(PivotFault::into_fault) }
+        })
+    }
+}
+
+impl<I, B, R, O, K> Acting<I, B, R, O, K>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    R: Into<Reason> + Send + 'static,
+    O: Send + 'static,
+{
+    fn calling<A, F, Fut>(self, act: F) -> Probing<I, B, A, K>
     where
         A: Serialize + Send + 'static,
         F: Fn(StepContext, I, B, Recorded<O>) -> Fut + Send + Sync + 'static,
@@ -130,13 +209,50 @@ where
         F: Fn(StepContext, I, B) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Probe<A>> + Send + 'static,
     {
+        self.looking(move |cx, input, before| {
+            let probed = probe(cx, input, before);
+            async move { Finding::from(probed.await) }
+        })
+    }
+}
+
+impl<I, B, A> Probing<I, B, A, PivotCall>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    A: Serialize + DeserializeOwned + Send + 'static,
+{
+    /// Finds out how far the pivot has come, part by part.
+    pub fn probe<F, Fut>(self, probe: F) -> RemoteStep<I, B, A>
+    where
+        F: Fn(StepContext, I, B) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = PivotProbe<A>> + Send + 'static,
+    {
+        self.looking(move |cx, input, before| {
+            let probed = probe(cx, input, before);
+            async move { probed.await.into_finding() }
+        })
+    }
+}
+
+impl<I, B, A, K> Probing<I, B, A, K>
+where
+    I: DeserializeOwned + Send + 'static,
+    B: DeserializeOwned + Send + 'static,
+    A: Serialize + DeserializeOwned + Send + 'static,
+{
+    fn looking<F, Fut>(self, probe: F) -> RemoteStep<I, B, A>
+    where
+        F: Fn(StepContext, I, B) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Finding<A>> + Send + 'static,
+    {
         let probe = Arc::new(probe);
         let run = move |cx, given: Given| -> Held<_> {
             let probe = probe.clone();
             Box::pin(async move {
                 match given.read::<I, B>() {
                     Ok((input, before)) => probe(cx, input, before).await.try_map(|after| written(&after)),
-                    Err(why) => Probe::Unknown(why),
+                    Err(why) => Finding::Unknown(why),
                 }
             })
         };

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::context::StepContext;
-use crate::refusal::{Probe, Reason, Refused, RemoteFault, Ruling};
+use crate::refusal::{Finding, Reason, Refused, RemoteFault, Ruling};
 use crate::seal::Plain;
 use crate::signal::Signal;
 
@@ -56,7 +56,7 @@ pub(crate) type LocalUndo = dyn Fn(&mut Tx<'_>, &StepContext, &Given) -> InTx<To
 pub(crate) type OrderRun = dyn Fn(&mut Tx<'_>, &StepContext, &Given) -> InTx<Told<Order>> + Send + Sync;
 pub(crate) type ActRun =
     dyn Fn(StepContext, Given, Recorded<Order>) -> Held<Result<Plain, RemoteFault>> + Send + Sync;
-pub(crate) type ProbeRun = dyn Fn(StepContext, Given) -> Held<Probe<Plain>> + Send + Sync;
+pub(crate) type ProbeRun = dyn Fn(StepContext, Given) -> Held<Finding<Plain>> + Send + Sync;
 pub(crate) type SettleRun =
     dyn Fn(&mut Tx<'_>, &StepContext, &Given, &[u8]) -> InTx<Vec<Entry>> + Send + Sync;
 pub(crate) type RemoteUndo = dyn Fn(StepContext, Given) -> Held<Result<(), RemoteFault>> + Send + Sync;
@@ -70,7 +70,7 @@ pub(crate) type ItemOrder =
     dyn Fn(&mut Tx<'_>, &StepContext, &Given, &[u8]) -> InTx<Told<Order>> + Send + Sync;
 pub(crate) type ItemAct =
     dyn Fn(StepContext, Given, Arc<Plain>, Recorded<Order>) -> Held<Result<Plain, RemoteFault>> + Send + Sync;
-pub(crate) type ItemProbe = dyn Fn(StepContext, Given, Arc<Plain>) -> Held<Probe<Plain>> + Send + Sync;
+pub(crate) type ItemProbe = dyn Fn(StepContext, Given, Arc<Plain>) -> Held<Finding<Plain>> + Send + Sync;
 pub(crate) type Gather =
     dyn Fn(&mut Tx<'_>, &StepContext, &Given, &[Plain]) -> InTx<(Plain, Vec<Entry>)> + Send + Sync;
 pub(crate) type ChildInput = dyn Fn(&Given) -> Result<Plain, String> + Send + Sync;
@@ -131,6 +131,8 @@ pub(crate) struct RemoteCalls {
 #[derive(Clone)]
 pub(crate) struct WaitCalls {
     pub(crate) until: Arc<UntilRun>,
+    /// Its time protects somebody, so only time that has provably passed counts.
+    pub(crate) protective: bool,
     pub(crate) signals: Vec<&'static str>,
     pub(crate) open: Option<Arc<OpenRun>>,
     pub(crate) on_signal: Option<Arc<SignalRun>>,
@@ -158,6 +160,11 @@ pub(crate) struct ChildCalls {
 }
 
 impl Step {
+    /// Whether it waits for somebody's protection.
+    pub(crate) fn is_protective(&self) -> bool {
+        matches!(&self.act, Act::Wait(calls) if calls.protective)
+    }
+
     pub(crate) fn is_local(&self) -> bool {
         matches!(self.act, Act::Local(_))
     }

@@ -52,6 +52,7 @@ where
         };
         let calls = WaitCalls {
             until: Arc::new(until),
+            protective: false,
             signals: Vec::new(),
             open: None,
             on_signal: None,
@@ -59,6 +60,15 @@ where
             check: reads_as::<A>,
         };
         WaitStep { calls, types: PhantomData }
+    }
+}
+
+impl<I, B, R, A> WaitStep<I, B, R, A> {
+    /// Its time protects somebody, as a notice, a grace or a time lock does: only time counts that the appliance can prove
+    /// has passed, so that a clock that is put forward shortens nothing.
+    pub fn protective(mut self) -> Self {
+        self.calls.protective = true;
+        self
     }
 }
 

@@ -30,11 +30,10 @@ impl Turn<'_, '_> {
     /// From forward to back, for whatever reason. A step that was begun is undone with the others, whether it happened
     /// or not: its order may have left rows, and an undo does nothing where there is nothing.
     pub(crate) fn begin_undo(&mut self, event: Event) -> Result<(), Halt> {
-        let begun = self.live.step().is_some_and(|step| {
-            step.role == Role::Undoable
-                && !step.is_local()
-                && (self.live.row.doubt || self.live.row.attempt > 0)
-        });
+        let begun = self
+            .live
+            .step()
+            .is_some_and(|step| step.role == Role::Undoable && !step.is_local() && self.live.row.begun);
         self.meet(event)?;
         self.moved_to(self.live.row.cursor + usize::from(begun));
         self.live.row.budget_until_us = Some(self.now_us + micros(self.env.limits.undo_budget));

@@ -179,12 +179,15 @@ impl Start {
             cursor: 0,
             round: 0,
             epoch: 1,
+            revision: 0,
             wake_us: Some(now_us),
             deadline_us: deadline.map(|it| now_us + micros(it)),
             step_until_us: None,
             budget_until_us: None,
             attempt: 0,
             doubt: false,
+            begun: false,
+            proven: None,
             cancel: false,
             input_sealed: Some(sealed),
             result_sealed: None,
@@ -197,7 +200,8 @@ impl Start {
             updated_us: now_us,
         };
         let fold = vec![None; def.steps.len()];
-        let live = Live { row, def, cipher, input: Arc::new(request.input), fold };
+        let time = env.time.clone();
+        let live = Live { row, def, cipher, time, input: Arc::new(request.input), fold };
         Ok(Self { live, locks, on_conflict: request.on_conflict, env })
     }
 

@@ -5,7 +5,7 @@
 use audit::{Told, Tx, WriteRefused};
 
 use super::Engine;
-use super::live::entry_by;
+use super::live::{entry_by, is_past_pivot};
 use super::verbs::{VerbRefused, past_pivot};
 use crate::catalog::Catalog;
 use crate::context::Origin;
@@ -37,8 +37,8 @@ impl Cancelling {
             State::StuckForward | State::StuckUndo | State::Unwinding => {
                 return Err(VerbRefused::NotNow { verb: "cancel", state: row.state });
             }
-            // A pivot whose call is under way, or may have been made, cannot be called off any more.
-            _ if row.cursor > def.pivot() || (row.doubt && row.cursor == def.pivot()) => {
+            // A pivot whose order is on record cannot be called off, until it is certain that nothing of it happened.
+            _ if is_past_pivot(&row, def) => {
                 return Err(past_pivot(def));
             }
             _ => {}

@@ -19,6 +19,8 @@ use crate::refusal::{Reason, Refused};
 pub(crate) enum Stop {
     /// Another engine has the saga, or this one is closing: say nothing and let go.
     LetGo,
+    /// The copy at hand is older than the row: read it again before anything else.
+    Stale,
     /// The step at this place said no.
     Refused(usize, Refused<Reason>),
     /// Something that cannot be.
@@ -48,6 +50,10 @@ impl Inner {
     {
         if self.is_halted() {
             return Err(Stop::LetGo);
+        }
+        #[cfg(any(test, feature = "double"))]
+        if self.refused_writes.is_next() {
+            return Err(Stop::NotNow);
         }
         let began = self.parts.clock.monotonic();
         let began_us = self.now_us();
@@ -175,9 +181,13 @@ fn untold(
 
 fn stop(refused: WriteRefused<No>) -> Stop {
     match refused {
-        WriteRefused::Rejected(No::Halt(Halt::Zombie)) => Stop::LetGo,
+        WriteRefused::Rejected(No::Halt(Halt::Stale)) => Stop::Stale,
         WriteRefused::Rejected(No::Halt(Halt::Refused(place, refused))) => Stop::Refused(place, refused),
-        WriteRefused::Rejected(No::Halt(Halt::Sql(fault))) => Stop::Bug(fault.to_string()),
+        WriteRefused::Rejected(No::Halt(Halt::Sql(fault))) => match fault {
+            // The disk is full, or another program holds the database: that heals, and no person need look at it.
+            audit::SqlFault::DiskFull(_) | audit::SqlFault::Busy(_) => Stop::NotNow,
+            fault => Stop::Bug(fault.to_string()),
+        },
         WriteRefused::Rejected(No::Halt(Halt::Bug(why))) => Stop::Bug(why),
         WriteRefused::Rejected(No::Untold | No::Told) => Stop::Bug("a commit was told wrongly".to_owned()),
         WriteRefused::Panicked => Stop::Panicked,

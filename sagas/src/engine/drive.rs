@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
 use tracing::Instrument as _;
 
 use super::Inner;
@@ -20,50 +18,74 @@ use crate::refusal::{Later, Reason, Refused};
 use crate::state::{Event, State};
 use crate::store::{self, Trouble};
 
-/// Between two tries while the ledger does not take writes.
-const LEDGER_PAUSE: Duration = Duration::from_millis(100);
+/// Where an attempt that did not work is counted, so that each is counted once and the pauses grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// With its order, in a commit that stands.
+    InOrder,
+    /// Not yet: what it did was undone with its transaction.
+    NotYet,
+}
 
 impl Inner {
     /// Drives until nothing can be done now; says when it is due again.
+    ///
+    /// After whatever went wrong between two commits the row is read anew. A copy from before would not know of the order that
+    /// one move committed before its call, nor that the call was made, and would make it again, or turn round behind a pivot.
     pub(crate) async fn drive(self: &Arc<Self>, mut live: Live) -> Option<u64> {
+        let first = self.parts.limits.ledger_pause;
+        let mut pause = first;
         loop {
             if self.is_closing() {
                 return None;
             }
-            let step = live.step().map_or("", |step| step.name);
-            let origin = &live.row.origin;
-            // Named as a request's own span names them, so that one search finds both.
-            let span = tracing::info_span!("workflow", request_id = origin.request, trace_id = origin.trace_id(),
-                saga = %live.key().id, workflow = live.def.name, step, attempt = live.row.attempt);
-            let moved = match self.one_move(&live).instrument(span).await {
-                Ok(moved) => moved,
-                Err(Stop::LetGo) => return None,
-                Err(Stop::NotNow) => {
-                    tokio::time::sleep(LEDGER_PAUSE).await;
-                    continue;
-                }
-                Err(stop) => match self.not_taken(&live, stop).await {
-                    Ok(moved) => moved,
-                    Err(Stop::NotNow) => {
-                        tokio::time::sleep(LEDGER_PAUSE).await;
-                        continue;
+            match self.one_move(&live).instrument(self.span(&live)).await {
+                Ok(moved) => {
+                    pause = first;
+                    live = moved.live;
+                    match moved.next {
+                        Next::Rest => return None,
+                        Next::Park if live.row.wake_us.is_some_and(|wake| wake > self.now_us()) => {
+                            return live.row.wake_us;
+                        }
+                        _ => {}
                     }
-                    Err(_) => return None,
-                },
-            };
-            live = moved.live;
-            match moved.next {
-                Next::Rest => return None,
-                Next::Park if live.row.wake_us.is_some_and(|wake| wake > self.now_us()) => {
-                    return live.row.wake_us;
                 }
-                _ => {}
+                Err(Stop::NotNow | Stop::Stale) => {
+                    let key = live.key().clone();
+                    drop(live);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(first * 50);
+                    live = match self.load_own(&key).await {
+                        Ok(Some(live)) => live,
+                        Ok(None) => return None,
+                        Err(why) => return Some(self.unreadable(&key, &why)),
+                    };
+                }
+                Err(_) => return None,
             }
         }
     }
 
-    /// The one thing that follows from where it stands.
+    fn span(&self, live: &Live) -> tracing::Span {
+        let step = live.step().map_or("", |step| step.name);
+        let origin = &live.row.origin;
+        // Named as a request's own span names them, so that one search finds both.
+        tracing::info_span!("workflow", request_id = origin.request, trace_id = origin.trace_id(),
+            saga = %live.key().id, workflow = live.def.name, step, attempt = live.row.attempt)
+    }
+
+    /// One move; if a step says no, the move that follows from its word.
     async fn one_move(self: &Arc<Self>, live: &Live) -> Result<Moved, Stop> {
+        match self.next_move(live).await {
+            Err(stop @ (Stop::LetGo | Stop::NotNow | Stop::Stale)) => Err(stop),
+            Err(stop) => self.not_taken(live, stop).await,
+            moved => moved,
+        }
+    }
+
+    /// The one thing that follows from where it stands.
+    async fn next_move(self: &Arc<Self>, live: &Live) -> Result<Moved, Stop> {
         let not_yet = live.row.wake_us.is_some_and(|wake| wake > self.now_us());
         match live.row.state {
             State::Pending => self.begin_or_give_up(live).await,
@@ -130,9 +152,9 @@ impl Inner {
             // What may have happened is found out first: an undo must not overtake its own effect.
             Some(Act::Remote(_) | Act::FanOut(_)) if live.row.doubt => match self.look(live).await {
                 Found::Settled(outcome) => self.go_on(live, outcome).await,
-                Found::Clear => self.unwind(&without_doubt(live), reason).await,
+                Found::Clear => self.unwind(&live.without_doubt(), reason).await,
                 Found::Later(why, later) => self.doubtful(live, why, later).await,
-                Found::Doubtful => self.unwind(live, reason).await,
+                Found::Unfinished | Found::Doubtful => self.unwind(live, reason).await,
             },
             Some(Act::Child(_)) if live.row.state == State::Waiting => self.cancel_child(live).await,
             _ => self.unwind(live, reason).await,
@@ -171,9 +193,9 @@ impl Inner {
     async fn resolve(self: &Arc<Self>, live: &Live) -> Result<Moved, Stop> {
         match self.look(live).await {
             Found::Settled(outcome) => self.go_on(live, outcome).await,
-            Found::Clear => self.go_on(&without_doubt(live), Outcome::None).await,
+            Found::Clear => self.go_on(&live.without_doubt(), Outcome::None).await,
             Found::Later(why, later) => self.doubtful(live, why, later).await,
-            Found::Doubtful => self.go_on(live, Outcome::None).await,
+            Found::Unfinished | Found::Doubtful => self.go_on(live, Outcome::None).await,
         }
     }
 
@@ -255,7 +277,7 @@ impl Inner {
     pub(crate) async fn not_taken(self: &Arc<Self>, live: &Live, stop: Stop) -> Result<Moved, Stop> {
         match stop {
             Stop::Refused(_, Refused::Later(Later { why, not_before_us })) => {
-                self.try_later(live, why, not_before_us).await
+                self.try_later(live, why, not_before_us, Counted::NotYet).await
             }
             Stop::Refused(_, Refused::Business(reason)) => {
                 let forward = live.step().is_none_or(|step| step.role == Role::Forward);
@@ -281,9 +303,8 @@ impl Inner {
         live: &Live,
         why: String,
         not_before_us: Option<u64>,
+        counted: Counted,
     ) -> Result<Moved, Stop> {
-        let outside = live.row.state == State::Unwinding
-            || matches!(live.step().map(|step| &step.act), Some(Act::Remote(_) | Act::FanOut(_)));
         let moved = self.commit(live, move |turn| {
             let trouble = Trouble { code: "later".to_owned(), words: why.clone() };
             if turn.live.row.state == State::Backoff {
@@ -293,11 +314,11 @@ impl Inner {
             if unwinding && turn.live.row.budget_until_us.is_some_and(|until| until <= turn.now_us) {
                 return turn.stuck(trouble);
             }
-            // A call counts its attempt with its order; a way known to be closed costs none.
+            // A way known to be closed costs no attempt.
             let row = &mut turn.live.row;
-            match (outside, not_before_us) {
-                (true, Some(_)) => row.attempt = row.attempt.saturating_sub(1).max(1),
-                (false, None) => row.attempt += 1,
+            match (counted, not_before_us) {
+                (Counted::InOrder, Some(_)) => row.attempt = row.attempt.saturating_sub(1).max(1),
+                (Counted::NotYet, None) => row.attempt += 1,
                 _ => {}
             }
             turn.later(trouble, not_before_us)
@@ -315,12 +336,6 @@ impl Inner {
             .commit(live, move |turn| turn.stuck(Trouble { code: code.to_owned(), words: clipped(&why) }));
         Ok(moved.await?.0)
     }
-}
-
-pub(crate) fn without_doubt(live: &Live) -> Live {
-    let mut live = live.clone();
-    live.row.doubt = false;
-    live
 }
 
 /// A fault with its cause: what a person who must decide needs to read.

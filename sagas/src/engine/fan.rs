@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::Inner;
 use super::commit::Stop;
+use super::drive::Counted;
 use super::forward::Outcome;
 use super::live::Live;
 use super::seen::{Deed, found_word, word};
@@ -17,7 +18,7 @@ use super::turn::Moved;
 use crate::define::step::{Act, FanCalls, Given, Order};
 use crate::ids::Phase;
 use crate::limits::{ITEMS_IN_FLIGHT, ITEMS_SEEN_MAX};
-use crate::refusal::{Later, Probe, Reason, Refused, RemoteFault};
+use crate::refusal::{Finding, Later, Reason, Refused, RemoteFault};
 use crate::seal::Plain;
 use crate::store::{self, ItemRow, ItemState};
 
@@ -127,9 +128,9 @@ impl Inner {
             let probe = (calls.probe)(cx.clone(), given.clone(), item.clone());
             let probe = self.watched_item(Deed::Probe, &cx, found_word, async move { Ok(probe.await) });
             match self.bounded(live, calls.within, probe).await {
-                Ok(Probe::Applied(out)) => return self.item_done(live, &row, &out).await,
-                Ok(Probe::NotApplied) => {}
-                Ok(Probe::Unknown(why)) => return ItemEnd::Fault(RemoteFault::Unknown(why)),
+                Ok(Finding::Applied(out)) => return self.item_done(live, &row, &out).await,
+                Ok(Finding::NotApplied | Finding::Unfinished(_)) => {}
+                Ok(Finding::Unknown(why)) => return ItemEnd::Fault(RemoteFault::Unknown(why)),
                 Err(fault) => return ItemEnd::Fault(fault),
             }
         }
@@ -159,6 +160,10 @@ impl Inner {
         if self.is_halted() {
             return Err(ItemEnd::LetGo);
         }
+        #[cfg(any(test, feature = "double"))]
+        if self.refused_writes.is_next() {
+            return Err(ItemEnd::NotNow);
+        }
         let (saga, order, given, cx, item, row) =
             (live.clone(), calls.order.clone(), given.clone(), cx.clone(), item.clone(), row.clone());
         let written = self.parts.ledger.write(move |tx| {
@@ -185,6 +190,10 @@ impl Inner {
     async fn item_done(self: &Arc<Self>, live: &Live, row: &ItemRow, out: &Plain) -> ItemEnd {
         if self.is_halted() {
             return ItemEnd::LetGo;
+        }
+        #[cfg(any(test, feature = "double"))]
+        if self.refused_writes.is_next() {
+            return ItemEnd::NotNow;
         }
         let mut row = ItemRow { state: ItemState::Done, ..row.clone() };
         row.out_sealed = match live.seal(&item_place(live.row.cursor, row.item), out) {
@@ -240,7 +249,7 @@ impl Inner {
         };
         match rows.iter().map(open).collect::<Result<Vec<Plain>, String>>() {
             Ok(outs) => match self.go_on(live, Outcome::Gathered(outs)).await {
-                Err(stop @ (Stop::LetGo | Stop::NotNow)) => Err(stop),
+                Err(stop @ (Stop::LetGo | Stop::NotNow | Stop::Stale)) => Err(stop),
                 Err(stop) => self.not_taken(live, stop).await,
                 moved => moved,
             },
@@ -262,7 +271,7 @@ impl Inner {
     async fn item_fault(self: &Arc<Self>, live: &Live, fault: RemoteFault) -> Result<Moved, Stop> {
         match fault {
             RemoteFault::Later(Later { why, not_before_us }) => {
-                self.try_later(live, why, not_before_us).await
+                self.try_later(live, why, not_before_us, Counted::InOrder).await
             }
             RemoteFault::Unknown(why) => self.doubtful(live, why, None).await,
             RemoteFault::Business(reason) => {

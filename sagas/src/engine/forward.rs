@@ -3,16 +3,17 @@
 //! What leaves: one commit that holds all of it, or the word of the first step that said no.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use audit::Told;
 use serde::Deserialize;
 
 use super::begin;
 use super::turn::{Halt, Next, Turn, child_signal, micros, signal_place};
-use crate::define::step::{Act, ChildCalls, FanCalls, Given, RemoteCalls, Role, WaitCalls};
+use crate::define::step::{Act, ChildCalls, FanCalls, Given, RemoteCalls, Role, Step, WaitCalls};
 use crate::ids::Phase;
 use crate::limits::ITEMS_MAX;
-use crate::refusal::{Reason, Refused, Ruling};
+use crate::refusal::{Later, Reason, Refused, Ruling};
 use crate::seal::Plain;
 use crate::signal::Signal;
 use crate::state::{Event, State};
@@ -53,6 +54,7 @@ impl Turn<'_, '_> {
             if place >= bounds.stop_at || (at_border && self.is_to_turn(place)?) {
                 break;
             }
+            self.hold_while_clocks_disagree(place)?;
             match act {
                 Act::Local(run) => {
                     let given = self.given(place)?;
@@ -68,6 +70,18 @@ impl Turn<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// What a notice or a grace comes before is not done while it is unclear how much time has passed.
+    fn hold_while_clocks_disagree(&self, place: usize) -> Result<(), Halt> {
+        let def = &self.live.def;
+        let protected = def.steps.iter().take(place).any(Step::is_protective);
+        if place != def.pivot() || self.live.row.begun || !protected {
+            return Ok(());
+        }
+        let Some(left) = self.live.time.unsettled_us() else { return Ok(()) };
+        let why = "the machine's clocks disagreed a short while ago; what cannot be undone waits until they have agreed for an hour";
+        Err(Halt::Refused(place, Refused::Later(Later::at(why, self.now_us.saturating_add(left)))))
     }
 
     fn record(&mut self, outcome: &Outcome) -> Result<(), Halt> {
@@ -143,7 +157,7 @@ impl Turn<'_, '_> {
         self.order(order);
         self.log(place, Phase::Do, LogKind::Intent, None);
         // If we stop after this commit, the next start finds the doubt and probes before it does anything else.
-        self.live.row.doubt = true;
+        self.begin();
         self.next = Next::Act;
         Ok(())
     }
@@ -165,7 +179,7 @@ impl Turn<'_, '_> {
             self.tell(Told::new((), entry));
         }
         self.live.row.attempt += 1;
-        self.live.row.doubt = true;
+        self.begin();
         self.next = Next::Items;
         Ok(())
     }
@@ -183,7 +197,7 @@ impl Turn<'_, '_> {
         if self.live.row.cursor != place || self.live.row.state != State::Waiting {
             return Ok(());
         }
-        if self.live.row.step_until_us.is_some_and(|until| until <= self.now_us) {
+        if self.is_wait_over() {
             let cx = self.live.context(place, Phase::Do, self.live.row.attempt, self.now_us);
             let ruling = (calls.at_deadline)(self.tx, &cx, &given).map_err(|it| Halt::Refused(place, it))?;
             if let Ruling::StillWaiting(_) | Ruling::WaitingAnew(..) = ruling {
@@ -194,8 +208,34 @@ impl Turn<'_, '_> {
         }
         // It waits as it should: what went wrong before is over.
         self.live.row.trouble = None;
+        if let Some((from, until)) = self.live.row.proven {
+            // Shown by the wall clock as it now stands, and looked at again then.
+            let left = self.live.time.left_us(from, until);
+            self.live.row.step_until_us = Some(self.now_us.saturating_add(left));
+        }
         self.park(self.live.row.step_until_us);
         Ok(())
+    }
+
+    /// The step at the cursor is on record, and has no outcome yet.
+    fn begin(&mut self) {
+        self.live.row.doubt = true;
+        self.live.row.begun = true;
+    }
+
+    /// The wait lasts so long from this commit on.
+    fn wait_from_now(&mut self, time: Duration, protective: bool) {
+        self.live.row.step_until_us = Some(self.now_us.saturating_add(micros(time)));
+        let from = self.live.time.now_us();
+        self.live.row.proven = protective.then(|| (from, from.saturating_add(micros(time))));
+        self.opened = true;
+    }
+
+    fn is_wait_over(&self) -> bool {
+        match self.live.row.proven {
+            Some((from, until)) => self.live.time.left_us(from, until) == 0,
+            None => self.live.row.step_until_us.is_some_and(|until| until <= self.now_us),
+        }
     }
 
     fn open_wait(&mut self, place: usize, calls: &WaitCalls, given: &Given) -> Result<(), Halt> {
@@ -208,10 +248,9 @@ impl Turn<'_, '_> {
         }
         self.tell_all(entries);
         let until = (calls.until)(given).map_err(|why| Halt::Refused(place, Refused::Bug(why)))?;
-        self.live.row.step_until_us = Some(self.now_us + micros(until));
+        self.wait_from_now(until, calls.protective);
         // Opened, it may have changed something: an unwinding undoes it too.
-        self.live.row.doubt = true;
-        self.opened = true;
+        self.begin();
         self.log(place, Phase::Do, LogKind::Intent, None);
         Ok(())
     }
@@ -221,6 +260,12 @@ impl Turn<'_, '_> {
         let Some(on_signal) = &calls.on_signal else { return Ok(()) };
         for row in store::inbox(self.tx, self.live.key())? {
             if !calls.signals.contains(&row.name.as_str()) {
+                continue;
+            }
+            // Whenever it is heard: what was said after the end of the wait does not count.
+            if self.is_wait_over() && self.live.row.step_until_us.is_some_and(|until| until <= row.at_us) {
+                store::consume(self.tx, self.live.key(), row.seq)?;
+                self.tell_late(place, &row);
                 continue;
             }
             let signal = self.opened(&row)?;
@@ -244,8 +289,7 @@ impl Turn<'_, '_> {
             }
             Ruling::WaitingAnew(time, entries) => {
                 self.tell_all(entries);
-                self.live.row.step_until_us = Some(self.now_us + micros(time));
-                self.opened = true;
+                self.wait_from_now(time, self.live.row.proven.is_some());
                 Ok(())
             }
             Ruling::Passed(after, entries) => {
@@ -273,7 +317,7 @@ impl Turn<'_, '_> {
             let started = begin::child(self, place, calls.workflow, &input)?;
             self.tell(started.1);
             self.woken.push(started.0);
-            self.live.row.doubt = true;
+            self.begin();
             self.opened = true;
             self.log(place, Phase::Do, LogKind::Intent, None);
         }
@@ -331,6 +375,14 @@ impl Turn<'_, '_> {
 
     pub(crate) fn given(&self, place: usize) -> Result<Given, Halt> {
         self.live.given(place).map_err(Halt::Bug)
+    }
+
+    fn tell_late(&mut self, place: usize, row: &SignalRow) {
+        let (name, signal, by) = (self.step_name(place), row.name.clone(), row.actor.clone());
+        let entry = self.live.entry("workflow.signal_late", |detail| {
+            detail.with("step", name).with("signal", signal).with("sent_by", by)
+        });
+        self.tell(Told::new((), entry));
     }
 
     fn tell_step(&mut self, action: &'static str, place: usize) {

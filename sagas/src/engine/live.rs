@@ -11,6 +11,7 @@ use crate::context::{Origin, StepContext};
 use crate::define::Definition;
 use crate::define::step::{Given, Role, Step};
 use crate::ids::{EffectId, Phase, SagaKey, Scope};
+use crate::proven::ProvenTime;
 use crate::seal::{Cipher, Plain, SealFault};
 use crate::store::SagaRow;
 
@@ -20,6 +21,7 @@ pub(crate) struct Live {
     pub(crate) row: SagaRow,
     pub(crate) def: Arc<Definition>,
     pub(crate) cipher: Arc<dyn Cipher>,
+    pub(crate) time: Arc<ProvenTime>,
     pub(crate) input: Arc<Plain>,
     /// What each step left behind.
     pub(crate) fold: Vec<Option<Arc<Plain>>>,
@@ -35,10 +37,19 @@ impl Live {
         self.def.steps.get(self.row.cursor)
     }
 
-    /// Whether the point of no return has been passed, or may have been: a pivot in doubt counts.
+    /// Whether the point of no return has been passed, or may have been: from its order on a pivot counts as passed, until it
+    /// is certain that nothing of it happened.
     pub(crate) fn past_pivot(&self) -> bool {
-        let doubtful = self.row.doubt && self.step().is_some_and(|step| step.role == Role::Pivot);
-        self.row.cursor > self.def.pivot() || doubtful
+        is_past_pivot(&self.row, &self.def)
+    }
+
+    /// The same after a definite no: no outcome is open any more. What an undoable step has begun is still to be undone; of a
+    /// pivot nothing is.
+    pub(crate) fn without_doubt(&self) -> Self {
+        let mut live = self.clone();
+        live.row.doubt = false;
+        live.row.begun &= live.step().is_none_or(|step| step.role != Role::Pivot);
+        live
     }
 
     /// What the step at `place` works on.
@@ -68,6 +79,7 @@ impl Live {
             item: None,
             attempt,
             now_us,
+            proven_us: self.time.now_us(),
             origin: self.row.origin.clone(),
         }
     }
@@ -108,6 +120,12 @@ pub(crate) fn entry_by(
         Scope::Workspace(workspace) => entry.workspace(workspace),
         Scope::Appliance => entry,
     }
+}
+
+/// Whether a saga with this row has passed its pivot, or may have.
+pub(crate) fn is_past_pivot(row: &SagaRow, def: &Definition) -> bool {
+    let pivot = def.pivot();
+    row.cursor > pivot || (row.cursor == pivot && row.begun)
 }
 
 /// Where a sealed column stands: what was sealed here opens nowhere else.

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use audit::{ReadRefused, SqlFault, Told, WriteRefused};
+use audit::{ReadRefused, SqlFault, Told, Tx, WriteRefused};
 use tokio::sync::mpsc;
 
 pub use begin::{OnConflict, Start, StartRefused, StartRequest, Started};
@@ -38,7 +38,10 @@ pub use verbs::{Leading, Led, Verb, VerbRefused};
 pub use waiters::End;
 
 use crate::ids::{SagaId, SagaKey, Scope};
+use crate::limits::RUNS_SWEPT_MAX;
+use crate::proven::ProvenTime;
 use crate::seal::Cipher;
+use crate::store;
 use begin::Making;
 use bells::Bells;
 pub(crate) use drive::clipped;
@@ -68,6 +71,9 @@ pub(crate) struct Inner {
     closing: AtomicBool,
     /// Not even that: as if the process had died.
     halted: AtomicBool,
+    /// Writes that the ledger refuses on request.
+    #[cfg(any(test, feature = "double"))]
+    pub(crate) refused_writes: RefusedWrites,
     wakes: mpsc::UnboundedSender<Wake>,
     ended: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
@@ -94,7 +100,8 @@ impl Engine {
     pub async fn start(parts: EngineParts) -> Result<Self, EngineRefused> {
         let mut owner = [0; 16];
         parts.random.fill(&mut owner).map_err(|_| EngineRefused::NoRandomness)?;
-        let env = Arc::new(Env { catalog: parts.catalog.clone(), limits: parts.limits, owner });
+        let time = ProvenTime::open(parts.clock.clone(), parts.ledger.clone()).await?;
+        let env = Arc::new(Env { catalog: parts.catalog.clone(), limits: parts.limits, owner, time });
         let (wakes, inbox) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             parts,
@@ -104,6 +111,8 @@ impl Engine {
             foreign: Mutex::default(),
             closing: AtomicBool::new(false),
             halted: AtomicBool::new(false),
+            #[cfg(any(test, feature = "double"))]
+            refused_writes: RefusedWrites::default(),
             wakes,
             ended: tokio::sync::Mutex::new(None),
         });
@@ -180,6 +189,42 @@ impl Engine {
         let _ = self.inner.wakes.send(Wake::Tick);
     }
 
+    /// Forgets runs that have been over for so long, some in one transaction, and names of locks that nobody claims. `others`
+    /// forgets what stands elsewhere about a run, in the same transaction. Says how many runs went.
+    ///
+    /// # Errors
+    /// Why the ledger did not take it; what went before stays gone.
+    pub async fn sweep(
+        &self,
+        kept: Duration,
+        others: fn(&mut Tx<'_>, &SagaKey) -> Result<(), SqlFault>,
+    ) -> Result<usize, WriteRefused<SqlFault>> {
+        let until_us = self.inner.now_us().saturating_sub(turn::micros(kept));
+        let mut gone = 0;
+        loop {
+            let why = "runs whose time is over; what they did, and their end, was told when it came";
+            let work = move |tx: &mut Tx<'_>| {
+                let over = store::over(tx, until_us, RUNS_SWEPT_MAX)?;
+                for key in &over {
+                    store::forget(tx, key)?;
+                    others(tx, key)?;
+                }
+                crate::lock::hold::forget_free(tx)?;
+                Ok::<_, SqlFault>(over.len())
+            };
+            let some = self.inner.parts.ledger.write_unaudited(why, work).await?;
+            gone += some;
+            if some < RUNS_SWEPT_MAX {
+                return Ok(gone);
+            }
+        }
+    }
+
+    /// Time that has provably passed: what limits and notices are measured by.
+    pub fn time(&self) -> Arc<ProvenTime> {
+        self.inner.env.time.clone()
+    }
+
     /// Begins nothing more, waits for the calls that are on their way, records what came of them, and lets go. What is
     /// not over goes on at the next start. Whoever cannot wait so long drops the future: then the next start probes.
     pub async fn close(self) {
@@ -202,8 +247,52 @@ impl Engine {
         let _ = self.inner.wakes.send(Wake::Close);
     }
 
+    /// Lets the ledger refuse the driver's nth write from now on, once, as it does while it is short of space or of its
+    /// hardware; `meanwhile` is done in that moment. For tests of exactly that.
+    #[cfg(any(test, feature = "double"))]
+    pub fn refuse_write(&self, nth: u64, meanwhile: impl Fn() + Send + Sync + 'static) {
+        self.inner.refused_writes.set(nth, Box::new(meanwhile));
+    }
+
+    /// Whether that write came and was refused.
+    #[cfg(any(test, feature = "double"))]
+    pub fn has_refused(&self) -> bool {
+        self.inner.refused_writes.is_spent()
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
+    }
+}
+
+/// One write to refuse, counted down to.
+#[cfg(any(test, feature = "double"))]
+#[derive(Default)]
+pub(crate) struct RefusedWrites(Mutex<Option<(u64, Meanwhile)>>);
+
+#[cfg(any(test, feature = "double"))]
+type Meanwhile = Box<dyn Fn() + Send + Sync>;
+
+#[cfg(any(test, feature = "double"))]
+impl RefusedWrites {
+    fn set(&self, nth: u64, meanwhile: Meanwhile) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((nth, meanwhile));
+    }
+
+    fn is_spent(&self) -> bool {
+        let planned = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        planned.as_ref().is_some_and(|(left, _)| *left == 0)
+    }
+
+    /// Whether the write that is about to be made is the one.
+    pub(crate) fn is_next(&self) -> bool {
+        let mut planned = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some((left, meanwhile)) = planned.as_mut().filter(|(left, _)| *left > 0) else { return false };
+        *left -= 1;
+        if *left == 0 {
+            meanwhile();
+        }
+        *left == 0
     }
 }
 
@@ -254,7 +343,7 @@ impl Inner {
         self.after_commit(&moved, took);
         let started = Started { key: moved.live.row.key.clone(), state: moved.live.row.state };
         if moved.next != turn::Next::Rest {
-            let _ = self.wakes.send(Wake::Live(Box::new(moved.live)));
+            self.nudge(moved.live.key());
         }
         Ok(started)
     }

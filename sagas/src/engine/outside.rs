@@ -11,14 +11,14 @@ use tracing::Instrument as _;
 
 use super::Inner;
 use super::commit::Stop;
-use super::drive::without_doubt;
+use super::drive::Counted;
 use super::forward::Outcome;
 use super::live::Live;
 use super::seen::{Deed, found_word, word};
 use super::turn::Moved;
 use crate::define::step::{Act, Order, StepUndo};
 use crate::ids::Phase;
-use crate::refusal::{Later, Probe, Refused, RemoteFault};
+use crate::refusal::{Finding, Later, Refused, RemoteFault};
 use crate::seal::Plain;
 
 /// What looking at a step in doubt found.
@@ -27,6 +27,8 @@ pub(crate) enum Found {
     Settled(Outcome),
     /// It certainly did not happen.
     Clear,
+    /// A part of it happened: calling again finishes it.
+    Unfinished,
     /// Nobody can say now.
     Later(String, Option<u64>),
     /// There is nothing to look at: the step itself goes on from its rows.
@@ -55,22 +57,25 @@ impl Inner {
         let place = live.row.cursor;
         match called {
             Ok(after) => match self.go_on(live, Outcome::Applied(after)).await {
-                // The outcome is not recorded yet, and the doubt stands: the next try begins with a probe.
-                Err(stop @ (Stop::LetGo | Stop::NotNow)) => Err(stop),
+                // The outcome is not recorded, and the row says that it is open: it is read anew, and the next thing is a probe.
+                Err(stop @ (Stop::LetGo | Stop::NotNow | Stop::Stale)) => Err(stop),
                 Err(stop) => self.not_taken(live, stop).await,
                 moved => moved,
             },
             Err(RemoteFault::Unknown(why)) => match self.look(live).await {
                 Found::Later(_, later) => self.doubtful(live, why, later).await,
                 Found::Settled(outcome) => self.go_on(live, outcome).await,
-                Found::Clear | Found::Doubtful => self.try_later(&without_doubt(live), why, None).await,
+                Found::Unfinished => self.try_later(live, why, None, Counted::InOrder).await,
+                Found::Clear | Found::Doubtful => {
+                    self.try_later(&live.without_doubt(), why, None, Counted::InOrder).await
+                }
             },
             Err(RemoteFault::Later(Later { why, not_before_us })) => {
-                self.try_later(&without_doubt(live), why, not_before_us).await
+                self.try_later(&live.without_doubt(), why, not_before_us, Counted::InOrder).await
             }
             Err(RemoteFault::Business(reason)) => {
                 let stop = Stop::Refused(place, Refused::Business(reason));
-                self.not_taken(&without_doubt(live), stop).await
+                self.not_taken(&live.without_doubt(), stop).await
             }
             Err(RemoteFault::Bug(why)) => self.stuck(live, "bug", why).await,
         }
@@ -90,9 +95,10 @@ impl Inner {
         let probe = (calls.probe)(cx.clone(), given);
         let probe = self.watched(Deed::Probe, &cx, found_word, async move { Ok(probe.await) });
         match self.bounded(live, calls.within, probe).await {
-            Ok(Probe::Applied(after)) => Found::Settled(Outcome::Applied(after)),
-            Ok(Probe::NotApplied) => Found::Clear,
-            Ok(Probe::Unknown(why)) => Found::Later(why, None),
+            Ok(Finding::Applied(after)) => Found::Settled(Outcome::Applied(after)),
+            Ok(Finding::NotApplied) => Found::Clear,
+            Ok(Finding::Unfinished(_)) => Found::Unfinished,
+            Ok(Finding::Unknown(why)) => Found::Later(why, None),
             Err(RemoteFault::Later(Later { why, not_before_us })) => Found::Later(why, not_before_us),
             Err(fault) => Found::Later(fault.to_string(), None),
         }
@@ -116,10 +122,10 @@ impl Inner {
         match undone {
             Ok(()) => self.go_back(live, true).await,
             Err(RemoteFault::Later(Later { why, not_before_us })) => {
-                self.try_later(live, why, not_before_us).await
+                self.try_later(live, why, not_before_us, Counted::InOrder).await
             }
             // It may be undone already: the undo finds that out itself when it runs again.
-            Err(RemoteFault::Unknown(why)) => self.try_later(live, why, None).await,
+            Err(RemoteFault::Unknown(why)) => self.try_later(live, why, None, Counted::InOrder).await,
             Err(RemoteFault::Business(reason)) => self.stuck(live, "bug", reason.words).await,
             Err(RemoteFault::Bug(why)) => self.stuck(live, "bug", why).await,
         }

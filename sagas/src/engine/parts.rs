@@ -13,6 +13,7 @@ use crate::catalog::Catalog;
 use crate::context::StepContext;
 use crate::ids::{SagaKey, Scope};
 use crate::limits::SagaLimits;
+use crate::proven::ProvenTime;
 use crate::seal::Seal;
 use crate::state::State;
 
@@ -68,6 +69,7 @@ pub(crate) struct Env {
     pub(crate) catalog: Catalog,
     pub(crate) limits: SagaLimits,
     pub(crate) owner: [u8; 16],
+    pub(crate) time: Arc<ProvenTime>,
 }
 
 impl Env {

@@ -2,8 +2,7 @@
 //! Who enters: wakes from commits, signals and people; timers; a look at the rows from time to time.
 //! What leaves: driven sagas, so many at once and each by one driver only.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -27,8 +26,6 @@ const WIPE_EVERY: Duration = Duration::from_secs(600);
 pub(crate) enum Wake {
     /// Something about this saga has changed.
     Saga(SagaKey),
-    /// This one was just started, and is at hand.
-    Live(Box<Live>),
     /// Look what is due.
     Tick,
     /// Finish.
@@ -37,12 +34,47 @@ pub(crate) enum Wake {
 
 struct Scheduler {
     inner: Arc<Inner>,
-    timers: BinaryHeap<Reverse<(u64, SagaKey)>>,
+    timers: Timers,
     /// Being driven; `true` when something changed meanwhile.
     active: HashMap<SagaKey, bool>,
-    queue: VecDeque<(SagaKey, Option<Box<Live>>)>,
+    queue: VecDeque<SagaKey>,
     queued: HashSet<SagaKey>,
-    driving: JoinSet<(SagaKey, Option<u64>)>,
+    driving: JoinSet<Option<u64>>,
+    /// Whom each task drives: a task that panics says no more than its id.
+    driven_by: HashMap<tokio::task::Id, SagaKey>,
+}
+
+/// One moment for each saga that sleeps, the soonest first. A saga that is woken otherwise loses its moment, so that nothing
+/// of a run stays here after its end.
+#[derive(Default)]
+struct Timers {
+    in_order: BTreeSet<(u64, SagaKey)>,
+    of: HashMap<SagaKey, u64>,
+}
+
+impl Timers {
+    fn set(&mut self, key: SagaKey, at_us: u64) {
+        self.forget(&key);
+        self.of.insert(key.clone(), at_us);
+        self.in_order.insert((at_us, key));
+    }
+
+    fn forget(&mut self, key: &SagaKey) {
+        if let Some(at_us) = self.of.remove(key) {
+            self.in_order.remove(&(at_us, key.clone()));
+        }
+    }
+
+    fn soonest_us(&self) -> Option<u64> {
+        self.in_order.first().map(|(at_us, _)| *at_us)
+    }
+
+    fn due(&mut self, now_us: u64) -> Option<SagaKey> {
+        self.soonest_us().filter(|at_us| *at_us <= now_us)?;
+        let (_, key) = self.in_order.pop_first()?;
+        self.of.remove(&key);
+        Some(key)
+    }
 }
 
 impl Inner {
@@ -65,7 +97,7 @@ impl Inner {
     }
 
     /// The same, if it is this engine's to drive: under its new owner's epoch it would pass for that one.
-    async fn load_own(self: &Arc<Self>, key: &SagaKey) -> Result<Option<Live>, String> {
+    pub(crate) async fn load_own(self: &Arc<Self>, key: &SagaKey) -> Result<Option<Live>, String> {
         let (wanted, owner) = (key.clone(), self.env.owner);
         self.load_if(key, move |view| store::is_owned(view, &wanted, &owner)).await
     }
@@ -107,27 +139,22 @@ impl Inner {
                 *slot = Some(Arc::new(cipher.open(&place, &sealed).map_err(|why| why.to_string())?));
             }
         }
-        Ok(Some(Live { row, def, cipher, input: Arc::new(input), fold }))
+        let time = self.env.time.clone();
+        Ok(Some(Live { row, def, cipher, time, input: Arc::new(input), fold }))
     }
 
-    async fn drive_key(self: Arc<Self>, key: SagaKey, live: Option<Box<Live>>) -> (SagaKey, Option<u64>) {
-        let live = match live {
-            Some(live) => Ok(Some(*live)),
-            None => self.load_own(&key).await,
-        };
-        match live {
-            Ok(Some(live)) => {
-                let due = self.drive(live).await;
-                (key, due)
-            }
-            Ok(None) => (key, None),
-            Err(why) => {
-                // One saga that cannot be opened stands in nobody's way, and is looked at again.
-                tracing::warn!(saga = %key.id, why, "a workflow cannot be opened at the moment");
-                let again = self.now_us() + super::turn::micros(self.parts.limits.retry_longest);
-                (key, Some(again))
-            }
+    async fn drive_key(self: Arc<Self>, key: SagaKey) -> Option<u64> {
+        match self.load_own(&key).await {
+            Ok(Some(live)) => self.drive(live).await,
+            Ok(None) => None,
+            Err(why) => Some(self.unreadable(&key, &why)),
         }
+    }
+
+    /// One saga that cannot be opened stands in nobody's way: says when it is looked at again.
+    pub(crate) fn unreadable(&self, key: &SagaKey, why: &str) -> u64 {
+        tracing::warn!(saga = %key.id, why, "a workflow cannot be opened at the moment");
+        self.now_us() + super::turn::micros(self.parts.limits.retry_longest)
     }
 }
 
@@ -139,12 +166,14 @@ pub(crate) async fn run(
 ) {
     let mut scheduler = Scheduler {
         inner,
-        timers: timers.into_iter().map(|(key, at)| Reverse((at, key))).collect(),
+        timers: Timers::default(),
         active: HashMap::new(),
         queue: VecDeque::new(),
         queued: HashSet::new(),
         driving: JoinSet::new(),
+        driven_by: HashMap::new(),
     };
+    timers.into_iter().for_each(|(key, at_us)| scheduler.timers.set(key, at_us));
     let mut look = tokio::time::interval(scheduler.inner.parts.limits.poll);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut wipe = tokio::time::interval(WIPE_EVERY);
@@ -154,14 +183,19 @@ pub(crate) async fn run(
         let pause = scheduler.pause();
         tokio::select! {
             wake = inbox.recv() => match wake {
-                Some(Wake::Saga(key)) => scheduler.wake(key, None),
-                Some(Wake::Live(live)) => scheduler.wake(live.key().clone(), Some(live)),
-                Some(Wake::Tick) => scheduler.look().await,
+                Some(Wake::Saga(key)) => scheduler.wake(key),
+                Some(Wake::Tick) => {
+                    scheduler.observe_clocks().await;
+                    scheduler.look().await;
+                }
                 Some(Wake::Close) | None => break,
             },
-            Some(driven) = scheduler.driving.join_next() => scheduler.driven(driven),
+            Some(driven) = scheduler.driving.join_next_with_id() => scheduler.driven(driven),
             () = tokio::time::sleep(pause) => {}
-            _ = look.tick() => scheduler.look().await,
+            _ = look.tick() => {
+                scheduler.observe_clocks().await;
+                scheduler.look().await;
+            }
             _ = wipe.tick() => scheduler.wipe().await,
         }
     }
@@ -171,54 +205,54 @@ pub(crate) async fn run(
 }
 
 impl Scheduler {
-    fn wake(&mut self, key: SagaKey, live: Option<Box<Live>>) {
+    fn wake(&mut self, key: SagaKey) {
+        self.timers.forget(&key);
         if let Some(changed) = self.active.get_mut(&key) {
             *changed = true;
         } else if self.queued.insert(key.clone()) {
-            self.queue.push_back((key, live));
+            self.queue.push_back(key);
         }
     }
 
     /// Timers that have come are wakes.
     fn fire(&mut self) {
         let now_us = self.inner.now_us();
-        while self.timers.peek().is_some_and(|Reverse((at, _))| *at <= now_us) {
-            if let Some(Reverse((_, key))) = self.timers.pop() {
-                self.wake(key, None);
-            }
+        while let Some(key) = self.timers.due(now_us) {
+            self.wake(key);
         }
     }
 
     /// As many drivers as may be.
     fn fill(&mut self) {
         while self.driving.len() < self.inner.parts.limits.running_max {
-            let Some((key, live)) = self.queue.pop_front() else { return };
+            let Some(key) = self.queue.pop_front() else { return };
             self.queued.remove(&key);
             self.active.insert(key.clone(), false);
-            self.driving.spawn(self.inner.clone().drive_key(key, live));
+            let task = self.driving.spawn(self.inner.clone().drive_key(key.clone()));
+            self.driven_by.insert(task.id(), key);
         }
     }
 
-    fn driven(&mut self, driven: Result<(SagaKey, Option<u64>), tokio::task::JoinError>) {
-        match driven {
-            Ok((key, due)) => {
-                let changed = self.active.remove(&key).unwrap_or_default();
-                match due {
-                    _ if changed => self.wake(key, None),
-                    Some(at) => self.timers.push(Reverse((at, key))),
-                    None => {}
-                }
-            }
-            // A driver does not panic by itself; should it, its saga is found again by looking.
+    fn driven(&mut self, driven: Result<(tokio::task::Id, Option<u64>), tokio::task::JoinError>) {
+        let (task, due) = match driven {
+            Ok(ended) => ended,
+            // A driver does not panic by itself; should it, its saga alone is found again by looking.
             Err(why) => {
                 tracing::error!(%why, "a driver of workflows failed");
-                self.active.clear();
+                (why.id(), None)
             }
+        };
+        let Some(key) = self.driven_by.remove(&task) else { return };
+        let changed = self.active.remove(&key).unwrap_or_default();
+        match due {
+            _ if changed => self.wake(key),
+            Some(at_us) => self.timers.set(key, at_us),
+            None => {}
         }
     }
 
     fn pause(&self) -> Duration {
-        let next = self.timers.peek().map(|Reverse((at, _))| at.saturating_sub(self.inner.now_us()));
+        let next = self.timers.soonest_us().map(|at_us| at_us.saturating_sub(self.inner.now_us()));
         Duration::from_micros(next.unwrap_or(u64::MAX)).min(self.inner.parts.limits.poll)
     }
 
@@ -241,7 +275,24 @@ impl Scheduler {
             }
         }
         .into_iter()
-        .for_each(|key| self.wake(key, None));
+        .for_each(|key| self.wake(key));
+    }
+
+    /// Looks at the clocks. After a jump every wait that protects is looked at: the moment on its row is by the wall clock.
+    async fn observe_clocks(&mut self) {
+        match self.inner.env.time.observe(false).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let owner = self.inner.env.owner;
+                match self.inner.parts.ledger.read(move |view| store::protective_waits(view, &owner)).await {
+                    Ok(waiting) => waiting.into_iter().for_each(|key| self.wake(key)),
+                    Err(why) => tracing::warn!(%why, "waits could not be looked at after the clock jumped"),
+                }
+            }
+            Err(why) => {
+                tracing::debug!(%why, "the time that passed could not be written down; tried again soon")
+            }
+        }
     }
 
     async fn wipe(&self) {

@@ -17,7 +17,7 @@ use crate::context::StepContext;
 use crate::define::step::{Act, StepUndo};
 use crate::ids::Phase;
 use crate::limits::ITEMS_SEEN_MAX;
-use crate::refusal::{Probe, Reason, Refused, RemoteFault};
+use crate::refusal::{Finding, Reason, Refused, RemoteFault};
 use crate::seal::Plain;
 use crate::state::State;
 use crate::store::{self, LogKind, LogLine};
@@ -206,11 +206,12 @@ impl Inner {
 }
 
 /// What a look at an effect found, in a word.
-pub(crate) fn found_word(found: &Result<Probe<Plain>, RemoteFault>) -> &'static str {
+pub(crate) fn found_word(found: &Result<Finding<Plain>, RemoteFault>) -> &'static str {
     match found {
-        Ok(Probe::Applied(_)) => "applied",
-        Ok(Probe::NotApplied) => "not applied",
-        Ok(Probe::Unknown(_)) => "unknown",
+        Ok(Finding::Applied(_)) => "applied",
+        Ok(Finding::NotApplied) => "not applied",
+        Ok(Finding::Unfinished(_)) => "unfinished",
+        Ok(Finding::Unknown(_)) => "unknown",
         Err(fault) => fault.word(),
     }
 }

@@ -16,13 +16,13 @@ use crate::outbox::{Life, NotPublished};
 use crate::refusal::{Reason, Refused};
 use crate::seal::SealFault;
 use crate::state::{Event, IllegalEvent, State};
-use crate::store::{self, LogKind, LogLine, SignalRow, Trouble};
+use crate::store::{self, LogKind, LogLine, Saved, SignalRow, Trouble};
 
 /// Why a commit of a saga did not come about. What it had changed is undone.
 #[derive(Debug)]
 pub(crate) enum Halt {
-    /// Another engine has the saga.
-    Zombie,
+    /// The row is not what this copy of it was made from: another engine has the saga, or it has moved on since.
+    Stale,
     /// The step at this place said no.
     Refused(usize, Refused<Reason>),
     Sql(SqlFault),
@@ -172,7 +172,9 @@ impl<'a, 't> Turn<'a, 't> {
         row.cursor = cursor;
         row.attempt = 0;
         row.doubt = false;
+        row.begun = false;
         row.step_until_us = None;
+        row.proven = None;
         row.budget_until_us = None;
     }
 
@@ -297,12 +299,14 @@ impl<'a, 't> Turn<'a, 't> {
             store::append(self.tx, &row.key, line, row.round, row.epoch, self.now_us)?;
         }
         let taken = self.taken(&lines)?;
-        if over && self.cursor_before > 0 {
+        if over {
             store::wipe(self.tx, self.live.key(), true, true)?;
         }
         self.publish_life()?;
-        // Nothing hit: another engine has claimed it, and whatever this one believes is history.
-        self.live.row.cancel = self.live.row.save(self.tx, self.cursor_before)?.ok_or(Halt::Zombie)?;
+        // Nothing hit: whatever this copy believes is history.
+        if self.live.row.save(self.tx)? == Saved::MovedOn {
+            return Err(Halt::Stale);
+        }
         let told = match (self.order.take(), self.told.take()) {
             (Some(order), Some(told)) => Some(order.absorb(told)),
             (Some(order), None) => Some(order),

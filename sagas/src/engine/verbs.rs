@@ -123,8 +123,8 @@ impl Leading {
         live.row = store::saga(tx, live.key())?.ok_or(VerbRefused::NoSuchSaga)?;
         allowed(&self.verb, &live)?;
         // Claimed anew, so that whoever still drives it finds that it is no longer theirs.
-        let epoch = store::claim_one(tx, live.key(), &self.env.owner)?;
-        live.row.epoch = epoch.ok_or(VerbRefused::NoSuchSaga)?;
+        let claimed = store::claim_one(tx, live.key(), &self.env.owner)?;
+        (live.row.epoch, live.row.revision) = claimed.ok_or(VerbRefused::NoSuchSaga)?;
         let name = live.def.steps.get(live.row.cursor).map_or("", |step| step.name);
         let entry = entry_by(&live.row, &self.by, self.verb.action(), |detail| {
             detail.with("reason", self.reason.clone()).with("step", name)
@@ -254,6 +254,7 @@ impl Turn<'_, '_> {
 
     fn retry(&mut self) -> Result<(), Halt> {
         self.meet(Event::OperatorRetried)?;
+        // The pauses begin anew; what was begun stays begun.
         self.live.row.attempt = 0;
         if self.live.row.state == State::Unwinding {
             self.live.row.budget_until_us = Some(self.now_us + micros(self.env.limits.undo_budget));
@@ -299,6 +300,7 @@ impl Turn<'_, '_> {
         let local = self.live.def.steps.get(place).is_some_and(|step| matches!(step.act, Act::Local(_)));
         self.moved_to(if local { place + 1 } else { place });
         self.live.row.doubt = !local;
+        self.live.row.begun = !local;
         self.live.row.round += 1;
         self.live.row.deadline_us = None;
         self.live.row.trouble = None;
@@ -313,7 +315,7 @@ pub(super) fn past_pivot(def: &crate::Definition) -> VerbRefused {
 impl From<Halt> for VerbRefused {
     fn from(halt: Halt) -> Self {
         match halt {
-            Halt::Zombie => Self::NotOpen("it moved on meanwhile; look again".to_owned()),
+            Halt::Stale => Self::NotOpen("it moved on meanwhile; look again".to_owned()),
             Halt::Sql(fault) => Self::Sql(fault),
             Halt::Bug(why) => Self::NotOpen(why),
             Halt::Refused(_, refused) => Self::NotOpen(refused.to_string()),

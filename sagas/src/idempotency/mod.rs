@@ -18,7 +18,7 @@ pub(crate) use rows::STATEMENTS;
 pub use words::{Answer, ClaimRefused, Held, Replay, Standing, Whose};
 
 use crate::ids::SagaKey;
-use crate::limits::{ANSWER_BYTES_MAX, CLAIM_LEASE, SECRET_KEPT};
+use crate::limits::{ANSWER_BYTES_MAX, CLAIM_LEASE, KEYS_SWEPT_MAX, SECRET_KEPT};
 use crate::seal::{Cipher, Plain, Seal, SealFault};
 use rows::{Row, State, Stored};
 
@@ -61,14 +61,23 @@ impl Idempotency {
         Ok(Claim { whose, key, fingerprint, kept, cipher, clock: self.clock.clone() })
     }
 
-    /// Removes what nobody may ask for any more, and secrets whose ten minutes are over. Says how many keys went.
+    /// Removes what nobody may ask for any more, so many keys in one transaction, and secrets whose ten minutes are over. Says
+    /// how many keys went.
     ///
     /// # Errors
-    /// Why the ledger did not take it.
+    /// Why the ledger did not take it; what went before stays gone.
     pub async fn sweep(&self, ledger: &Ledger) -> Result<usize, WriteRefused<SqlFault>> {
-        let now_us = self.clock.unix_us();
-        let why = "keys whose time is over; their effects were told when they happened";
-        ledger.write_unaudited(why, move |tx| rows::sweep(tx, now_us)).await
+        let (now_us, mut gone) = (self.clock.unix_us(), 0);
+        let why = "secrets whose time is over; that they were shown was told when they were";
+        ledger.write_unaudited(why, move |tx| rows::wipe_secrets(tx, now_us)).await?;
+        loop {
+            let why = "keys whose time is over; their effects were told when they happened";
+            let some = ledger.write_unaudited(why, move |tx| rows::sweep(tx, now_us, KEYS_SWEPT_MAX)).await?;
+            gone += some;
+            if some < KEYS_SWEPT_MAX {
+                return Ok(gone);
+            }
+        }
     }
 
     /// Lets go of every claim that a request before this start of the process held: whoever holds the ledger knows that
@@ -164,7 +173,7 @@ impl Claim {
     /// whose body shows a secret once, `with_secret` is that body: it is kept for ten minutes, and `answer` for as long as any.
     ///
     /// # Errors
-    /// That another request has taken over, that it is too long, or what the database said.
+    /// That another request has taken over, or what the database said.
     pub fn finish(
         &self,
         tx: &mut Tx<'_>,
@@ -175,12 +184,21 @@ impl Claim {
         self.keep(tx, held, (answer, with_secret), State::Finished)
     }
 
-    /// Lets the next request with the key go on at once: after an answer of 500 and above, which is not given again.
+    /// Lets the next request with the key go on at once. What was provided meanwhile stays the answer.
     ///
     /// # Errors
     /// That another request has taken over, or what the database said.
     pub fn let_go(&self, tx: &mut Tx<'_>, held: Held) -> Result<(), ClaimRefused> {
         self.moved(rows::let_go(tx, &self.whose, &self.key, held.epoch)?)
+    }
+
+    /// The same where what was provided has turned out not to be so: nothing of the request happened, and the next one with
+    /// the key is carried out.
+    ///
+    /// # Errors
+    /// That another request has taken over, or what the database said.
+    pub fn take_back(&self, tx: &mut Tx<'_>, held: Held) -> Result<(), ClaimRefused> {
+        self.moved(rows::take_back(tx, &self.whose, &self.key, held.epoch)?)
     }
 
     /// Counts an answer that was given again, and says how often it was by now; never, if it was swept meanwhile.
@@ -191,6 +209,16 @@ impl Claim {
         rows::count_replay(tx, &self.whose, &self.key)
     }
 
+    /// Whether a one-time secret still stands in the row: for tests of its end.
+    ///
+    /// # Errors
+    /// What the database said.
+    #[cfg(any(test, feature = "double"))]
+    pub fn keeps_secret(&self, view: &View<'_>) -> Result<bool, SqlFault> {
+        let stored = rows::row(view, &self.whose, &self.key)?.and_then(|row| row.stored);
+        Ok(stored.is_some_and(|stored| stored.secret_sealed.is_some()))
+    }
+
     fn keep(
         &self,
         tx: &mut Tx<'_>,
@@ -198,12 +226,9 @@ impl Claim {
         (answer, secret): (&Answer, Option<&Plain>),
         state: State,
     ) -> Result<(), ClaimRefused> {
-        let whole = answer.body.len() <= ANSWER_BYTES_MAX;
-        if !whole && answer.location.is_none() {
-            return Err(ClaimRefused::TooLong);
-        }
         let now_us = self.now_us();
-        let body = match whole {
+        // Of a longer one it is kept that it was given: a request that was carried out is never carried out again.
+        let body = match answer.body.len() <= ANSWER_BYTES_MAX {
             true => Some(self.cipher.seal(&self.place("body"), &answer.body)?),
             false => None,
         };

@@ -8,7 +8,7 @@ use super::{Key, Whose};
 use crate::ids::SagaKey;
 use crate::store::{self, SERVICE, big, saga_id};
 
-pub(crate) static STATEMENTS: [&Statement; 11] = [
+pub(crate) static STATEMENTS: [&Statement; 12] = [
     &INSERT,
     &BY_KEY,
     &RENEW,
@@ -16,6 +16,7 @@ pub(crate) static STATEMENTS: [&Statement; 11] = [
     &ATTACH,
     &KEEP,
     &LET_GO,
+    &TAKE_BACK,
     &COUNT_REPLAY,
     &SWEEP,
     &WIPE_SECRETS,
@@ -61,6 +62,11 @@ static LET_GO: Statement = Statement::tenant(
     "UPDATE idempotency SET claim_until_us = 0
      WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
 );
+static TAKE_BACK: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency SET claim_until_us = 0, status = NULL, headers = NULL, body_sealed = NULL, location = NULL
+     WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
+);
 static COUNT_REPLAY: Statement = Statement::tenant(
     SERVICE,
     "UPDATE idempotency SET replays = replays + 1 WHERE workspace = ?1 AND principal = ?2 AND key = ?3 RETURNING replays",
@@ -68,9 +74,12 @@ static COUNT_REPLAY: Statement = Statement::tenant(
 static SWEEP: Statement = Statement::across_workspaces(
     SERVICE,
     "keys whose time is over go, in every workspace",
-    "DELETE FROM idempotency WHERE expires_us <= ?1 AND NOT (state = 'claimed' AND claim_until_us > ?1)
-        AND NOT EXISTS (SELECT 1 FROM saga WHERE saga.workspace = idempotency.saga_scope AND saga.id = idempotency.saga
-            AND saga.state NOT IN ('succeeded', 'compensated', 'abandoned'))",
+    "DELETE FROM idempotency WHERE (workspace, principal, key) IN (
+        SELECT workspace, principal, key FROM idempotency
+        WHERE expires_us <= ?1 AND NOT (state = 'claimed' AND claim_until_us > ?1)
+            AND NOT EXISTS (SELECT 1 FROM saga WHERE saga.workspace = idempotency.saga_scope
+                AND saga.id = idempotency.saga AND saga.state NOT IN ('succeeded', 'compensated', 'abandoned'))
+        ORDER BY expires_us LIMIT ?2)",
 );
 static WIPE_SECRETS: Statement = Statement::across_workspaces(
     SERVICE,
@@ -232,6 +241,11 @@ pub(super) fn let_go(tx: &Tx<'_>, whose: &Whose, key: &Key, epoch: i64) -> Resul
     Ok(tx.within(whose.scope.rows()).run(&LET_GO, params)? == 1)
 }
 
+pub(super) fn take_back(tx: &Tx<'_>, whose: &Whose, key: &Key, epoch: i64) -> Result<bool, SqlFault> {
+    let params = params![whose.principal.as_str(), key.as_str(), epoch];
+    Ok(tx.within(whose.scope.rows()).run(&TAKE_BACK, params)? == 1)
+}
+
 pub(super) fn count_replay(tx: &Tx<'_>, whose: &Whose, key: &Key) -> Result<u64, SqlFault> {
     let params = params![whose.principal.as_str(), key.as_str()];
     let counted = tx.within(whose.scope.rows()).one(&COUNT_REPLAY, params, |row| store::micros(row, 0))?;
@@ -243,7 +257,10 @@ pub(super) fn release(tx: &Tx<'_>) -> Result<usize, SqlFault> {
     tx.run(&RELEASE, params![])
 }
 
-pub(super) fn sweep(tx: &Tx<'_>, now_us: u64) -> Result<usize, SqlFault> {
-    tx.run(&WIPE_SECRETS, params![big(now_us)])?;
-    tx.run(&SWEEP, params![big(now_us)])
+pub(super) fn wipe_secrets(tx: &Tx<'_>, now_us: u64) -> Result<usize, SqlFault> {
+    tx.run(&WIPE_SECRETS, params![big(now_us)])
+}
+
+pub(super) fn sweep(tx: &Tx<'_>, now_us: u64, rows_max: usize) -> Result<usize, SqlFault> {
+    tx.run(&SWEEP, params![big(now_us), big(rows_max)])
 }

@@ -6,7 +6,6 @@ use audit::SqlFault;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{SagaKey, Scope};
-use crate::limits::ANSWER_BYTES_MAX;
 use crate::seal::SealFault;
 
 /// Whose key it is: two principals never meet, whatever keys they choose.
@@ -74,9 +73,6 @@ pub enum ClaimRefused {
     /// It took too long, and another request has gone on with it. That one answers.
     #[error("another request has taken over this key")]
     Superseded,
-    /// A long answer needs a place where its result can be read.
-    #[error("an answer of more than {ANSWER_BYTES_MAX} bytes is kept only with a location")]
-    TooLong,
     /// Sealing or opening failed.
     #[error("what is kept of the request cannot be sealed or opened")]
     Seal(#[from] SealFault),

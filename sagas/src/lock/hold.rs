@@ -12,7 +12,8 @@ use crate::store::{self, SERVICE, big, saga_id};
 
 pub(crate) static TICKET: Statement = Statement::tenant(
     SERVICE,
-    "INSERT INTO saga_lock (workspace, name, tickets) VALUES (?1, ?2, 1)
+    "INSERT INTO saga_lock (workspace, name, tickets)
+     VALUES (?1, ?2, 1 + COALESCE((SELECT tickets FROM saga_lock_floor WHERE workspace = ?1), 0))
      ON CONFLICT (workspace, name) DO UPDATE SET tickets = saga_lock.tickets + 1 RETURNING tickets",
 );
 pub(crate) static AHEAD: Statement = Statement::tenant(
@@ -49,6 +50,28 @@ pub(crate) static ALL: Statement = Statement::across_workspaces(
     "SELECT saga_workspace, saga, workspace, name, exclusive, held, since_us, ticket FROM saga_lock_claim
      ORDER BY workspace, name, ticket LIMIT ?1",
 );
+
+// A name that nobody claims is one of those that are made up for a nonce or a round, or will be made again at need.
+pub(crate) static RAISE_FLOOR: Statement = Statement::across_workspaces(
+    SERVICE,
+    "how far the tickets of names came that go is noted for each workspace",
+    "INSERT INTO saga_lock_floor (workspace, tickets)
+     SELECT workspace, MAX(tickets) FROM saga_lock WHERE NOT EXISTS (SELECT 1 FROM saga_lock_claim AS claim
+        WHERE claim.workspace = saga_lock.workspace AND claim.name = saga_lock.name) GROUP BY workspace
+     ON CONFLICT (workspace) DO UPDATE SET tickets = MAX(saga_lock_floor.tickets, excluded.tickets)",
+);
+pub(crate) static FORGET_FREE: Statement = Statement::across_workspaces(
+    SERVICE,
+    "names of locks that no workflow claims go, in every workspace",
+    "DELETE FROM saga_lock WHERE NOT EXISTS (SELECT 1 FROM saga_lock_claim AS claim
+        WHERE claim.workspace = saga_lock.workspace AND claim.name = saga_lock.name)",
+);
+
+/// Forgets the names of locks that nobody claims. They are as many as were claimed since the last time.
+pub(crate) fn forget_free(tx: &Tx<'_>) -> Result<usize, SqlFault> {
+    tx.run(&RAISE_FLOOR, params![])?;
+    tx.run(&FORGET_FREE, params![])
+}
 
 /// Every claim, those that wait included.
 pub(crate) fn all(view: &View<'_>) -> Result<Vec<HeldLock>, SqlFault> {

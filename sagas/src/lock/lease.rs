@@ -16,7 +16,7 @@ use audit::{Clock, Entry, Ledger, Random, ReadRefused, Recorded, SqlFault, Told,
 use crate::context::Origin;
 use crate::define::pinned::hex;
 use crate::ids::Scope;
-use crate::limits::PAGE_ROWS_MAX;
+use crate::limits::{LEASE_NAME_KEPT, PAGE_ROWS_MAX, RUNS_SWEPT_MAX};
 use queue::Queue;
 use rows::Row;
 pub(crate) use rows::STATEMENTS;
@@ -160,6 +160,35 @@ impl Leases {
         by: Origin,
     ) -> Result<bool, WriteRefused<LeaseRefused>> {
         self.free(scope, name, "lock.force_release", by, |row| row.lease_id.is_some()).await
+    }
+
+    /// Gives up the places in line of the process before this one, whose requests nobody waits for any more. To be called
+    /// before the first request is let in: else a free name is refused until the places end by the clock. Says how many.
+    ///
+    /// # Errors
+    /// Why the ledger did not take it.
+    pub async fn clear_lines(&self) -> Result<usize, WriteRefused<SqlFault>> {
+        let why =
+            "places in line of requests that died with their process; nothing that is protected changed";
+        self.ledger.write_unaudited(why, |tx| rows::clear_lines(tx)).await
+    }
+
+    /// Forgets names that nobody has held for long, so many in one transaction. Their fences still only grow. Says how many.
+    ///
+    /// # Errors
+    /// Why the ledger did not take it; what went before stays gone.
+    pub async fn sweep(&self) -> Result<usize, WriteRefused<SqlFault>> {
+        let until_us = self.clock.unix_us().saturating_sub(micros(LEASE_NAME_KEPT));
+        let mut gone = 0;
+        loop {
+            let why = "names of leases that nobody has held for long; what was held was told then";
+            let work = move |tx: &mut Tx<'_>| rows::forget_free(tx, until_us, RUNS_SWEPT_MAX);
+            let some = self.ledger.write_unaudited(why, work).await?;
+            gone += some;
+            if some < RUNS_SWEPT_MAX {
+                return Ok(gone);
+            }
+        }
     }
 
     /// The leases of a scope that are held now, by name.

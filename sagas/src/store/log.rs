@@ -96,6 +96,12 @@ pub(crate) static LAST: Statement = Statement::tenant(
     SERVICE,
     "SELECT COALESCE(MAX(seq), 0) FROM saga_log WHERE workspace = ?1 AND saga = ?2",
 );
+pub(crate) static FORGET_LOG: Statement =
+    Statement::tenant(SERVICE, "DELETE FROM saga_log WHERE workspace = ?1 AND saga = ?2");
+pub(crate) static FORGET_ITEMS: Statement =
+    Statement::tenant(SERVICE, "DELETE FROM saga_item WHERE workspace = ?1 AND saga = ?2");
+pub(crate) static FORGET_SIGNALS: Statement =
+    Statement::tenant(SERVICE, "DELETE FROM saga_signal WHERE workspace = ?1 AND saga = ?2");
 pub(crate) static WIPE_LOG: Statement = Statement::tenant(
     SERVICE,
     "UPDATE saga_log SET out_sealed = NULL WHERE workspace = ?1 AND saga = ?2 AND out_sealed IS NOT NULL",

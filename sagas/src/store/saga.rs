@@ -37,12 +37,19 @@ pub(crate) struct SagaRow {
     pub(crate) cursor: usize,
     pub(crate) round: u32,
     pub(crate) epoch: i64,
+    /// Counted on by each save; a copy with an older one saves nothing.
+    pub(crate) revision: i64,
     pub(crate) wake_us: Option<u64>,
     pub(crate) deadline_us: Option<u64>,
     pub(crate) step_until_us: Option<u64>,
     pub(crate) budget_until_us: Option<u64>,
     pub(crate) attempt: u32,
+    /// A call, a wait, a child or the items of the step at the cursor are on record and have no outcome yet.
     pub(crate) doubt: bool,
+    /// The step at the cursor was begun. Of a pivot: and it is not certain that nothing of it happened.
+    pub(crate) begun: bool,
+    /// From when to when the wait at the cursor lasts, in proven time, if its time protects somebody.
+    pub(crate) proven: Option<(u64, u64)>,
     pub(crate) cancel: bool,
     pub(crate) input_sealed: Option<Vec<u8>>,
     pub(crate) result_sealed: Option<Vec<u8>>,
@@ -69,29 +76,33 @@ pub(crate) static BY_ID: Statement = Statement::tenant(
     "SELECT workspace, id, workflow, version, def_hash, state, cursor, round, epoch, wake_us, deadline_us,
         step_until_us, budget_until_us, attempt, doubt, cancel, input_sealed, result_sealed, result_until_us,
         parent_workspace, parent_id, parent_step, actor, request_id, traceparent, error_code, error, created_us,
-        updated_us, locks, ip, user_agent
+        updated_us, locks, ip, user_agent, revision, begun, proven_from_us, proven_until_us
      FROM saga WHERE workspace = ?1 AND id = ?2",
 );
 pub(crate) static OWNED: Statement =
     Statement::tenant(SERVICE, "SELECT 1 FROM saga WHERE workspace = ?1 AND id = ?2 AND owner = ?3");
-// The one way in which a saga's row moves on. Epoch and cursor must be what its owner last wrote.
+// The one way in which a saga's row moves on. Epoch and revision must be what its owner last wrote. A cancellation that came
+// since the owner read the row keeps the moment it asked for: should the process die before it is told, the timer is there.
 pub(crate) static SAVE: Statement = Statement::tenant(
     SERVICE,
-    "UPDATE saga SET state = ?5, cursor = ?6, round = ?7, wake_us = ?8, deadline_us = ?9, step_until_us = ?10,
-        budget_until_us = ?11, attempt = ?12, doubt = ?13,
+    "UPDATE saga SET state = ?5, cursor = ?6, round = ?7,
+        wake_us = CASE WHEN cancel = 1 AND ?21 = 0 AND ?8 IS NOT NULL THEN MIN(wake_us, ?8) ELSE ?8 END,
+        deadline_us = ?9, step_until_us = ?10, budget_until_us = ?11, attempt = ?12, doubt = ?13,
         input_sealed = CASE WHEN ?14 = 1 THEN input_sealed ELSE NULL END,
         result_sealed = ?15, result_until_us = ?16, error_code = ?17, error = ?18, updated_us = ?19,
-        locks = CASE WHEN ?20 = 1 THEN locks ELSE NULL END
-     WHERE workspace = ?1 AND id = ?2 AND epoch = ?3 AND cursor = ?4 RETURNING cancel",
+        locks = CASE WHEN ?20 = 1 THEN locks ELSE NULL END, begun = ?22, proven_from_us = ?23, proven_until_us = ?24,
+        revision = revision + 1
+     WHERE workspace = ?1 AND id = ?2 AND epoch = ?3 AND revision = ?4 RETURNING cancel, revision",
 );
 pub(crate) static CLAIM_ALL: Statement = Statement::across_workspaces(
     SERVICE,
     "the engine takes over the sagas of every workspace when it starts",
-    "UPDATE saga SET owner = ?1, epoch = epoch + 1 WHERE wake_us IS NOT NULL AND owner <> ?1",
+    "UPDATE saga SET owner = ?1, epoch = epoch + 1, revision = revision + 1 WHERE wake_us IS NOT NULL AND owner <> ?1",
 );
 pub(crate) static CLAIM_ONE: Statement = Statement::tenant(
     SERVICE,
-    "UPDATE saga SET owner = ?3, epoch = epoch + 1 WHERE workspace = ?1 AND id = ?2 RETURNING epoch",
+    "UPDATE saga SET owner = ?3, epoch = epoch + 1, revision = revision + 1 WHERE workspace = ?1 AND id = ?2
+     RETURNING epoch, revision",
 );
 pub(crate) static DUE: Statement = Statement::across_workspaces(
     SERVICE,
@@ -102,6 +113,11 @@ pub(crate) static LIVE: Statement = Statement::across_workspaces(
     SERVICE,
     "the engine keeps the timers of every workspace's sagas",
     "SELECT workspace, id, wake_us FROM saga WHERE wake_us IS NOT NULL AND owner = ?1 ORDER BY wake_us LIMIT ?2",
+);
+pub(crate) static PROTECTIVE: Statement = Statement::across_workspaces(
+    SERVICE,
+    "after a jump of the clock the engine looks at every workspace's notices",
+    "SELECT workspace, id FROM saga WHERE wake_us IS NOT NULL AND owner = ?1 AND proven_until_us IS NOT NULL",
 );
 pub(crate) static WAKE: Statement = Statement::tenant(
     SERVICE,
@@ -143,6 +159,18 @@ pub(crate) static WIPE: Statement = Statement::across_workspaces(
     "UPDATE saga SET result_sealed = NULL, result_until_us = NULL WHERE result_until_us IS NOT NULL AND result_until_us <= ?1",
 );
 
+pub(crate) static OVER: Statement = Statement::across_workspaces(
+    SERVICE,
+    "runs that are over are looked for when their time is over, in every workspace",
+    "SELECT workspace, id FROM saga
+     WHERE wake_us IS NULL AND state IN ('succeeded', 'compensated', 'abandoned') AND updated_us <= ?1
+     ORDER BY updated_us LIMIT ?2",
+);
+pub(crate) static FORGET: Statement = Statement::tenant(
+    SERVICE,
+    "DELETE FROM saga WHERE workspace = ?1 AND id = ?2 AND state IN ('succeeded', 'compensated', 'abandoned')",
+);
+
 impl SagaRow {
     /// Puts a new saga down.
     pub(crate) fn insert(&self, tx: &Tx<'_>, owner: &[u8; 16]) -> Result<(), SqlFault> {
@@ -172,13 +200,13 @@ impl SagaRow {
         tx.within(self.key.scope.rows()).run(&INSERT, params).map(drop)
     }
 
-    /// Writes the row as it now is over the row as it was at `epoch` and `cursor`; says whether a cancellation came
-    /// in meanwhile, or `None` if the saga is no longer this engine's.
-    pub(crate) fn save(&self, tx: &Tx<'_>, cursor_before: usize) -> Result<Option<bool>, SqlFault> {
+    /// Writes the row as it now is over the row as it was when it was read, and counts its revision on; says whether a
+    /// cancellation came in meanwhile, or that the row has moved on since.
+    pub(crate) fn save(&mut self, tx: &Tx<'_>) -> Result<Saved, SqlFault> {
         let params = params![
             self.key.id.bytes(),
             self.epoch,
-            big(cursor_before),
+            self.revision,
             self.state.as_str(),
             big(self.cursor),
             self.round,
@@ -194,10 +222,31 @@ impl SagaRow {
             self.trouble.as_ref().map(|it| it.code.as_str()),
             self.trouble.as_ref().map(|it| it.words.as_str()),
             big(self.updated_us),
-            self.locks.is_some()
+            self.locks.is_some(),
+            self.cancel,
+            self.begun,
+            self.proven.map(|(from, _)| big(from)),
+            self.proven.map(|(_, until)| big(until))
         ];
-        tx.within(self.key.scope.rows()).one(&SAVE, params, |row| row.flag(0))
+        let saved =
+            tx.within(self.key.scope.rows()).one(&SAVE, params, |row| Ok((row.flag(0)?, row.integer(1)?)))?;
+        match saved {
+            Some((cancel, revision)) => {
+                (self.cancel, self.revision) = (cancel, revision);
+                Ok(Saved::Saved)
+            }
+            None => Ok(Saved::MovedOn),
+        }
     }
+}
+
+/// What became of a save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Saved {
+    /// The row is as its owner wrote it.
+    Saved,
+    /// The row is another one by now: another engine's, or ours after a commit that this copy does not know.
+    MovedOn,
 }
 
 /// Whether this engine is the one that drives it.
@@ -231,12 +280,15 @@ fn saga_row(row: &Row<'_>) -> Result<SagaRow, SqlFault> {
         cursor: count(row, 6)?,
         round: small(row, 7)?,
         epoch: row.integer(8)?,
+        revision: row.integer(32)?,
         wake_us: micros_or_null(row, 9)?,
         deadline_us: micros_or_null(row, 10)?,
         step_until_us: micros_or_null(row, 11)?,
         budget_until_us: micros_or_null(row, 12)?,
         attempt: small(row, 13)?,
         doubt: row.flag(14)?,
+        begun: row.flag(33)?,
+        proven: micros_or_null(row, 34)?.zip(micros_or_null(row, 35)?),
         cancel: row.flag(15)?,
         input_sealed: row.blob_or_null(16)?,
         result_sealed: row.blob_or_null(17)?,
@@ -265,9 +317,14 @@ pub(crate) fn claim_all(tx: &Tx<'_>, owner: &[u8; 16]) -> Result<usize, SqlFault
     tx.run(&CLAIM_ALL, params![owner])
 }
 
-/// Takes over one saga, whoever has it.
-pub(crate) fn claim_one(tx: &Tx<'_>, key: &SagaKey, owner: &[u8; 16]) -> Result<Option<i64>, SqlFault> {
-    tx.within(key.scope.rows()).one(&CLAIM_ONE, params![key.id.bytes(), owner], |row| row.integer(0))
+/// Takes over one saga, whoever has it; says its new epoch and revision.
+pub(crate) fn claim_one(
+    tx: &Tx<'_>,
+    key: &SagaKey,
+    owner: &[u8; 16],
+) -> Result<Option<(i64, i64)>, SqlFault> {
+    let read = |row: &Row<'_>| Ok((row.integer(0)?, row.integer(1)?));
+    tx.within(key.scope.rows()).one(&CLAIM_ONE, params![key.id.bytes(), owner], read)
 }
 
 /// The sagas that are due.
@@ -287,6 +344,11 @@ pub(crate) fn live(
     rows_max: usize,
 ) -> Result<Vec<(SagaKey, u64)>, SqlFault> {
     view.all(&LIVE, params![owner, big(rows_max)], |row| Ok((key(row)?, micros(row, 2)?)))
+}
+
+/// The sagas at a wait that protects.
+pub(crate) fn protective_waits(view: &View<'_>, owner: &[u8; 16]) -> Result<Vec<SagaKey>, SqlFault> {
+    view.all(&PROTECTIVE, params![owner], key)
 }
 
 /// Lets a live saga fall due.
@@ -326,6 +388,22 @@ pub(crate) fn of_request(view: &View<'_>, request: &str, rows_max: usize) -> Res
 /// How many sagas are stuck, by workflow.
 pub(crate) fn stuck(view: &View<'_>) -> Result<Vec<(String, u64)>, SqlFault> {
     view.all(&STUCK, params![], |row| Ok((row.text(0)?, micros(row, 1)?)))
+}
+
+/// Runs that were over by then, the oldest first.
+pub(crate) fn over(view: &View<'_>, until_us: u64, rows_max: usize) -> Result<Vec<SagaKey>, SqlFault> {
+    view.all(&OVER, params![big(until_us), big(rows_max)], key)
+}
+
+/// Forgets a run that is over, with all its rows here.
+pub(crate) fn forget(tx: &Tx<'_>, key: &SagaKey) -> Result<(), SqlFault> {
+    let within = tx.within(key.scope.rows());
+    if within.run(&FORGET, params![key.id.bytes()])? == 1 {
+        for statement in [&super::log::FORGET_LOG, &super::log::FORGET_ITEMS, &super::log::FORGET_SIGNALS] {
+            within.run(statement, params![key.id.bytes()])?;
+        }
+    }
+    Ok(())
 }
 
 /// Forgets results whose time is over.

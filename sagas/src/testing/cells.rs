@@ -27,11 +27,20 @@ pub enum Cell {
     CrashForward,
     /// The process dies after each commit on the way back from this step.
     CrashBack(&'static str),
+    /// The ledger refuses each write of the way forward in turn, once.
+    LedgerRefuses,
+    /// The same, and the deadline passes in that moment.
+    LedgerRefusesTooLong,
+    /// The ledger refuses each write of the way back from this step in turn, once.
+    LedgerRefusesBack(&'static str),
 }
 
 /// Every cell of a definition.
 pub fn expected_cells(definition: &Definition) -> BTreeSet<Cell> {
-    let mut cells = BTreeSet::from([Cell::CrashForward]);
+    let mut cells = BTreeSet::from([Cell::CrashForward, Cell::LedgerRefuses]);
+    if definition.deadline.is_some() {
+        cells.insert(Cell::LedgerRefusesTooLong);
+    }
     for step in &definition.steps {
         let forward = step.role == Role::Forward;
         let fan_pivot = step.role == Role::Pivot && matches!(step.act, Act::FanOut(_));
@@ -42,7 +51,11 @@ pub fn expected_cells(definition: &Definition) -> BTreeSet<Cell> {
             cells.extend(always.map(|how| Cell::Do(step.name, how)));
         }
         if refusable && !deaf {
-            cells.extend([Cell::Do(step.name, How::Refuse), Cell::CrashBack(step.name)]);
+            cells.extend([
+                Cell::Do(step.name, How::Refuse),
+                Cell::CrashBack(step.name),
+                Cell::LedgerRefusesBack(step.name),
+            ]);
         }
         if matches!(step.act, Act::Remote(_) | Act::FanOut(_)) {
             cells.extend([How::LostBefore, How::Twice].map(|how| Cell::Do(step.name, how)));

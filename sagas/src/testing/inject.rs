@@ -2,7 +2,7 @@
 //! Who enters: a definition and a plan. What leaves: the same definition, hash included, that fails as planned,
 //! and a record of every fault that was really met: a test that never met its fault has proven nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use audit::{SqlFault, Tx};
@@ -13,8 +13,9 @@ use crate::define::step::{
     Act, ChildCalls, FanCalls, Given, Held, LocalRun, LocalUndo, RemoteCalls, RemoteUndo, Step, StepUndo,
     WaitCalls,
 };
-use crate::ids::{Phase, SagaKey};
-use crate::refusal::{Later, Probe, Reason, Refused, RemoteFault, Ruling};
+use crate::ids::{EffectId, Phase, SagaKey};
+use crate::refusal::{Finding, Later, Reason, Refused, RemoteFault, Ruling};
+use crate::seal::Plain;
 use crate::store;
 
 /// How a step or an undo goes wrong.
@@ -61,6 +62,9 @@ pub struct Plan {
     met: Mutex<Vec<(usize, Phase, How)>>,
     /// Probes to be answered `NotApplied` although it happened: the effect is then asked for a second time.
     blind: Mutex<Vec<usize>>,
+    /// Effects that were made, and not looked for since: whoever makes one of them again has forgotten it.
+    made: Mutex<HashSet<EffectId>>,
+    forgotten: Mutex<Vec<&'static str>>,
     /// What was met inside a transaction. One that is rolled back and run again meets the same, and not what comes after.
     within: Mutex<HashMap<Occasion, Option<How>>>,
 }
@@ -74,6 +78,8 @@ impl Plan {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
         self.met.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.blind.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.within.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -86,6 +92,25 @@ impl Plan {
     /// Every fault that was met, in order.
     pub fn met(&self) -> Vec<(usize, Phase, How)> {
         self.met.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The steps whose effect was made a second time although nobody had looked for the first.
+    pub fn forgotten(&self) -> Vec<&'static str> {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn calling(&self, cx: &StepContext) {
+        if self.made.lock().unwrap_or_else(PoisonError::into_inner).contains(&cx.effect) {
+            self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).push(cx.step);
+        }
+    }
+
+    fn called(&self, effect: EffectId) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(effect);
+    }
+
+    fn looked_for(&self, effect: EffectId) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(&effect);
     }
 
     fn meet_within(&self, tx: &Tx<'_>, cx: &StepContext, signal: &str) -> Result<Option<How>, SqlFault> {
@@ -179,6 +204,23 @@ fn wrap_act(place: usize, step: &Step, plan: &Arc<Plan>) -> Act {
     }
 }
 
+/// A call whose effect is noted when it was made.
+fn noted(
+    plan: &Arc<Plan>,
+    cx: &StepContext,
+    call: Held<Result<Plain, RemoteFault>>,
+) -> Held<Result<Plain, RemoteFault>> {
+    plan.calling(cx);
+    let (plan, effect) = (plan.clone(), cx.effect);
+    Box::pin(async move {
+        let answer = call.await;
+        if answer.is_ok() {
+            plan.called(effect);
+        }
+        answer
+    })
+}
+
 /// A call that meets its fault, if one is planned: before it, after it, or instead of it.
 fn meddled<T: Send + 'static>(
     met: Option<How>,
@@ -198,10 +240,11 @@ fn meddled<T: Send + 'static>(
 fn wrap_remote(place: usize, mut calls: RemoteCalls, plan: Arc<Plan>) -> RemoteCalls {
     let (act, probe, acting) = (calls.act, calls.probe, plan.clone());
     calls.act = Arc::new(move |cx, given: Given, order| -> Held<_> {
-        meddled(acting.meet(place, Phase::Do), || act(cx, given, order))
+        meddled(acting.meet(place, Phase::Do), || noted(&acting, &cx.clone(), act(cx, given, order)))
     });
     calls.probe = Arc::new(move |cx, given: Given| -> Held<_> {
-        if plan.is_blind(place) { Box::pin(async { Probe::NotApplied }) } else { probe(cx, given) }
+        plan.looked_for(cx.effect);
+        if plan.is_blind(place) { Box::pin(async { Finding::NotApplied }) } else { probe(cx, given) }
     });
     calls
 }
@@ -215,10 +258,11 @@ fn wrap_fan(place: usize, mut calls: FanCalls, plan: Arc<Plan>) -> FanCalls {
         });
     let (act, probe, acting) = (calls.act, calls.probe, plan.clone());
     calls.act = Arc::new(move |cx, given: Given, item, order| -> Held<_> {
-        meddled(acting.meet(place, Phase::Do), || act(cx, given, item, order))
+        meddled(acting.meet(place, Phase::Do), || noted(&acting, &cx.clone(), act(cx, given, item, order)))
     });
     calls.probe = Arc::new(move |cx, given: Given, item| -> Held<_> {
-        if plan.is_blind(place) { Box::pin(async { Probe::NotApplied }) } else { probe(cx, given, item) }
+        plan.looked_for(cx.effect);
+        if plan.is_blind(place) { Box::pin(async { Finding::NotApplied }) } else { probe(cx, given, item) }
     });
     calls
 }

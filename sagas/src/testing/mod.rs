@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use audit::{Clock, Ledger, NoRandomness, Random, SqlFault, Workspace};
+use audit::{Boot, Clock, Ledger, NoRandomness, Random, SqlFault, Workspace};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -64,20 +64,48 @@ pub async fn sealed_columns(ledger: &Ledger, key: &SagaKey) -> Vec<&'static str>
 #[derive(Debug)]
 pub struct TestClock {
     unix_us: AtomicU64,
+    uptime_us: AtomicU64,
+    boots: AtomicU64,
     start: Instant,
 }
 
 impl TestClock {
     /// A clock that stands at a moment long ago.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { unix_us: AtomicU64::new(1_700_000_000_000_000), start: Instant::now() })
+        Arc::new(Self {
+            unix_us: AtomicU64::new(1_700_000_000_000_000),
+            uptime_us: AtomicU64::new(0),
+            boots: AtomicU64::new(1),
+            start: Instant::now(),
+        })
+    }
+
+    /// Puts the wall clock forward, as a false time server would; no time passes.
+    pub fn put_forward(&self, by: Duration) {
+        self.unix_us.fetch_add(test_micros(by), Ordering::SeqCst);
+    }
+
+    /// Puts the wall clock back; no time passes.
+    pub fn put_back(&self, by: Duration) {
+        self.unix_us.fetch_sub(test_micros(by), Ordering::SeqCst);
+    }
+
+    /// The machine was off for so long, by a wall clock that goes on meanwhile, and boots.
+    pub fn reboot(&self, off: Duration) {
+        self.unix_us.fetch_add(test_micros(off), Ordering::SeqCst);
+        self.uptime_us.store(0, Ordering::SeqCst);
+        self.boots.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Lets time pass.
     pub fn advance(&self, by: Duration) {
-        let us = u64::try_from(by.as_micros()).unwrap_or(u64::MAX / 4);
-        self.unix_us.fetch_add(us, Ordering::SeqCst);
+        self.unix_us.fetch_add(test_micros(by), Ordering::SeqCst);
+        self.uptime_us.fetch_add(test_micros(by), Ordering::SeqCst);
     }
+}
+
+fn test_micros(by: Duration) -> u64 {
+    u64::try_from(by.as_micros()).unwrap_or(u64::MAX / 4)
 }
 
 impl Clock for TestClock {
@@ -87,6 +115,12 @@ impl Clock for TestClock {
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    fn boot(&self) -> Boot {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.boots.load(Ordering::SeqCst).to_be_bytes());
+        Boot { id, uptime: Duration::from_micros(self.uptime_us.load(Ordering::SeqCst)) }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use super::TestClock;
 use super::cells::{Cell, Coverage, expected_cells};
 use super::inject::{Fault, How, INJECTED, Plan};
 use super::rounds::{Run, operator};
@@ -49,8 +50,8 @@ pub trait World: Send + Sync + 'static {
     fn rebuilt(&self) -> Option<Definition> {
         None
     }
-    /// Lets time pass.
-    fn advance(&self, by: Duration);
+    /// The clock that everything here goes by.
+    fn clock(&self) -> Arc<TestClock>;
     /// Closes the ledger and opens it anew, as a new process would.
     fn reopen(&self) -> impl Future<Output = ()> + Send;
 }
@@ -134,6 +135,15 @@ impl<W: World> Prover<'_, W> {
             Cell::CrashBack(step) => {
                 let fault = once(self.place(step)?, Phase::Do, How::Refuse);
                 self.crashes(&[fault], State::Compensated).await
+            }
+            Cell::LedgerRefuses => self.ledger_refuses(&[], Duration::ZERO).await,
+            Cell::LedgerRefusesTooLong => {
+                let late = self.definition.deadline.unwrap_or_default() + Duration::from_secs(1);
+                self.ledger_refuses(&[], late).await
+            }
+            Cell::LedgerRefusesBack(step) => {
+                let fault = once(self.place(step)?, Phase::Do, How::Refuse);
+                self.ledger_refuses(&[fault], Duration::ZERO).await
             }
         }
     }
@@ -247,6 +257,38 @@ impl<W: World> Prover<'_, W> {
             .map_err(|why| format!("died after commit {commit}: {why}"))?;
             self.leave(run).await?;
             if !died {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The ledger refuses each write in turn, until a run comes to its end before the one that is refused; so much time passes
+    /// meanwhile. Whatever came of a call by then is neither made again nor forgotten: the world is as after a clean run, or
+    /// as it was before.
+    async fn ledger_refuses(&mut self, faults: &[Fault], late: Duration) -> Result<(), String> {
+        for nth in 1.. {
+            self.plan.set(faults.to_vec());
+            let clock = self.world.clock();
+            let run = self
+                .begin_with(0, move |engine| engine.refuse_write(nth, move || clock.advance(late)))
+                .await?;
+            let end = self.to_rest(&run, None).await?;
+            let refused = run.engine.has_refused();
+            let came_true = match end {
+                State::Succeeded if faults.is_empty() => self.is_done(&run, end).await,
+                // In time, nothing but the planned refusal turns it round.
+                State::Compensated if late.is_zero() => self.is_as_before(&run, end, INJECTED).await,
+                _ => self.is_as_before(&run, end, "").await,
+            };
+            came_true.map_err(|why| format!("the ledger refused write {nth}: {why}"))?;
+            if let [step, ..] = self.plan.forgotten().as_slice() {
+                return Err(format!(
+                    "the ledger refused write {nth}: `{step}` was called again and nobody had looked"
+                ));
+            }
+            self.leave(run).await?;
+            if !refused {
                 return Ok(());
             }
         }

@@ -56,13 +56,23 @@ impl Observer for Fuse {
 
 impl<W: World> Prover<'_, W> {
     pub(super) async fn begin(&mut self, blow_after: u64) -> Result<Run, String> {
+        self.begin_with(blow_after, |_| {}).await
+    }
+
+    /// The same, with the engine made ready for what it will meet.
+    pub(super) async fn begin_with(
+        &mut self,
+        blow_after: u64,
+        ready: impl FnOnce(&Engine),
+    ) -> Result<Run, String> {
         self.round += 1;
         // Rounds are apart in time, so that the newest saga is the first of every list.
-        self.world.advance(Duration::from_millis(1));
+        self.world.clock().advance(Duration::from_millis(1));
         let fuse = Arc::new(Fuse::default());
         fuse.blow_after.store(blow_after, Ordering::SeqCst);
         let engine = self.engine(&fuse).await?;
         let before = self.world.snapshot(self.round).await;
+        ready(&engine);
         let started =
             engine.launch(self.world.request(self.round)).await.map_err(|why| format!("{why:?}"))?;
         Ok(Run { engine, key: started.key, before, fuse })
@@ -74,6 +84,7 @@ impl<W: World> Prover<'_, W> {
         definitions.push(wrap(definition, &self.plan));
         let limits = SagaLimits {
             poll: Duration::from_millis(20),
+            ledger_pause: Duration::from_millis(1),
             undo_budget: Duration::from_secs(30),
             ..SagaLimits::default()
         };
@@ -185,7 +196,7 @@ impl<W: World> Prover<'_, W> {
         if let (Some(due), true) = (summary.due_us, tried || deaf) {
             let now_us = self.world.parts().clock.unix_us();
             if due > now_us {
-                self.world.advance(Duration::from_micros(due - now_us));
+                self.world.clock().advance(Duration::from_micros(due - now_us));
                 run.engine.tick();
             }
         }

@@ -203,8 +203,8 @@ impl World for Sample {
         self.others.iter().map(|define| define()).collect()
     }
 
-    fn advance(&self, by: Duration) {
-        self.clock.advance(by);
+    fn clock(&self) -> Arc<TestClock> {
+        self.clock.clone()
     }
 
     async fn reopen(&self) {

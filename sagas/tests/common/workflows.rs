@@ -7,7 +7,7 @@ use std::sync::Arc;
 use audit::{Told, Tx};
 use sagas::outbox::Topic;
 use sagas::testing::Outside;
-use sagas::{Definition, Lock, Probe, Refused, Ruling, StepContext, Undo, Workflow};
+use sagas::{Definition, Lock, PivotProbe, Probe, Refused, Ruling, StepContext, Undo, Workflow};
 use serde_json::json;
 
 use super::*;
@@ -155,6 +155,7 @@ pub fn remote_pivot(outside: &Arc<Outside>) -> Definition {
         .version(1)
         .input::<Input>()
         .locks(|input| vec![Lock::exclusive(format!("round/{}", input.round)).across()])
+        .deadline(SECOND * 36_000)
         .local(
             "claim",
             |tx, cx, input, ()| Ok(Told::new("a".to_owned(), put_from(tx, cx, input, "a")?)),
@@ -173,7 +174,7 @@ pub fn remote_pivot(outside: &Arc<Outside>) -> Definition {
                     tx.within(&acme()).run(&DROP, params![name(input, "use")])?;
                     Ok(Told::new(7_u8, put_from(tx, cx, input, "use")?))
                 })
-                .act(move |cx, input, before, order| {
+                .act(move |cx, input, before, order, _| {
                     let outside = one.clone();
                     async move {
                         assert_eq!(*order.value(), 7);
@@ -182,9 +183,7 @@ pub fn remote_pivot(outside: &Arc<Outside>) -> Definition {
                 })
                 .probe(move |cx, _, before| {
                     let found = two.find(cx.effect);
-                    async move {
-                        found.map_or(Probe::NotApplied, |made| Probe::Applied(format!("{before}{made}")))
-                    }
+                    async move { PivotProbe::of_one_effect(found.map(|made| format!("{before}{made}"))) }
                 })
         })
         .wait("cool", |step| {

@@ -8,8 +8,10 @@ mod common;
 mod locks;
 mod ownership;
 mod people;
+mod pivots;
 mod signals;
 mod telling;
+mod time;
 
 use audit::{EntryFilter, EntryScope};
 

@@ -24,7 +24,7 @@ fn slow_call(
         .pivot_remote("call", move |step| {
             let probed = outside.clone();
             step.within(SECOND * 60)
-                .act(move |cx, _, _, _| {
+                .act(move |cx, _, _, _, _| {
                     let (entered, gate, outside) = (entered.clone(), gate.clone(), outside.clone());
                     async move {
                         let made = outside.apply(cx.effect, "made");
@@ -37,7 +37,7 @@ fn slow_call(
                 })
                 .probe(move |cx, _, _| {
                     let found = probed.find(cx.effect);
-                    async move { found.map_or(sagas::Probe::NotApplied, sagas::Probe::Applied) }
+                    async move { sagas::PivotProbe::of_one_effect(found) }
                 })
         })
         .local("two", |_, cx, _, _| Ok(Told::new(2_u8, cx.entry("thing.two", "x"))))

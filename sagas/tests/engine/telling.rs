@@ -90,6 +90,10 @@ impl Clock for Hasty {
     fn monotonic(&self) -> Duration {
         self.0.monotonic()
     }
+
+    fn boot(&self) -> audit::Boot {
+        self.0.boot()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

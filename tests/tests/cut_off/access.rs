@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::act::{Act, By, Stage, text};
 
 const fn act(route: &'static str, action: &'static str, status: u16) -> Act {
-    Act { route, action, told: 1..=1, status, workflow: false }
+    Act { route, action, told: 1..=1, status, workflow: false, lost: false }
 }
 
 async fn founded(stage: &mut Stage) -> String {

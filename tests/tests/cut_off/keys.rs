@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::act::{Act, By, Stage, text};
 
 const fn act(route: &'static str, action: &'static str, status: u16) -> Act {
-    Act { route, action, told: 1..=1, status, workflow: false }
+    Act { route, action, told: 1..=1, status, workflow: false, lost: false }
 }
 
-/// A signature that did not leave may be made anew: the ledger then tells of two authorisations and one answer.
+/// What was authorised under a key is not authorised again under it: a signature that was lost with the daemon stays lost.
 const fn signs(route: &'static str, action: &'static str) -> Act {
-    Act { told: 1..=2, ..act(route, action, 200) }
+    Act { lost: true, ..act(route, action, 200) }
 }
 
 fn by_member(stage: &Stage, ask: Ask) -> (By, Ask) {

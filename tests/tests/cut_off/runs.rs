@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::act::{Act, By, Stage, text};
 
 const fn act(route: &'static str, action: &'static str, status: u16) -> Act {
-    Act { route, action, told: 1..=1, status, workflow: true }
+    Act { route, action, told: 1..=1, status, workflow: true, lost: false }
 }
 
 /// A run that waits for others to agree.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use audit::export::{Archive, ExportRefused, Exported, Folder, Wanted, export};
 use audit::{Entry, Freeze, ReadRefused, RecoverRefused, SealRefused, Told, Tx};
-use sagas::{EffectId, Never, Probe, Reason, Refused, RemoteFault, StepContext};
+use sagas::{EffectId, Never, PivotFault, PivotProbe, Reason, Refused, RemoteFault, StepContext, Untouched};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -204,31 +204,49 @@ impl Audit {
         Ok(bundle)
     }
 
-    /// Makes a bundle's files read-only and durable, and puts it in its place. Twice is once.
+    /// Puts a bundle in its place, as a step that can be taken back.
     ///
     /// # Errors
-    /// What was built is not what the ledger tells of any more, or the disk did not do it: then it is tried again.
+    /// Somebody changed it since it was built, or the disk does not do it.
     pub async fn keep(self: Arc<Self>, bundle: Bundle) -> Result<Stored, RemoteFault> {
-        let (shelves, name) = (self.shelves.clone(), bundle.name.clone());
-        let (making, kept) = (shelves.making(&name), shelves.kept(&name));
-        let there = if kept.exists() { kept } else { making };
-        let found = on_disk(move || shelves::digest(&there)).await.map_err(RemoteFault::later)?;
-        if found != bundle.digest {
-            let words = "the bundle on disk is not the one that was built; somebody changed it";
-            return Err(RemoteFault::Business(Reason::new("wrong_state", words)));
+        if !self.is_as_built(&bundle).await.map_err(RemoteFault::later)? {
+            return Err(RemoteFault::Business(changed_since()));
         }
-        let directory = on_disk(move || shelves.keep(&name)).await.map_err(RemoteFault::later)?;
-        Ok(Stored { bundle, directory })
+        self.put_in_place(bundle).await.map_err(RemoteFault::unknown)
+    }
+
+    /// Puts a bundle in its place for good: from then on nothing writes it again.
+    ///
+    /// # Errors
+    /// Somebody changed it since it was built. Or the disk failed: before the bundle was moved, or perhaps after.
+    pub async fn store(self: Arc<Self>, bundle: Bundle, untouched: Untouched) -> Result<Stored, PivotFault> {
+        match self.is_as_built(&bundle).await {
+            Ok(true) => drop(untouched),
+            Ok(false) => return Err(untouched.refused(changed_since())),
+            Err(why) => return Err(untouched.later(why)),
+        }
+        self.put_in_place(bundle).await.map_err(PivotFault::unknown)
     }
 
     /// Whether the bundle is in its place.
-    pub async fn was_kept(self: Arc<Self>, bundle: Bundle) -> Probe<Stored> {
+    pub async fn was_stored(self: Arc<Self>, bundle: Bundle) -> PivotProbe<Stored> {
         let directory = self.shelves.kept(&bundle.name);
         match directory.try_exists() {
-            Ok(true) => Probe::Applied(Stored { bundle, directory }),
-            Ok(false) => Probe::NotApplied,
-            Err(why) => Probe::Unknown(why.to_string()),
+            Ok(there) => PivotProbe::of_one_effect(there.then_some(Stored { bundle, directory })),
+            Err(why) => PivotProbe::unknown(why.to_string()),
         }
+    }
+
+    async fn is_as_built(&self, bundle: &Bundle) -> Result<bool, String> {
+        let (making, kept) = (self.shelves.making(&bundle.name), self.shelves.kept(&bundle.name));
+        let there = if kept.exists() { kept } else { making };
+        Ok(on_disk(move || shelves::digest(&there)).await? == bundle.digest)
+    }
+
+    async fn put_in_place(&self, bundle: Bundle) -> Result<Stored, String> {
+        let (shelves, name) = (self.shelves.clone(), bundle.name.clone());
+        let directory = on_disk(move || shelves.keep(&name)).await?;
+        Ok(Stored { bundle, directory })
     }
 
     /// Asks for a seal soon.
@@ -298,4 +316,8 @@ async fn on_disk<T: Send + 'static>(
 
 fn later(why: impl std::fmt::Display) -> RemoteFault {
     RemoteFault::later(why.to_string())
+}
+
+fn changed_since() -> Reason {
+    Reason::new("wrong_state", "the bundle on disk is not the one that was built; somebody changed it")
 }

@@ -16,7 +16,7 @@ pub use self::telling::Telling;
 pub use self::workflows::Signal;
 use crate::api::guard::Standing;
 use crate::api::kept::Kept;
-use crate::api::{Once, Problem, Reply};
+use crate::api::{Code, Once, Problem, Reply};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::moment::Moment;
@@ -131,6 +131,34 @@ impl Ground {
         self.said(telling, work, (say, Once::provide)).await
     }
 
+    /// Writes `entries` entries that authorise something which is done after the commit, and keeps in the same transaction
+    /// what the request is answered with should nobody learn what came of it: under its idempotency key nothing is ever
+    /// authorised a second time, unless it is certain that nothing was done.
+    ///
+    /// # Errors
+    /// What the closure said, or why the ledger did not take it.
+    pub async fn authorise<T, E>(
+        &self,
+        telling: Telling,
+        entries: usize,
+        mut work: impl FnMut(&mut Tx<'_>, &Telling) -> Result<Told<T>, E> + Send + 'static,
+    ) -> Result<Recorded<T>, E>
+    where
+        T: Send + 'static,
+        E: From<LedgerRefused> + Send + 'static,
+    {
+        let act = move |tx: &mut Tx<'_>, telling: &Telling| {
+            let told = work(tx, telling)?;
+            if let Some(once) = telling.once() {
+                let first = tx.entry().unwrap_or_default();
+                let lost = Kept::of_refusal(&answer_lost(first, entries), telling.request());
+                once.authorise(tx, &lost).map_err(LedgerRefused::Claim)?;
+            }
+            Ok(told)
+        };
+        self.write::<_, E>(telling, act).await
+    }
+
     async fn said<T, E>(
         &self,
         telling: Telling,
@@ -167,4 +195,17 @@ impl Ground {
     {
         was_read(spanned("ledger.read", self.ledger.read(work)).await)
     }
+}
+
+/// The answer to a request whose own was lost with the process that was to give it.
+fn answer_lost(first: u64, entries: usize) -> Problem {
+    let last = first + u64::try_from(entries.saturating_sub(1)).unwrap_or_default();
+    let place = if last > first { format!("entries {first} to {last}") } else { format!("entry {first}") };
+    Problem::new(
+        Code::OutcomeUnknown,
+        format!(
+            "this was authorised in {place}, and what came of it was lost; it is not done again under this \
+             Idempotency-Key: send a new one if you still want it"
+        ),
+    )
 }

@@ -83,6 +83,10 @@ impl Telling {
     }
 
     /// The request's claim on its idempotency key, if it has one.
+    pub(super) fn request(&self) -> &str {
+        &self.request
+    }
+
     pub(super) fn once(&self) -> Option<&Arc<Once>> {
         self.once.as_ref()
     }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use audit::{Entry, Told, Tx};
 use hsm::{KeyRef, Presence, TokenError};
-use sagas::{Never, Probe, Refused, RemoteFault, StepContext};
+use sagas::{Never, Part, PivotFault, PivotProbe, Reason, Refused, StepContext, Untouched};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::Keys;
 use super::making::now;
 use super::state::{KeyEvent, KeyState};
 use super::store;
-use super::{Keys, faults};
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::topics;
@@ -88,7 +88,7 @@ pub fn keep(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Tol
     let (Some(row), Some(was)) = (row, was) else {
         return Ok(Told::new((), entry("untouched", "untouched")));
     };
-    // Also from `destroying`: the engine turns round there only when the token has certainly destroyed nothing.
+    // Also from `destroying`: the engine turns round there only when the token has certainly destroyed nothing of any version.
     if matches!(row.state, KeyState::DestructionPending | KeyState::Destroying) {
         store::set_state(tx, &plan.workspace, &plan.key, row.state, was, None)?;
     }
@@ -148,38 +148,66 @@ pub fn bury(
 }
 
 impl Keys {
-    /// Destroys every version in the token.
+    /// Destroys every version in the token, the newest first: it is the one that signs.
     ///
     /// # Errors
-    /// The token is away, or nobody knows: tried again, as destroying twice does no harm.
-    pub async fn destroy(self: Arc<Self>, plan: DestructionPlan) -> Result<(), RemoteFault> {
-        for key in self.held(&plan).await.map_err(RemoteFault::later)? {
-            let destroyed = self.token.destroy(&key, Instant::now() + TOKEN_CALL_WAIT_MAX).await;
-            match destroyed {
-                // Not there is what was wanted; another key behind the name is not ours to destroy.
-                Ok(()) | Err(TokenError::KeyMissing { .. }) => {}
-                Err(error @ TokenError::Refused(_)) => return Err(RemoteFault::later(error.to_string())),
-                Err(error) => return Err(faults::token(error)),
+    /// The token did nothing yet and can be asked again; or it may have begun, and then only a probe tells how far it came.
+    pub async fn destroy(
+        self: Arc<Self>,
+        plan: DestructionPlan,
+        untouched: Untouched,
+    ) -> Result<(), PivotFault> {
+        let mut held = match self.held(&plan).await {
+            Ok(held) => held.into_iter().rev(),
+            Err(why) => return Err(untouched.later(why)),
+        };
+        let Some(newest) = held.next() else { return Ok(()) };
+        match self.destroy_version(&newest).await {
+            Ok(()) => drop(untouched),
+            // The token had not begun. Any other failure may have come between the two halves of the pair.
+            Err(error @ (TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired)) => {
+                return Err(untouched.later(error.to_string()));
             }
+            Err(error @ TokenError::WrongKey { .. }) => {
+                return Err(untouched.refused(Reason::new("token_refused", error.to_string())));
+            }
+            Err(error) => return Err(PivotFault::unknown(error.to_string())),
+        }
+        for older in held {
+            self.destroy_version(&older).await.map_err(|error| PivotFault::unknown(error.to_string()))?;
         }
         Ok(())
     }
 
-    /// Whether every version is gone from the token.
-    pub async fn was_destroyed(self: Arc<Self>, plan: DestructionPlan) -> Probe<()> {
+    async fn destroy_version(&self, key: &KeyRef) -> Result<(), TokenError> {
+        match self.token.destroy(key, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+            // Not there is what was wanted.
+            Err(TokenError::KeyMissing { .. }) => Ok(()),
+            destroyed => destroyed,
+        }
+    }
+
+    /// How much of the key is gone from the token, version by version.
+    pub async fn was_destroyed(self: Arc<Self>, plan: DestructionPlan) -> PivotProbe<()> {
         let held = match self.held(&plan).await {
             Ok(held) => held,
-            Err(why) => return Probe::Unknown(why),
+            Err(why) => return PivotProbe::unknown(why),
         };
+        let mut versions = Vec::new();
         for key in held {
-            match self.token.presence(key.id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
-                Ok(Presence::Absent) => {}
-                // What is there will be destroyed by the next try; a TPM's key is there as long as its blob is.
-                Ok(_) | Err(TokenError::Unsupported { .. }) => return Probe::NotApplied,
-                Err(error) => return Probe::Unknown(error.to_string()),
-            }
+            versions.push(match self.token.presence(key.id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
+                Ok(Presence::Absent) => Part::Done,
+                // The private half goes first, so one half is a key that signs no more.
+                Ok(Presence::Half) => Part::Partial,
+                Ok(Presence::Whole(public)) if public.fingerprint() != key.fingerprint => {
+                    Part::Unclear(format!("another key stands in the token under the name {}", key.id))
+                }
+                // A TPM's key is there as long as its blob is.
+                Ok(Presence::Whole(_)) | Err(TokenError::Unsupported { .. }) => Part::Untouched,
+                Err(error) => Part::Unclear(error.to_string()),
+            });
         }
-        Probe::Applied(())
+        PivotProbe::of_parts(versions, ())
     }
 
     async fn held(&self, plan: &DestructionPlan) -> Result<Vec<KeyRef>, String> {

@@ -111,6 +111,10 @@ impl From<LeasesRefused> for Problem {
                 "whatever you protect with it may be another's by now; acquire it anew and mind the new fence",
             ),
             LeasesRefused::Lease(LeaseRefused::Bad(words)) => Self::new(Code::Invalid, words),
+            LeasesRefused::Lease(refused @ LeaseRefused::InLine) => {
+                Self::new(Code::LockHeld, format!("{refused}; ask again, or stand in line with wait_seconds"))
+                    .after(SHORTLY)
+            }
             LeasesRefused::Lease(refused @ LeaseRefused::Crowded) => {
                 Self::new(Code::Overloaded, refused.to_string()).after(SOON)
             }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use audit::{Entry, SqlFault, Statement, Tx, View, params};
-use sagas::{Reason, Refused, Ruling, Signal, StepContext};
+use sagas::{Reason, Refused, Ruling, SagaKey, Signal, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -31,6 +31,11 @@ pub(super) static VOTES: Statement = Statement::tenant(
     SERVICE,
     "SELECT approver, verdict, at_us FROM approvals WHERE workspace = ?1 AND workflow = ?2 ORDER BY at_us, approver",
 );
+
+pub(super) static FORGET_VOTES: Statement =
+    Statement::tenant(SERVICE, "DELETE FROM approvals WHERE workspace = ?1 AND workflow = ?2");
+pub(super) static FORGET_REQUEST: Statement =
+    Statement::tenant(SERVICE, "DELETE FROM approval_requests WHERE workspace = ?1 AND workflow = ?2");
 
 /// The signal of a yes.
 pub const APPROVE: &str = "approve";
@@ -232,6 +237,17 @@ pub fn votes(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Result
     view.within(workspace.on_ledger()).all(&VOTES, params![workflow], |row| {
         Ok(Vote { approver: row.text(0)?, verdict: row.text(1)?, at: Moment::from_micros(row.integer(2)?) })
     })
+}
+
+/// Forgets the request and the votes of a run that is over, when its time is over; each vote was told when it was heard.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn forget(tx: &mut Tx<'_>, run: &SagaKey) -> Result<(), SqlFault> {
+    let Some(workspace) = run.scope.workspace() else { return Ok(()) };
+    let within = tx.within(workspace);
+    within.run(&FORGET_VOTES, params![run.id.to_string()])?;
+    within.run(&FORGET_REQUEST, params![run.id.to_string()]).map(drop)
 }
 
 #[cfg(test)]

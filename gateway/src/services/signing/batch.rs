@@ -84,7 +84,7 @@ impl Signing {
         let (workspace, now) = (by.workspace().clone(), self.ground.now());
         let recorded = self
             .ground
-            .write::<_, SigningRefused>(telling.clone(), move |tx, telling| {
+            .authorise::<_, SigningRefused>(telling.clone(), orders.len(), move |tx, telling| {
                 let mut told = Vec::with_capacity(orders.len());
                 for order in &orders {
                     policies::admit_direct::<SigningRefused>(

@@ -212,7 +212,7 @@ impl Signing {
         let (workspace, now) = (by.workspace().clone(), self.ground.now());
         let recorded = self
             .ground
-            .write::<_, SigningRefused>(telling, move |tx, telling| {
+            .authorise::<_, SigningRefused>(telling, 1, move |tx, telling| {
                 let (key, scheme) = (&order.target.key, order.scheme());
                 policies::admit_direct::<SigningRefused>(tx, &workspace, key, scheme, now)?;
                 let use_number = order.count(tx, &workspace)?;

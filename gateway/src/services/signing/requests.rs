@@ -8,7 +8,7 @@ use audit::{Entry, Recorded, Told, Tx};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hsm::{Hash, Scheme, SignInput, TokenError};
-use sagas::{Never, Refused, RemoteFault, StepContext};
+use sagas::{Never, PivotFault, Refused, RemoteFault, StepContext, Untouched};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -261,8 +261,15 @@ impl Signing {
         cx: &StepContext,
         plan: &RequestPlan,
         order: Recorded<SignOrder>,
-    ) -> Result<Made, RemoteFault> {
-        self.sign_item(cx, &plan.item(), plan.encoding, order).await
+        untouched: Untouched,
+    ) -> Result<Made, PivotFault> {
+        // One call of the token: what it says of itself holds for the whole pivot.
+        self.sign_item(cx, &plan.item(), plan.encoding, order).await.map_err(|fault| match fault {
+            RemoteFault::Later(later) => untouched.later(later.why),
+            RemoteFault::Business(reason) => untouched.refused(reason),
+            RemoteFault::Unknown(why) => PivotFault::unknown(why),
+            RemoteFault::Bug(why) => PivotFault::bug(why),
+        })
     }
 
     pub(super) async fn sign_item(

@@ -28,6 +28,8 @@ pub static SCHEMA: Schema = Schema {
         &approvals::REQUEST,
         &approvals::VOTE,
         &approvals::VOTES,
+        &approvals::FORGET_VOTES,
+        &approvals::FORGET_REQUEST,
         &ACTIVE,
         &POLICIES,
         &NEWEST_VERSION,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use audit::{Entry, Told, Tx};
 use hsm::TokenError;
-use sagas::{Never, Probe, Reason, Refused, RemoteFault, StepContext};
+use sagas::{Never, PivotFault, PivotProbe, Refused, StepContext, Untouched};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -135,16 +135,19 @@ impl Workspaces {
     ///
     /// # Errors
     /// The token is away: tried again, as destroying twice does no harm.
-    pub async fn shred(self: Arc<Self>, plan: ClosingPlan) -> Result<(), RemoteFault> {
-        let later = |why: &dyn std::fmt::Display| RemoteFault::later(why.to_string());
-        if let Some(kek) = self.kek(&plan.workspace).await.map_err(|why| later(&why))? {
+    pub async fn shred(self: Arc<Self>, plan: ClosingPlan, untouched: Untouched) -> Result<(), PivotFault> {
+        let kek = match self.kek(&plan.workspace).await {
+            Ok(kek) => kek,
+            Err(why) => return Err(untouched.later(why.to_string())),
+        };
+        if let Some(kek) = kek {
             match self.token.destroy_kek(&kek, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
                 Ok(()) | Err(TokenError::KeyMissing { .. }) => {}
-                Err(TokenError::OutcomeUnknown) => return Err(RemoteFault::unknown("the token was lost")),
-                Err(error @ TokenError::Refused(_)) => {
-                    return Err(RemoteFault::Business(Reason::new("token_refused", error.to_string())));
+                Err(error @ (TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired)) => {
+                    return Err(untouched.later(error.to_string()));
                 }
-                Err(error) => return Err(later(&error)),
+                // A token that refuses a call may have begun it.
+                Err(error) => return Err(PivotFault::unknown(error.to_string())),
             }
         }
         self.forget_data_key(&plan.workspace);
@@ -152,20 +155,20 @@ impl Workspaces {
     }
 
     /// Whether the key is gone from the token.
-    pub async fn was_shredded(self: Arc<Self>, plan: ClosingPlan) -> Probe<()> {
+    pub async fn was_shredded(self: Arc<Self>, plan: ClosingPlan) -> PivotProbe<()> {
         let kek = match self.kek(&plan.workspace).await {
             Ok(Some(kek)) => kek,
-            Ok(None) => return Probe::NotApplied,
-            Err(why) => return Probe::Unknown(why.to_string()),
+            Ok(None) => return PivotProbe::of_one_effect(None),
+            Err(why) => return PivotProbe::unknown(why.to_string()),
         };
         match self.token.find_kek(kek.id, Instant::now() + TOKEN_CALL_WAIT_MAX).await {
             Ok(None) => {
                 self.forget_data_key(&plan.workspace);
-                Probe::Applied(())
+                PivotProbe::of_one_effect(Some(()))
             }
             // What is there will be destroyed by the next try.
-            Ok(Some(_)) | Err(TokenError::Unsupported { .. }) => Probe::NotApplied,
-            Err(error) => Probe::Unknown(error.to_string()),
+            Ok(Some(_)) | Err(TokenError::Unsupported { .. }) => PivotProbe::of_one_effect(None),
+            Err(error) => PivotProbe::unknown(error.to_string()),
         }
     }
 }

@@ -8,12 +8,28 @@ use super::{Lease, LeaseRefused, LeaseRequest, micros};
 use crate::ids::Scope;
 use crate::store::{self, SERVICE, big};
 
-pub(crate) static STATEMENTS: [&Statement; 10] =
-    [&ADD, &BY_NAME, &SAVE, &LATEST, &HELD, &DRAW, &STAND, &LEAVE, &BEFORE, &WAITING];
+pub(crate) static STATEMENTS: [&Statement; 13] = [
+    &ADD,
+    &BY_NAME,
+    &SAVE,
+    &LATEST,
+    &HELD,
+    &DRAW,
+    &STAND,
+    &LEAVE,
+    &BEFORE,
+    &WAITING,
+    &CLEAR_LINES,
+    &RAISE_FLOOR,
+    &FORGET_FREE,
+];
 
 static ADD: Statement = Statement::tenant(
     SERVICE,
-    "INSERT INTO lease (workspace, name, fence, tickets) VALUES (?1, ?2, 0, 0) ON CONFLICT (workspace, name) DO NOTHING",
+    "INSERT INTO lease (workspace, name, fence, tickets, until_us)
+     VALUES (?1, ?2, COALESCE((SELECT fence FROM lease_floor WHERE workspace = ?1), 0),
+        COALESCE((SELECT tickets FROM lease_floor WHERE workspace = ?1), 0), 0)
+     ON CONFLICT (workspace, name) DO NOTHING",
 );
 static BY_NAME: Statement = Statement::tenant(
     SERVICE,
@@ -25,10 +41,8 @@ static SAVE: Statement = Statement::tenant(
      WHERE workspace = ?1 AND name = ?2 AND fence <= ?3",
 );
 // A fence that nobody was ever given is as wrong as an old one.
-static LATEST: Statement = Statement::tenant(
-    SERVICE,
-    "UPDATE lease SET fence = fence WHERE workspace = ?1 AND name = ?2 AND fence = ?3",
-);
+static LATEST: Statement =
+    Statement::tenant(SERVICE, "SELECT 1 FROM lease WHERE workspace = ?1 AND name = ?2 AND fence = ?3");
 static HELD: Statement = Statement::tenant(
     SERVICE,
     "SELECT name, fence, lease_id, holder, request_key, since_us, until_us FROM lease
@@ -55,6 +69,27 @@ static BEFORE: Statement = Statement::tenant(
 static WAITING: Statement = Statement::tenant(
     SERVICE,
     "SELECT COUNT(*) FROM lease_ticket WHERE workspace = ?1 AND name = ?2 AND until_us > ?3",
+);
+
+static CLEAR_LINES: Statement = Statement::across_workspaces(
+    SERVICE,
+    "places in line of the run before are given up, in every workspace",
+    "DELETE FROM lease_ticket",
+);
+static RAISE_FLOOR: Statement = Statement::across_workspaces(
+    SERVICE,
+    "how far fences of names came that go is noted for each workspace",
+    "INSERT INTO lease_floor (workspace, fence, tickets)
+     SELECT workspace, MAX(fence), MAX(tickets) FROM lease WHERE until_us <= ?1 GROUP BY workspace
+     ON CONFLICT (workspace) DO UPDATE SET fence = MAX(lease_floor.fence, excluded.fence),
+        tickets = MAX(lease_floor.tickets, excluded.tickets)",
+);
+static FORGET_FREE: Statement = Statement::across_workspaces(
+    SERVICE,
+    "names of leases that nobody has held for long go, in every workspace",
+    "DELETE FROM lease WHERE (workspace, name) IN (SELECT workspace, name FROM lease
+        WHERE until_us <= ?1 AND NOT EXISTS (SELECT 1 FROM lease_ticket AS ticket
+            WHERE ticket.workspace = lease.workspace AND ticket.name = lease.name) LIMIT ?2)",
 );
 
 pub(super) struct Row {
@@ -139,16 +174,7 @@ pub(super) fn row_or_new(tx: &Tx<'_>, scope: &Scope, name: &str) -> Result<Row, 
         return Ok(row);
     }
     tx.within(scope.rows()).run(&ADD, params![name])?;
-    let fresh = Row {
-        name: name.to_owned(),
-        fence: 0,
-        lease_id: None,
-        holder: None,
-        request_key: None,
-        since_us: 0,
-        until_us: 0,
-    };
-    Ok(fresh)
+    row(tx, scope, name)?.ok_or(SqlFault::Malformed { column: 0 })
 }
 
 pub(super) fn save(tx: &Tx<'_>, scope: &Scope, row: &Row) -> Result<(), SqlFault> {
@@ -165,7 +191,7 @@ pub(super) fn save(tx: &Tx<'_>, scope: &Scope, row: &Row) -> Result<(), SqlFault
 }
 
 pub(super) fn is_latest(tx: &Tx<'_>, scope: &Scope, name: &str, fence: i64) -> Result<bool, SqlFault> {
-    Ok(tx.within(scope.rows()).run(&LATEST, params![name, fence])? == 1)
+    Ok(tx.within(scope.rows()).one(&LATEST, params![name, fence], |_| Ok(()))?.is_some())
 }
 
 pub(super) fn held(
@@ -229,4 +255,15 @@ pub(super) fn before(
 pub(super) fn waiting(view: &View<'_>, scope: &Scope, name: &str, now_us: u64) -> Result<i64, SqlFault> {
     let count = view.within(scope.rows()).one(&WAITING, params![name, big(now_us)], |row| row.integer(0))?;
     Ok(count.unwrap_or_default())
+}
+
+/// Gives up every place in line: whoever stood there died with their process.
+pub(super) fn clear_lines(tx: &Tx<'_>) -> Result<usize, SqlFault> {
+    tx.run(&CLEAR_LINES, params![])
+}
+
+/// Forgets names that nobody has held since then and nobody waits for.
+pub(super) fn forget_free(tx: &Tx<'_>, until_us: u64, rows_max: usize) -> Result<usize, SqlFault> {
+    tx.run(&RAISE_FLOOR, params![big(until_us)])?;
+    tx.run(&FORGET_FREE, params![big(until_us), big(rows_max)])
 }

@@ -76,7 +76,7 @@ impl Leases {
         let at_once = LeaseRequest { wait: Duration::ZERO, ..request.clone() };
         match self.attempt(&at_once, lease_id, None, 0).await? {
             Tried::Got(lease) => Ok(lease),
-            Tried::InLine { .. } => Err(WriteRefused::Rejected(LeaseRefused::Crowded)),
+            Tried::InLine { .. } => Err(WriteRefused::Rejected(LeaseRefused::InLine)),
         }
     }
 
@@ -115,7 +115,7 @@ impl No {
     fn refused(self) -> LeaseRefused {
         match self {
             Self::Refused(refused) => refused,
-            Self::InLine { .. } => LeaseRefused::Crowded,
+            Self::InLine { .. } => LeaseRefused::InLine,
         }
     }
 }
@@ -147,7 +147,7 @@ fn try_once(
         let retry_us = if held { row.until_us } else { until_us };
         return match (wish.wait.is_zero(), ticket) {
             (true, _) if held => Err(No::Refused(row.held_by_another())),
-            (true, _) => Err(No::Refused(LeaseRefused::Crowded)),
+            (true, _) => Err(No::Refused(LeaseRefused::InLine)),
             (false, ticket) => Err(No::InLine { ticket, retry_us }),
         };
     }

@@ -73,6 +73,9 @@ pub enum LeaseRefused {
     /// Whoever asked no longer may.
     #[error("whoever asked for the lease no longer may")]
     NotAllowed(#[source] Box<dyn Error + Send + Sync>),
+    /// Stand in line too, or come back later.
+    #[error("others stand in line for this name")]
+    InLine,
     /// Too many stand in line.
     #[error("{LEASE_WAITING_MAX} requests stand in line for this name already")]
     Crowded,
