@@ -508,17 +508,23 @@ async fn the_write_ahead_log_begins_anew_while_an_export_runs() {
     };
     arrival().await.unwrap();
     let before = ledger.health().wal_restarts;
-    grow_wal(&house, &ledger, 1 << 18, 0).await;
+    // Writes until the writer itself waits for the export's snapshot to end.
+    let writing = {
+        let ledger = ledger.clone();
+        tokio::spawn(async move {
+            for n in 0.. {
+                let _ = add(&ledger, &format!("meanwhile-{n}"), false).await;
+            }
+        })
+    };
     while !ledger.health().reads_held_back {
         tokio::task::yield_now().await;
     }
     go_on.send(()).unwrap();
     arrival().await.unwrap();
-    assert_eq!(
-        ledger.health().wal_restarts,
-        before + 1,
-        "the export holds one snapshot from beginning to end"
-    );
+    writing.abort();
+    let restarts = ledger.health().wal_restarts;
+    assert!(restarts > before, "the export holds one snapshot from beginning to end");
     go_on.send(()).unwrap();
     exporting.await.unwrap().unwrap();
     drop(sealing);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use promises::daemon::kill;
 use promises::people::{sign_digest, sign_p256};
 use promises::wire::Answer;
-use promises::{Appliance, Load, Member, Protocol, eventually, evidence, get, post};
+use promises::{Appliance, Load, Member, Protocol, Until, eventually, evidence, get, post};
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -73,8 +73,11 @@ async fn goodput_does_not_collapse_under_ten_times_the_load() {
     let house = Appliance::start().await;
     let member = house.member("acme").await;
     let key = slow_key(&member).await;
+    // Patience goes by the pace of this very machine: twice as long as all slots together take.
+    let pace = Load { connections: 4, streams: 4, until: Until::Sent(128), ..flood(&house, &member, &key) };
+    let patience = pace.finish().await.took.as_millis().max(1_000);
     let mut crowd = flood(&house, &member, &key);
-    crowd.headers.push(("chancery-deadline-ms".to_owned(), "1000".to_owned()));
+    crowd.headers.push(("chancery-deadline-ms".to_owned(), patience.to_string()));
     let crowd = crowd.start();
     let much = || async { (crowd.signed() > 400).then_some(()) };
     eventually("four hundred signatures", PATIENCE * 6, much).await;
