@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::appliance::store;
 use crate::boundary::tls::{FaceParts, FaceRefused};
 use crate::ca::authorities::Line;
-use crate::ca::{CaRefused, Subject, complete};
+use crate::ca::{CaRefused, Subject, Validity, complete};
 use crate::config::{ApiConfig, Config};
 use crate::custody::{CustodyRefused, OwnSecret};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
@@ -60,6 +60,8 @@ pub struct Dressing {
     pub parts: FaceParts,
     /// The certificate is the one that it should be; false where a kept one has to do until another can be issued.
     pub fits: bool,
+    /// From when to when the certificate holds.
+    pub validity: Option<Validity>,
 }
 
 /// A self-issued certificate as it is kept.
@@ -75,7 +77,8 @@ struct Kept {
 }
 
 const LIVES: Duration = Duration::from_secs(90 * 24 * 3600);
-/// With less than this left a new one is made.
+/// With less than this left a new one is made, and also when it does not hold now: a start under a clock that was ahead leaves one from
+/// the future behind.
 const RENEWED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The configured files, else the kept certificate, else a new one; over the roots of this line.
@@ -88,7 +91,8 @@ pub async fn read_or_issue(config: &Config, house: &House, line: &Line) -> Resul
         _ => own(&config.api, house, line).await?,
     };
     let client_cas = line.trusted().map(|one| CertificateDer::from(one.certificate().to_vec())).collect();
-    Ok(Dressing { parts: FaceParts { chain, key, client_cas }, fits })
+    let validity = chain.first().and_then(|certificate| Validity::of(certificate));
+    Ok(Dressing { parts: FaceParts { chain, key, client_cas }, fits, validity })
 }
 
 fn from_files(certificate: &Path, key: &Path) -> Result<Face, FaceUnmade> {
@@ -107,8 +111,18 @@ async fn own(api: &ApiConfig, house: &House, line: &Line) -> Result<(Face, bool)
     let Some(kept) = kept(house).await?.filter(|kept| kept.names == api.names) else {
         return Ok((issue(api, house, line).await?, true));
     };
-    let of_its_issuer = kept.issuer(line) == line.server_issuer().certificate();
-    if of_its_issuer && kept.not_after > house.ground.now().plus(RENEWED_BEFORE) {
+    let now = house.ground.now();
+    let issuer = line.server_issuer_at(now);
+    let of_its_issuer = kept.issuer(line) == issuer.certificate();
+    let (holds, lasts) = match Validity::of(&kept.certificate) {
+        // Near the end of the CA no other certificate would last longer.
+        Some(validity) => {
+            let best = now.plus(LIVES).min(issuer.not_after());
+            (validity.holds(now), validity.until > now.plus(RENEWED_BEFORE) || validity.until >= best)
+        }
+        None => (false, false),
+    };
+    if of_its_issuer && holds && lasts {
         return Ok((open(house, &kept, line)?, true));
     }
     match issue(api, house, line).await {
@@ -116,7 +130,7 @@ async fn own(api: &ApiConfig, house: &House, line: &Line) -> Result<(Face, bool)
         // An ageing certificate is better than none, should a new one be refused.
         Err(why) => {
             tracing::warn!(%why, "the server keeps the certificate it has");
-            Ok((open(house, &kept, line)?, of_its_issuer))
+            Ok((open(house, &kept, line)?, of_its_issuer && holds))
         }
     }
 }
@@ -145,7 +159,7 @@ fn face(certificate: Vec<u8>, issuer: &[u8], pkcs8: Vec<u8>) -> Face {
 /// Has the CA issue a certificate for a new key. The order is recorded, then signed, then the result is kept.
 /// If we stop in between, the next start finds nothing kept and issues another.
 async fn issue(api: &ApiConfig, house: &House, line: &Line) -> Result<Face, FaceUnmade> {
-    let issuer = line.server_issuer();
+    let issuer = line.server_issuer_at(house.ground.now());
     let key = rcgen::KeyPair::generate().map_err(FaceUnmade::Key)?;
     let ground = &house.ground;
     let common_name = api.names.first().map_or("chancery", String::as_str);

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::appliance::{Tokens, store};
+use crate::ca::authorities::Authorities;
 use crate::compartments::{Compartments, Kind, Seen, breaker};
 use crate::hardware::SealKey;
 use crate::metrics::Metrics;
@@ -22,7 +23,7 @@ use crate::signer::SigningKey;
 /// One part and how it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Part {
-    /// `token`, `tpm`, `ledger`, `anchor`, `sandbox`, `daemon`, or `workflows` while some are stuck.
+    /// `token`, `tpm`, `ledger`, `anchor`, `sandbox`, `certificates`, `daemon`, or `workflows` while some are stuck.
     pub part: &'static str,
     /// Fit for service.
     pub ready: bool,
@@ -85,10 +86,16 @@ pub struct Probes {
     pub seal: SealKey,
     /// The keeper of the seal.
     pub keeper: Keeper,
+    /// The CAs, and what the server shows.
+    pub authorities: Authorities,
     /// Figures.
     pub metrics: Metrics,
 }
 
+/// Half a year to give every client another CA.
+const CA_ENDS_SOON: Duration = Duration::from_secs(180 * 24 * 3600);
+/// Its own certificate the server renews a month ahead; one that is this near its end was not renewed.
+const SERVER_ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 const PROBE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 impl Health {
@@ -132,11 +139,18 @@ impl Health {
         };
         let (token, ledger, tpm, stuck) =
             tokio::join!(probes.token(), probes.ledger(), tpm, probes.stuck_workflows());
-        let parts: Vec<Part> =
-            [Some(token), Some(ledger), Some(probes.anchor()), tpm, probes.sandbox(), stuck]
-                .into_iter()
-                .flatten()
-                .collect();
+        let parts: Vec<Part> = [
+            Some(token),
+            Some(ledger),
+            Some(probes.anchor()),
+            tpm,
+            probes.sandbox(),
+            probes.certificates(),
+            stuck,
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         probes.figures(&parts);
         let ready = parts.iter().all(|part| part.ready);
         self.put(Readiness { ready, parts, services: Vec::new() });
@@ -144,6 +158,19 @@ impl Health {
 
     fn put(&self, readiness: Readiness) {
         let mut latest = self.latest.write().unwrap_or_else(PoisonError::into_inner);
+        let code = |readiness: &Readiness| {
+            readiness.parts.iter().find(|part| part.part == "certificates").map(|part| part.code)
+        };
+        if code(&latest) != code(&readiness)
+            && let Some(part) =
+                readiness.parts.iter().find(|part| part.part == "certificates" && part.code != "valid")
+        {
+            tracing::warn!(
+                code = part.code,
+                detail = part.detail,
+                "a certificate ends soon or does not hold"
+            );
+        }
         if latest.ready != readiness.ready {
             tracing::info!(ready = readiness.ready, parts = ?readiness.parts, "readiness changed");
         }
@@ -217,6 +244,34 @@ impl Probes {
         let names: Vec<_> = stuck.iter().map(|(workflow, count)| format!("{workflow}: {count}")).collect();
         let detail = Some(format!("{}; `chancery saga list` shows them", names.join(", ")));
         (total > 0).then_some(Part { part: "workflows", ready: true, code: "stuck", detail })
+    }
+
+    /// The server's certificate and its CAs: whether they hold, and until when. Months before an end, so that clients can be given
+    /// another CA in peace.
+    fn certificates(&self) -> Option<Part> {
+        let (now, line) = (Moment::now(self.ground.clock.as_ref()), self.authorities.present());
+        let server = self.authorities.shown()?;
+        let mut words = vec![format!("server until {}", server.until)];
+        words.extend(
+            line.trusted()
+                .map(|one| format!("CA {:.8} until {}", one.fingerprint().to_string(), one.not_after())),
+        );
+        let ca_holds = line.client_issuer().validity().holds(now);
+        let ends = line
+            .trusted()
+            .map(|one| (one.not_after(), CA_ENDS_SOON))
+            .chain([(server.until, SERVER_ENDS_SOON)]);
+        let soon = ends.into_iter().any(|(end, notice)| end <= now.plus(notice));
+        let (ready, code) = match (server.holds(now), ca_holds, soon) {
+            (false, _, _) => (false, "server_not_valid"),
+            (true, false, _) => (false, "ca_ended"),
+            (true, true, true) => (true, "ends_soon"),
+            (true, true, false) => (true, "valid"),
+        };
+        if code != "valid" {
+            words.push("`chancery ca rotate` makes another CA".to_owned());
+        }
+        Some(Part { part: "certificates", ready, code, detail: Some(words.join("; ")) })
     }
 
     /// The walls round the workers. One that is missing was openly done without, so it is shown rather than refused.

@@ -18,6 +18,8 @@ pub const TARGET_BYTES_MAX: usize = 2 << 10;
 pub const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Header bytes dribbled for longer than this are an attack on descriptors; the same clock closes idle h1 connections.
 pub const HEADER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// A peer that has shaken hands says within this which HTTP it speaks; the clock on headers starts only then.
+pub const FIRST_BYTES_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A TLS handshake takes two round trips; ten seconds serve a satellite link.
 pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// An h2 peer that does not answer a ping for this long is gone.

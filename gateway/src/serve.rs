@@ -142,6 +142,7 @@ async fn dress(config: &Config, house: &House) -> Result<TlsFace, FaceUnmade> {
     let line = house.authorities.present();
     let dressing = face::read_or_issue(config, house, &line).await?;
     let tls = TlsFace::new(dressing.parts)?;
+    house.authorities.show(dressing.validity);
     if dressing.fits {
         house.authorities.wear(&line);
     }
@@ -171,7 +172,7 @@ async fn attend(config: &Config, house: &House, tls: &TlsFace, signals: &mut Sig
                 house.health.look(&house.probes).await;
                 notify(&[NotifyState::Watchdog]);
                 // A face that could not follow the CAs, such as while the token was away, tries again.
-                if !house.authorities.are_worn() {
+                if !house.authorities.are_worn() || holds_no_more(config, house) {
                     renew(config, house, tls).await;
                 }
             }
@@ -179,11 +180,25 @@ async fn attend(config: &Config, house: &House, tls: &TlsFace, signals: &mut Sig
     }
 }
 
+/// The clock was set, or the timer came too late. A certificate from files is another's to renew.
+fn holds_no_more(config: &Config, house: &House) -> bool {
+    let now = house.ground.now();
+    let shown = house.authorities.shown();
+    config.api.server_certificate.is_none() && shown.is_some_and(|validity| !validity.holds(now))
+}
+
 /// Puts on a new face; if that fails, the present one stays on.
 async fn renew(config: &Config, house: &House, tls: &TlsFace) {
     let line = house.authorities.present();
     let renewed = match face::read_or_issue(config, house, &line).await {
-        Ok(dressing) => tls.replace(dressing.parts).map(|()| dressing.fits).map_err(FaceUnmade::from),
+        Ok(dressing) => {
+            let (fits, validity) = (dressing.fits, dressing.validity);
+            let replaced = tls.replace(dressing.parts).map_err(FaceUnmade::from);
+            replaced.map(|()| {
+                house.authorities.show(validity);
+                fits
+            })
+        }
         Err(unmade) => Err(unmade),
     };
     match renewed {

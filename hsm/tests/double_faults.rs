@@ -81,6 +81,27 @@ async fn a_hang_ends_at_the_deadline_with_an_unknown_outcome_and_the_token_heals
     }
 }
 
+/// However patient the token is with itself: whoever asked with a deadline is answered at it, and not when the token is given up.
+#[tokio::test]
+async fn a_call_in_line_is_answered_at_its_deadline_while_the_token_is_away() {
+    let patient = Limits {
+        patience_ms: 3_600_000,
+        restart_pause_ms_min: 3_600_000,
+        restart_pause_ms_max: 3_600_000,
+        ..Limits::default()
+    };
+    let double = Double::with_limits(patient);
+    let token = Token::double(double.clone());
+    until_ready(&token, Duration::from_secs(5)).await;
+    let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
+    double.unplug();
+    let away = || async { !matches!(token.state(), TokenState::Ready { .. }) };
+    let _ = sign(&token, &made, SHORT).await;
+    until("the token is away", Duration::from_secs(20), away).await;
+    let asked = tokio::time::timeout(Duration::from_secs(60), sign(&token, &made, SHORT)).await;
+    assert_eq!(asked.expect("it still stands in line"), Err(TokenError::Expired));
+}
+
 #[tokio::test]
 async fn a_read_lost_on_the_way_is_safe_to_repeat() {
     let (double, token, made) = ready().await;

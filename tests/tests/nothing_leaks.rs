@@ -44,6 +44,29 @@ async fn the_daemon_loads_no_token_library_while_it_serves() {
     assert!(maps.contains("softhsm"), "the worker has no module loaded: this test looks at nothing");
 }
 
+/// Not by reading the source: the kernel is asked which addresses the daemon and its worker connected to.
+#[tokio::test]
+async fn a_daemon_without_upstreams_connects_to_nobody() {
+    drop(tool("strace", "strace"));
+    let mut house = Plan::with(Hardware::Token).init();
+    let trace = house.path("connects");
+    let watched = ["strace", "-D", "-f", "-qq", "-e", "trace=connect,sendto", "-o"].map(Into::into);
+    let prefix: Vec<_> = watched.into_iter().chain([trace.clone().into_os_string()]).collect();
+    house.serve_under(&prefix).await;
+    let member = house.member("acme").await;
+    let key = member.create_key("release", "p256").await;
+    member.ask(sign_p256(&key, b"x")).await.expect(200);
+    house.operator().ask(post("/v1/audit/export", Value::Null)).await.expect(201);
+    house.terminate().await;
+    let calls = std::fs::read_to_string(&trace).unwrap();
+    let out: Vec<&str> = calls.lines().filter(|line| line.contains("sa_family=AF_INET")).collect();
+    assert!(out.is_empty(), "{out:?}");
+    assert!(
+        calls.contains("sendto(") || calls.contains("connect("),
+        "nothing was seen: this test looks at nothing"
+    );
+}
+
 /// Everything below a directory that is a file.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

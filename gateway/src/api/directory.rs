@@ -66,6 +66,8 @@ impl From<CertificateHash> for String {
 pub enum ClientStanding {
     /// Enrolled and good.
     Enrolled(Client),
+    /// Enrolled, and its time is over.
+    Expired,
     /// Enrolled once, and revoked.
     Revoked,
     /// Never enrolled here.

@@ -63,6 +63,8 @@ codes! {
     ApiKeyExpired = "api_key_expired", 401, Freed, "The API key has expired";
     /// The client certificate is good but not on our list.
     ClientUnknown = "client_unknown", 403, Freed, "The client certificate is not enrolled here";
+    /// The client certificate's time is over. The handshake refuses it; on a connection that was open before, so does each request.
+    ClientExpired = "client_expired", 403, Freed, "The client certificate has expired";
     /// The client certificate was revoked.
     ClientRevoked = "client_revoked", 403, Freed, "The client certificate has been revoked";
     /// Certificate and API key belong to different workspaces.

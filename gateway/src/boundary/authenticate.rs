@@ -81,6 +81,9 @@ fn enrolled(certificate: &CertificateHash, directory: &dyn Directory) -> Result<
         ClientStanding::Enrolled(_) => {
             Err(Problem::new(Code::WorkspaceClosed, "this workspace is closed; ask its owner"))
         }
+        ClientStanding::Expired => {
+            Err(Problem::new(Code::ClientExpired, "enrol a new certificate with `chancery client enroll`"))
+        }
         ClientStanding::Revoked => {
             Err(Problem::new(Code::ClientRevoked, "enrol a new certificate with `chancery client enroll`"))
         }

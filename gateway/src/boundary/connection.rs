@@ -4,9 +4,10 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::{Request, header};
-use hyper::body::Incoming;
+use http::{Request, Response, header};
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -14,11 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::authenticate::Peer;
-use super::framing::{TwoLengths, Watched};
+use super::framing::{Mark, TwoLengths, Watched};
 use super::gate::Gate;
 use crate::limits::{
-    HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_WAIT_MAX, PING_EVERY, PING_WAIT_MAX, RESET_STREAMS_MAX,
-    STREAM_WINDOW_BYTES, STREAMS_MAX,
+    FIRST_BYTES_WAIT_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_WAIT_MAX, PING_EVERY, PING_WAIT_MAX,
+    RESET_STREAMS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
 
 /// Serves a connection until its peer leaves, `stopping` asks it to finish, or `cut` ends it at once.
@@ -33,19 +34,66 @@ pub async fn serve<S>(
 {
     let peer = Arc::new(peer);
     let (stream, mark) = Watched::new(stream);
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let seen = mark.clone();
+    let answer = move |mut request: Request<Incoming>| {
         let (gate, peer) = (Arc::clone(&gate), Arc::clone(&peer));
         // The parser has dropped one of the two lengths by now; the mark still knows of it.
-        if request.headers().contains_key(header::TRANSFER_ENCODING) && mark.take() {
+        if request.headers().contains_key(header::TRANSFER_ENCODING) && seen.take() {
             request.extensions_mut().insert(TwoLengths);
         }
         async move { Ok::<_, Infallible>(gate.answer(&peer, request).await) }
-    });
-    let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    };
+    run(stream, &mark, answer, Patience::default(), stopping, cut).await;
+}
+
+/// How long a peer may say nothing, in each of the ways there are.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    first_bytes: Duration,
+    header: Duration,
+    ping_every: Duration,
+    ping: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            first_bytes: FIRST_BYTES_WAIT_MAX,
+            header: HEADER_WAIT_MAX,
+            ping_every: PING_EVERY,
+            ping: PING_WAIT_MAX,
+        }
+    }
+}
+
+async fn run<S, A, F, B>(
+    stream: Watched<S>,
+    mark: &Mark,
+    answer: A,
+    patience: Patience,
+    stopping: &CancellationToken,
+    cut: &CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let builder = builder(patience);
+    let connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
     tokio::pin!(connection);
+    // Nothing in the parser starts a clock before it knows which HTTP it is.
+    let silent = async {
+        tokio::time::sleep(patience.first_bytes).await;
+        if mark.has_spoken() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
+        () = silent => return tracing::debug!("a peer said nothing; connection closed"),
         () = cut.cancelled() => return,
         () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
     }
@@ -55,12 +103,12 @@ pub async fn serve<S>(
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(patience: Patience) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_WAIT_MAX)
+        .header_read_timeout(patience.header)
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADER_FIELDS_MAX)
         .half_close(false);
@@ -73,13 +121,90 @@ fn builder() -> Builder<TokioExecutor> {
         .max_local_error_reset_streams(RESET_STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(STREAM_WINDOW_BYTES)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_WAIT_MAX);
+        .keep_alive_interval(patience.ping_every)
+        .keep_alive_timeout(patience.ping);
     builder
 }
 
 fn log_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     if let Err(why) = ended {
         tracing::debug!(%why, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(20);
+    const FOR_EVER: Duration = Duration::from_secs(3600);
+    const PATIENT: Patience =
+        Patience { first_bytes: FOR_EVER, header: FOR_EVER, ping_every: FOR_EVER, ping: FOR_EVER };
+
+    /// A peer of a connection that is served with this patience.
+    fn peer(patience: Patience) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let (far, mark) = Watched::new(far);
+        tokio::spawn(async move {
+            let answer =
+                |_: Request<Incoming>| async { Ok(Response::new(Full::new(Bytes::from_static(b"here")))) };
+            let never = CancellationToken::new();
+            run(far, &mark, answer, patience, &never, &never).await;
+        });
+        near
+    }
+
+    /// Reads until the other side closes, however long that takes: a connection that is never closed fails by the test's own end.
+    async fn closed(mut peer: DuplexStream) -> Vec<u8> {
+        let mut all = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(60), peer.read_to_end(&mut all)).await;
+        // Closed in the middle of what the peer says is closed as well.
+        let _ = read.expect("the connection was never closed");
+        all
+    }
+
+    #[tokio::test]
+    async fn a_header_that_never_ends_is_cut() {
+        let mut peer = peer(Patience { header: MOMENT, ..PATIENT });
+        peer.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").await.unwrap();
+        closed(peer).await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_answers_no_ping_is_cut() {
+        let mut peer = peer(Patience { ping_every: MOMENT, ping: MOMENT, ..PATIENT });
+        // The preface and empty settings, and then nothing, not even to our ping.
+        peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let said = closed(peer).await;
+        let ping = [0, 0, 8, 6];
+        assert!(said.windows(4).any(|head| head == ping), "it was not even asked");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_say_which_http_it_speaks_is_cut() {
+        for beginning in [&b""[..], b"P", b"PRI * HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+            let mut peer = peer(Patience { first_bytes: MOMENT, ..PATIENT });
+            peer.write_all(beginning).await.unwrap();
+            closed(peer).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_has_spoken_keeps_its_connection() {
+        let mut peer = peer(Patience { first_bytes: MOMENT, ..PATIENT });
+        for _ in 0..3 {
+            peer.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"here") {
+                let mut byte = [0];
+                peer.read_exact(&mut byte).await.expect("it was cut");
+                answer.extend_from_slice(&byte);
+            }
+            tokio::time::sleep(MOMENT * 2).await;
+        }
     }
 }

@@ -169,6 +169,18 @@ mod tests {
     }
 
     #[test]
+    fn the_house_has_its_fill_though_no_address_has() {
+        let register = Register::default();
+        let address =
+            |number: usize| IpAddr::V4(std::net::Ipv4Addr::from_bits(u32::try_from(number).unwrap()));
+        let seats: Vec<_> =
+            (0..CONNECTIONS_MAX).map(|number| register.sit(address(number)).unwrap()).collect();
+        assert!(register.sit(address(CONNECTIONS_MAX)).is_none(), "one more than there are seats");
+        drop(seats);
+        assert!(register.sit(HOME).is_some());
+    }
+
+    #[test]
     fn a_revoked_certificate_loses_its_connections_and_no_others() {
         let register = Register::default();
         let (ours, theirs) = (CertificateHash([1; 32]), CertificateHash([2; 32]));

@@ -14,9 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Clone, Copy, Debug)]
 pub struct TwoLengths;
 
-/// Whether the head that was read last named two lengths.
+/// Whether the head that was read last named two lengths, and whether the peer has said which HTTP it speaks.
 #[derive(Clone, Debug, Default)]
-pub struct Mark(Arc<AtomicBool>);
+pub struct Mark {
+    two_lengths: Arc<AtomicBool>,
+    spoken: Arc<AtomicBool>,
+}
 
 /// A stream that is watched.
 pub struct Watched<S> {
@@ -28,7 +31,12 @@ pub struct Watched<S> {
 impl Mark {
     /// Takes the mark away, if it is there.
     pub fn take(&self) -> bool {
-        self.0.swap(false, Ordering::AcqRel)
+        self.two_lengths.swap(false, Ordering::AcqRel)
+    }
+
+    /// The peer has begun to speak HTTP/1.1, or has finished the preface of HTTP/2. Until then nothing else runs a clock on it.
+    pub fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Acquire)
     }
 }
 
@@ -49,11 +57,16 @@ struct Watch {
     content_length: bool,
     transfer_encoding: bool,
     is_h2: bool,
+    /// How much of the preface of HTTP/2 the connection began with.
+    preface: usize,
+    spoken: bool,
 }
 
 /// As long as the longer of the two names, and one more.
 const NAME_BYTES_MAX: usize = 18;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// All of it (RFC 9113 section 3.4).
+const H2_WHOLE_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Watch {
     /// Reads on; true once a paragraph has ended that named both.
@@ -70,6 +83,18 @@ impl Watch {
             }
         }
         found
+    }
+
+    /// Reads the first bytes until they are the whole preface or another beginning.
+    fn listen(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.spoken {
+                return;
+            }
+            let fits = H2_WHOLE_PREFACE.get(self.preface) == Some(byte);
+            self.preface += 1;
+            self.spoken = !fits || self.preface == H2_WHOLE_PREFACE.len();
+        }
     }
 
     fn add(&mut self, byte: u8) {
@@ -109,8 +134,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let own = self.get_mut();
         let before = buffer.filled().len();
         let read = Pin::new(&mut own.stream).poll_read(cx, buffer);
-        if own.watch.see(&buffer.filled()[before..]) {
-            own.mark.0.store(true, Ordering::Release);
+        let came = &buffer.filled()[before..];
+        own.watch.listen(came);
+        if own.watch.spoken {
+            own.mark.spoken.store(true, Ordering::Release);
+        }
+        if own.watch.see(came) {
+            own.mark.two_lengths.store(true, Ordering::Release);
         }
         read
     }

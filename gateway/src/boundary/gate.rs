@@ -138,6 +138,10 @@ impl Gate {
         &self.parts.register
     }
 
+    pub(super) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.parts.clock)
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.parts.metrics
     }

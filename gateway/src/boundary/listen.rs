@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit::Clock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -17,7 +18,9 @@ use super::drain::{Register, Seat};
 use super::gate::Gate;
 use super::tls::TlsFace;
 use crate::api::CertificateHash;
+use crate::ca::Validity;
 use crate::limits::{HANDSHAKE_WAIT_MAX, HANDSHAKES_MAX};
+use crate::moment::Moment;
 
 /// The API listener, bound and ready to accept.
 pub struct Listener {
@@ -73,8 +76,12 @@ impl Listener {
             let shaken = tokio::time::timeout(HANDSHAKE_WAIT_MAX, shake(acceptor, stream)).await;
             drop(handshake);
             match shaken {
-                Ok(Ok((stream, certificate))) => {
-                    attend(stream, address, certificate, gate, register, seat).await
+                Ok(Ok((stream, certificate, ends))) => {
+                    let over = come(gate.clock(), ends, LOOKED_AT_EVERY);
+                    tokio::select! {
+                        () = attend(stream, address, certificate, gate, register, seat) => {}
+                        () = over => tracing::info!(ip = %address.ip(), "the client's certificate has ended; connection closed"),
+                    }
                 }
                 Ok(Err(why)) => tracing::info!(ip = %address.ip(), %why, "handshake refused"),
                 Err(_) => tracing::info!(ip = %address.ip(), "handshake took too long"),
@@ -86,15 +93,30 @@ impl Listener {
 async fn shake(
     acceptor: TlsAcceptor,
     stream: TcpStream,
-) -> std::io::Result<(TlsStream<TcpStream>, CertificateHash)> {
+) -> std::io::Result<(TlsStream<TcpStream>, CertificateHash, Moment)> {
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let hash = certificate.map(|der| CertificateHash::of(der.as_ref()));
-    // The verifier demands a certificate, so this cannot happen; if it ever does, nobody gets in.
-    let hash = hash.ok_or_else(|| std::io::Error::other("no client certificate"))?;
-    Ok((stream, hash))
+    let facts = certificate
+        .and_then(|der| Some((CertificateHash::of(der.as_ref()), Validity::of(der.as_ref())?.until)));
+    // The verifier demands a certificate and has read it, so this cannot happen; if it ever does, nobody gets in.
+    let (hash, ends) = facts.ok_or_else(|| std::io::Error::other("no client certificate"))?;
+    Ok((stream, hash, ends))
 }
+
+/// Waits until the clock says that this moment has come. The clock may be set meanwhile, so it is looked at again and again.
+async fn come(clock: Arc<dyn Clock>, moment: Moment, every: Duration) {
+    loop {
+        let left = Moment::now(clock.as_ref()).until(moment);
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(every)).await;
+    }
+}
+
+/// How late the end of a certificate may be noticed after the clock was set. Requests notice at once.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 
 async fn attend(
     stream: TlsStream<TcpStream>,
@@ -114,4 +136,44 @@ async fn attend(
 pub(super) async fn pause_after(why: &std::io::Error) {
     tracing::warn!(%why, "cannot accept connections");
     tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// Says what a test has set.
+    #[derive(Debug, Default)]
+    struct Set(AtomicU64);
+
+    impl Clock for Set {
+        fn unix_us(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn boot(&self) -> audit::Boot {
+            audit::Boot { id: [0; 16], uptime: Duration::ZERO }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_certificate_comes_with_the_clock_however_it_is_set() {
+        let clock = Arc::new(Set::default());
+        let end = Moment::from_micros(3_600_000_000);
+        let wait = || come(clock.clone(), end, Duration::from_millis(1));
+        let waiting = tokio::spawn(wait());
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waiting.is_finished(), "it ended an hour early");
+        clock.0.store(3_600_000_000, Ordering::SeqCst);
+        waiting.await.unwrap();
+        wait().await;
+    }
 }

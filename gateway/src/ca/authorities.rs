@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::Authority;
+use super::{Authority, Validity};
 use crate::api::CertificateHash;
 use crate::moment::Moment;
 
@@ -44,6 +44,7 @@ pub struct NobodyTrusted;
 pub struct Authorities {
     present: Arc<watch::Sender<Arc<Line>>>,
     worn: Arc<watch::Sender<u64>>,
+    server: Arc<watch::Sender<Option<Validity>>>,
 }
 
 impl Line {
@@ -79,6 +80,11 @@ impl Line {
         &self.oldest
     }
 
+    /// The same at this moment: the oldest whose time is not over. One that has ended vouches for nobody.
+    pub fn server_issuer_at(&self, now: Moment) -> &Authority {
+        self.trusted().find(|one| one.validity().holds(now)).unwrap_or(&self.oldest)
+    }
+
     /// The first of all, made with the appliance.
     pub fn first(&self) -> &Authority {
         self.members.first().map_or(&self.oldest, |(first, _)| first)
@@ -102,6 +108,7 @@ impl Authorities {
         Self {
             present: Arc::new(watch::Sender::new(Arc::new(line))),
             worn: Arc::new(watch::Sender::new(number)),
+            server: Arc::new(watch::Sender::new(None)),
         }
     }
 
@@ -126,6 +133,16 @@ impl Authorities {
     /// New handshakes see this line from now on.
     pub fn wear(&self, line: &Line) {
         self.worn.send_modify(|worn| *worn = line.number.max(*worn));
+    }
+
+    /// New handshakes see a server's certificate of this time.
+    pub fn show(&self, server: Option<Validity>) {
+        self.server.send_replace(server);
+    }
+
+    /// The time of the server's certificate, once there is one.
+    pub fn shown(&self) -> Option<Validity> {
+        *self.server.borrow()
     }
 
     /// New handshakes see the present line.

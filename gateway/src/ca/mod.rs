@@ -35,6 +35,22 @@ pub enum CaRefused {
     /// The token did not sign it.
     #[error("the certificate was not signed")]
     Signing(#[source] SignFailed),
+    /// The authority's own time is over.
+    #[error(
+        "the certificate authority ended at {until}, and issues nothing any more; make another with `chancery ca rotate`, have the clients trust it, then retire this one with `chancery ca retire`"
+    )]
+    Ended {
+        /// When.
+        until: Moment,
+    },
+    /// The authority's own time has not begun: the clock is behind.
+    #[error("the certificate authority begins at {from}, and this machine says it is {now}; set the clock")]
+    NotBegun {
+        /// When it begins.
+        from: Moment,
+        /// What the clock says.
+        now: Moment,
+    },
     /// What was recorded as an authority's certificate is none.
     #[error("the recorded certificate of an authority cannot be read")]
     Unreadable,
@@ -48,7 +64,16 @@ pub struct Authority {
     public: Arc<PublicKey>,
     fingerprint: CertificateHash,
     made: Moment,
-    not_after: Moment,
+    validity: Validity,
+}
+
+/// From when to when a certificate holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Its first moment.
+    pub from: Moment,
+    /// Its last.
+    pub until: Moment,
 }
 
 /// A certificate that lacks only its signature.
@@ -91,14 +116,11 @@ impl Authority {
     /// # Errors
     /// The certificate cannot be read.
     pub fn new(certificate: Vec<u8>, key: Arc<SigningKey>, public: PublicKey) -> Result<Self, CaRefused> {
-        let (_, read) = parse_x509_certificate(&certificate).map_err(|_| CaRefused::Unreadable)?;
-        let moment = |seconds: i64| Moment::from_micros(seconds.saturating_mul(1_000_000));
-        let validity = read.validity();
-        let (made, not_after) =
-            (moment(validity.not_before.timestamp()).plus(BACKDATED), moment(validity.not_after.timestamp()));
+        let validity = Validity::of(&certificate).ok_or(CaRefused::Unreadable)?;
+        let made = validity.from.plus(BACKDATED);
         let fingerprint = CertificateHash::of(&certificate);
         let (certificate, public) = (Arc::new(certificate), Arc::new(public));
-        Ok(Self { certificate, key, public, fingerprint, made, not_after })
+        Ok(Self { certificate, key, public, fingerprint, made, validity })
     }
 
     /// Its certificate, DER.
@@ -118,7 +140,12 @@ impl Authority {
 
     /// When it ends.
     pub fn not_after(&self) -> Moment {
-        self.not_after
+        self.validity.until
+    }
+
+    /// From when to when it holds.
+    pub fn validity(&self) -> Validity {
+        self.validity
     }
 
     /// Drafts a client certificate for the key of a signing request; of the request nothing but the key is taken.
@@ -161,6 +188,7 @@ impl Authority {
         subject_key: SubjectPublicKeyInfo,
         dice: &Dice,
     ) -> Result<Draft, CaRefused> {
+        let subject = &self.within_its_time(subject)?;
         let mut params = subject.params(names, dice)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
@@ -169,9 +197,39 @@ impl Authority {
         Draft::new(params, subject_key, issuer, subject)
     }
 
+    /// No certificate outlives its authority, and one whose time is over issues none.
+    fn within_its_time<'a>(&self, subject: &Subject<'a>) -> Result<Subject<'a>, CaRefused> {
+        let (now, Validity { from, until }) = (subject.from, self.validity);
+        if now < from {
+            return Err(CaRefused::NotBegun { from, now });
+        }
+        if now >= until {
+            return Err(CaRefused::Ended { until });
+        }
+        Ok(Subject { lives: subject.lives.min(now.until(until)), ..*subject })
+    }
+
     /// The order that signs a draft, to be recorded first.
     pub fn order(&self, draft: &Draft, deadline: std::time::Instant) -> SignOrder {
         order(&self.key, draft, deadline)
+    }
+}
+
+impl Validity {
+    /// Of a certificate, DER.
+    pub fn of(certificate: &[u8]) -> Option<Self> {
+        let (_, read) = parse_x509_certificate(certificate).ok()?;
+        let moment = |seconds: i64| Moment::from_micros(seconds.saturating_mul(1_000_000));
+        let validity = read.validity();
+        Some(Self {
+            from: moment(validity.not_before.timestamp()),
+            until: moment(validity.not_after.timestamp()),
+        })
+    }
+
+    /// It holds at this moment.
+    pub fn holds(&self, now: Moment) -> bool {
+        self.from <= now && now < self.until
     }
 }
 
@@ -289,5 +347,69 @@ impl rcgen::SigningKey for &Stand<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         *self.tbs.lock().unwrap_or_else(PoisonError::into_inner) = message.to_vec();
         Ok(self.signature.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hsm::{KeyId, KeyKind, KeyRef};
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+
+    use super::*;
+    use crate::crypto::PinnedKey;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    /// An authority that lives from the first day to the hundredth.
+    fn authority() -> Authority {
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let public = PublicKey { kind: KeyKind::P256, spki_der: pair.subject_public_key_info() };
+        let subject = Subject { common_name: "ca", organization: "o", from: day(0), lives: DAY * 100 };
+        let mut params = subject.params(&[], &Dice::system()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let certificate = params.self_signed(&pair).unwrap().der().to_vec();
+        let key = KeyRef {
+            id: KeyId([1; 16]),
+            kind: KeyKind::P256,
+            fingerprint: public.fingerprint(),
+            blob: vec![],
+        };
+        let pinned = PinnedKey::new(KeyKind::P256, &public.spki_der).unwrap();
+        Authority::new(certificate, Arc::new(SigningKey { key, pinned }), public).unwrap()
+    }
+
+    fn day(number: u32) -> Moment {
+        Moment::from_micros(1_800_000_000_000_000).plus(DAY * number)
+    }
+
+    fn issued(authority: &Authority, at: Moment, lives: Duration) -> Result<Draft, CaRefused> {
+        let pair = KeyPair::generate().unwrap();
+        let subject = Subject { common_name: "c", organization: "o", from: at, lives };
+        authority.draft_server(&["localhost".to_owned()], &pair, &subject, &Dice::system())
+    }
+
+    #[test]
+    fn no_certificate_outlives_its_authority() {
+        let authority = authority();
+        let early = issued(&authority, day(1), DAY * 90).unwrap();
+        assert_eq!(early.not_after, day(91));
+        let late = issued(&authority, day(60), DAY * 90).unwrap();
+        assert_eq!(late.not_after, authority.not_after());
+        let (der, _) = late.write(&[]).unwrap();
+        assert_eq!(
+            Validity::of(&der).unwrap().until,
+            authority.not_after(),
+            "what is written is what is told"
+        );
+    }
+
+    #[test]
+    fn an_authority_issues_nothing_outside_of_its_time_and_says_what_to_do() {
+        let authority = authority();
+        let ended = issued(&authority, day(100), DAY).err().unwrap().to_string();
+        assert!(ended.contains("chancery ca rotate"), "{ended}");
+        assert!(issued(&authority, day(4000), DAY).is_err());
+        let early = issued(&authority, Moment::from_micros(0), DAY).err().unwrap().to_string();
+        assert!(early.contains("set the clock"), "{early}");
     }
 }

@@ -25,7 +25,7 @@ pub fn confirm(
     if !workspaces::api_key_stands(tx, workspace, api_key, now)? {
         return Err(LedgerRefused::ApiKeyWithdrawn);
     }
-    if !devices::stands(tx, workspace, client)? {
+    if !devices::stands(tx, workspace, client, now)? {
         return Err(LedgerRefused::ClientWithdrawn);
     }
     Ok(())

@@ -30,6 +30,7 @@ pub struct ApiKeyCard {
 #[derive(Default)]
 struct Lists {
     clients: HashMap<CertificateHash, ClientStanding>,
+    client_ends: HashMap<CertificateHash, Moment>,
     api_keys: HashMap<[u8; 32], Arc<ApiKeyCard>>,
     workspaces: HashMap<WorkspaceId, (Name, bool)>,
 }
@@ -54,6 +55,11 @@ impl Roster {
         if lists.clients.get(&certificate) != Some(&ClientStanding::Revoked) {
             lists.clients.insert(certificate, standing);
         }
+    }
+
+    /// A certificate counts until then, whatever becomes of it before. Told before it is enrolled.
+    pub fn put_client_end(&self, certificate: CertificateHash, end: Moment) {
+        self.write().client_ends.insert(certificate, end);
     }
 
     /// An API key was made.
@@ -104,7 +110,13 @@ impl Roster {
 
 impl Directory for Roster {
     fn client(&self, certificate: &CertificateHash) -> ClientStanding {
-        self.read().clients.get(certificate).cloned().unwrap_or(ClientStanding::Unknown)
+        let now = self.now();
+        let lists = self.read();
+        let over = lists.client_ends.get(certificate).is_some_and(|end| *end <= now);
+        match lists.clients.get(certificate).cloned().unwrap_or(ClientStanding::Unknown) {
+            ClientStanding::Enrolled(_) if over => ClientStanding::Expired,
+            standing => standing,
+        }
     }
 
     fn api_key(&self, hash: &[u8; 32]) -> ApiKeyStanding {

@@ -25,6 +25,36 @@ const HOP_BY_HOP: [&str; 13] = [
     "content-length",
 ];
 
+/// What is asked for, under which condition, and how the answer should be.
+const PASSES: [&str; 26] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "content-digest",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-location",
+    "content-range",
+    "content-type",
+    "date",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "pragma",
+    "prefer",
+    "priority",
+    "range",
+    "repr-digest",
+    "user-agent",
+    "want-content-digest",
+];
+
 /// By these a caller could pass for somebody else, or the path for another; only we may say such things.
 const OURS_TO_SAY: [&str; 20] = [
     "authorization",
@@ -70,22 +100,29 @@ pub(super) struct Said<'a> {
     pub(super) left: Duration,
 }
 
-/// The caller's headers without those that are not theirs to send on.
-pub(super) fn of_request(came: &HeaderMap) -> HeaderMap {
+/// Of the caller's headers those that say what is asked for and how the answer should be, and those that this upstream is to have as well.
+/// Every product has its own headers by which it believes who asks, so what is not known to be harmless stays here.
+pub(super) fn of_request(came: &HeaderMap, also: &[String]) -> HeaderMap {
     let named = named_by_connection(came);
     let mut kept = HeaderMap::with_capacity(came.len() + 9);
     for (name, value) in came {
         let text = name.as_str();
-        // An underscore becomes a dash in many a gateway interface, and so a header that we had taken out.
-        let forged = OURS_TO_SAY.contains(&text)
-            || OURS_TO_BEGIN.iter().any(|start| text.starts_with(start))
-            || text.contains('_');
-        if !forged && !HOP_BY_HOP.contains(&text) && !named.iter().any(|other| other == text) {
+        let known = PASSES.contains(&text) || also.iter().any(|other| other == text);
+        if known && !is_ours(text) && !named.iter().any(|other| other == text) {
             kept.append(name.clone(), value.clone());
         }
     }
     join_cookies(&mut kept);
     kept
+}
+
+/// No configuration lets these through: of the hop, ours to say, or with an underscore, which becomes a dash in many a gateway
+/// interface and so a header that we had taken out.
+pub(super) fn is_ours(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
+        || OURS_TO_SAY.contains(&name)
+        || OURS_TO_BEGIN.iter().any(|start| name.starts_with(start))
+        || name.contains('_')
 }
 
 /// The answer's headers without those of the hop, and without words that only we say.
@@ -179,7 +216,10 @@ mod tests {
             ("x-original-url", "/admin"),
             ("accept", "text/html"),
         ]);
-        assert_eq!(names(&of_request(&came)), ["accept"]);
+        assert_eq!(names(&of_request(&came, &[])), ["accept"]);
+        // Not even where a configuration that was never checked names them.
+        let all: Vec<String> = came.keys().map(ToString::to_string).collect();
+        assert_eq!(names(&of_request(&came, &all)), ["accept"]);
     }
 
     #[test]
@@ -194,14 +234,16 @@ mod tests {
             ("content-length", "5"),
             ("content-type", "text/plain"),
         ]);
-        assert_eq!(names(&of_request(&came)), ["content-type"]);
+        assert_eq!(names(&of_request(&came, &[])), ["content-type"]);
         assert_eq!(names(&of_answer(&came, false)), ["content-type"]);
         assert_eq!(names(&of_answer(&came, true)), ["content-length", "content-type"]);
     }
 
     #[test]
     fn cookies_that_came_in_pieces_go_on_in_one() {
-        let joined = of_request(&headers(&[("cookie", "a=1"), ("cookie", "b=2")]));
+        let came = headers(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        assert!(of_request(&came, &[]).is_empty(), "cookies go to whoever is to have them");
+        let joined = of_request(&came, &["cookie".to_owned()]);
         assert_eq!(joined.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 

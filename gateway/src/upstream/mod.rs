@@ -185,7 +185,7 @@ impl Upstream {
             Err(_) => return Err(NotForwarded::BodyStalled),
         };
         let bytes_max = self.config.body_bytes_max;
-        let headers = headers::of_request(passage.headers);
+        let headers = headers::of_request(passage.headers, &self.config.headers);
         let is_trial = pass.is_trial();
         Ok(Order {
             entrant,

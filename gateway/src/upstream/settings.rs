@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderName;
 use serde::{Deserialize, Deserializer};
 
 use crate::compartments::Bounds;
@@ -48,6 +49,9 @@ pub struct UpstreamConfig {
     /// It carries out a request with the same Idempotency-Key once, so such a request may be repeated.
     #[serde(default)]
     pub idempotent: bool,
+    /// Headers of callers that it is to have beside the usual ones, such as `cookie`; in lower case.
+    #[serde(default)]
+    pub headers: Vec<String>,
     /// The time it is given for an answer, whatever a caller's patience.
     #[serde(default = "default_wait")]
     pub wait_ms_max: u64,
@@ -127,6 +131,19 @@ impl UpstreamConfig {
         for (at, path) in files.iter().filter_map(|(at, path)| Some((*at, path.as_ref()?))) {
             if let Err(why) = std::fs::File::open(path) {
                 defect(at, &format!("names {}, which cannot be read ({why})", path.display()));
+            }
+        }
+        for name in &self.headers {
+            let plain = HeaderName::from_bytes(name.as_bytes()).is_ok_and(|parsed| parsed.as_str() == name);
+            if !plain {
+                defect("headers", &format!("names `{name}`, which is no header's name in lower case"));
+            } else if super::headers::is_ours(name) {
+                defect(
+                    "headers",
+                    &format!(
+                        "names `{name}`, by which a caller could pass for another, or which ends at this hop"
+                    ),
+                );
             }
         }
         let longest = u64::try_from(REQUEST_WAIT_MAX.as_millis()).unwrap_or(u64::MAX);
@@ -258,6 +275,21 @@ mod tests {
             );
         }
         assert!(wrong(&GOOD.replace("'/a'", "'/v1x'")).is_empty(), "a name that only begins like ours");
+    }
+
+    #[test]
+    fn no_configuration_hands_on_a_header_that_is_ours_to_say() {
+        assert!(wrong(&format!("{GOOD}headers = ['cookie', 'x-scope-orgid']\n")).is_empty());
+        for name in
+            ["authorization", "x-forwarded-for", "x-real-ip", "chancery-workspace", "connection", "a_b"]
+        {
+            let told = wrong(&format!("{GOOD}headers = ['{name}']\n"));
+            assert!(told[0].contains("pass for another"), "{name}: {told:?}");
+        }
+        for name in ["Cookie", "", "a b"] {
+            let told = wrong(&format!("{GOOD}headers = ['{name}']\n"));
+            assert!(told[0].contains("no header's name"), "{name}: {told:?}");
+        }
     }
 
     #[test]

@@ -136,6 +136,7 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         key: facts.log.signing("log")?,
         seal,
         keeper: keeper.clone(),
+        authorities: authorities.clone(),
         metrics,
     };
     Ok(House {

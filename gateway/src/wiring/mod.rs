@@ -159,7 +159,10 @@ pub fn ledger(config: &Config) -> Result<Ledger, Unbuilt> {
 }
 
 fn ground(ledger: Ledger) -> Ground {
-    let clock: Arc<dyn Clock> = Arc::new(MachineClock::new());
+    ground_at(ledger, Arc::new(MachineClock::new()))
+}
+
+fn ground_at(ledger: Ledger, clock: Arc<dyn Clock>) -> Ground {
     Ground { ledger, clock, dice: Dice::system(), runner: Runner::default(), confirm: credentials::confirm }
 }
 
@@ -234,7 +237,22 @@ pub async fn build_over(
     lines: Lines,
     tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
 ) -> Result<House, Unbuilt> {
-    build_on(config, lines, ledger_of_appliance(config)?, tokens).await
+    build_at(config, lines, tokens, Arc::new(MachineClock::new())).await
+}
+
+/// Builds the house under a clock that comes from elsewhere as well; tests bring one that they set.
+///
+/// # Errors
+/// As [`build`].
+pub async fn build_at(
+    config: &Config,
+    lines: Lines,
+    tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
+    clock: Arc<dyn Clock>,
+) -> Result<House, Unbuilt> {
+    let ledger = ledger_of_appliance(config)?;
+    let ground = ground_at(ledger.clone(), clock);
+    build_in(config, lines, ledger, ground, tokens).await
 }
 
 /// Opens the ledger of an appliance that was made before.
@@ -253,6 +271,16 @@ pub(crate) async fn build_on(
     tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
 ) -> Result<House, Unbuilt> {
     let ground = ground(ledger.clone());
+    build_in(config, lines, ledger, ground, tokens).await
+}
+
+async fn build_in(
+    config: &Config,
+    lines: Lines,
+    ledger: Ledger,
+    ground: Ground,
+    tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
+) -> Result<House, Unbuilt> {
     let (facts, line) = recorded(&ground, &config.state_directory).await?;
     let tokens = tokens.await?;
     let custody = Custody::new(

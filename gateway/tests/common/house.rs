@@ -92,6 +92,21 @@ pub async fn house_with(rates: RatesConfig) -> Standing {
     Standing { house, double, directory }
 }
 
+/// Builds a house under a clock that the test sets.
+pub async fn house_under(clock: Arc<dyn audit::Clock>) -> Standing {
+    let (directory, double) = (tempfile::tempdir().expect("a directory"), Double::new());
+    let config = config(directory.path(), RatesConfig::default());
+    wiring::init_over(&config, async { Ok(tokens(&double).await) }).await.expect("an appliance");
+    let tokens = async { Ok(tokens(&double).await) };
+    let house = wiring::build_at(&config, Lines::default(), tokens, clock).await.expect("a house");
+    Standing { house, double, directory }
+}
+
+/// The configuration of a house in this directory.
+pub fn config_in(directory: &Path) -> Config {
+    config(directory, RatesConfig::default())
+}
+
 /// A quota.
 pub fn quota(burst: u32, per_second: u32) -> Quota {
     Quota { burst, per_second }
@@ -140,6 +155,15 @@ fn config(directory: &Path, rates: RatesConfig) -> Config {
 }
 
 impl Standing {
+    /// Asks for a certificate for a new client.
+    pub async fn enrol(&self, workspace: &str, name: &str) -> Answer {
+        let csr = CertificateParams::new(Vec::<String>::new())
+            .and_then(|params| params.serialize_request(&KeyPair::generate()?)?.pem())
+            .expect("a request");
+        let within = self.operator().with("chancery-workspace", workspace);
+        within.post("/v1/clients", json!({ "name": name, "csr": csr })).await
+    }
+
     /// The person at the local socket.
     pub fn operator(&self) -> Asker {
         Asker { gate: self.house.local.clone(), peer: Peer::Local { uid: 0 }, headers: vec![] }
@@ -162,10 +186,7 @@ impl Standing {
                 all.iter().find(|one| one["name"] == workspace)?["id"].as_str().map(str::to_owned)
             })
             .expect("the workspace");
-        let csr = CertificateParams::new(Vec::<String>::new())
-            .and_then(|params| params.serialize_request(&KeyPair::generate()?)?.pem())
-            .expect("a request");
-        let client = within.post("/v1/clients", json!({ "name": "machine", "csr": csr })).await;
+        let client = self.enrol(workspace, "machine").await;
         assert_eq!(client.status, 201, "{client:?}");
         let pem = client.json()["certificate"].as_str().expect("a certificate").to_owned();
         let certificate = CertificateHash::of(&CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM"));

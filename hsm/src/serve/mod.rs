@@ -232,3 +232,29 @@ fn perform(lane: &mut dyn Lane, call: Call) -> Result<Reply, Fault> {
 fn rotating(lane: &mut dyn Lane) -> Result<&mut dyn Rotate, Fault> {
     lane.rotate().ok_or_else(|| Fault::Unsupported { what: "succession of root keys".to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn what_is_past_its_deadline_is_not_begun() {
+        for kind in [None, Some(KeyKind::P256)] {
+            let mut pace = Pace::default();
+            assert!(!pace.is_in_time(kind, 0) && !pace.is_in_time(kind, monotonic_ns()), "{kind:?}");
+            assert!(pace.is_in_time(kind, monotonic_ns() + 3600 * SECOND), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_end_in_time_is_not_begun_and_one_slow_signature_is_forgotten() {
+        let mut pace = Pace::default();
+        pace.took(Some(KeyKind::Rsa4096), Duration::from_secs(7200));
+        let soon = || monotonic_ns() + 3600 * SECOND;
+        assert!(!pace.is_in_time(Some(KeyKind::Rsa4096), soon()));
+        assert!(pace.is_in_time(Some(KeyKind::P256), soon()), "each kind has its own pace");
+        assert!((0..100).any(|_| pace.is_in_time(Some(KeyKind::Rsa4096), soon())), "barred for ever");
+    }
+}

@@ -131,7 +131,7 @@ async fn a_configuration_with_unknown_keys_is_told_all_that_is_wrong_at_once() {
 const GOLDEN: &str = "chancery: CONFIG: 
   `ledger` has an unknown key `seal_second`; did you mean `seal_seconds`?
   `logs` is unknown; did you mean `log`?
-  `market` is unknown; known are state_directory, socket, api, operators, token, tpm, ledger, rates, log, backups, traces, upstream
+  `market` is unknown; known are state_directory, socket, api, operators, token, tpm, ledger, rates, log, backups, retention, traces, upstream
 ";
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use simulators::upstream::{Behaviour, Speaks};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{Ground, before, ground};
+use toml::Value;
 
 async fn raw(ground: &Ground, text: &str) -> String {
     let text = text.replace("{secret}", &ground.member.secret);
@@ -65,6 +66,121 @@ async fn an_upstream_learns_who_asks_from_us_and_from_nobody_else() {
     }
     let all = format!("{:?}", seen.headers);
     assert!(!all.contains(&ground.member.secret), "the API key went to the upstream");
+}
+
+/// By each of these some product believes who asks, from where, or for which path: gateways, meshes, clouds, dashboards. No list of
+/// them is whole, so none of them may be what decides.
+const BELIEVED: [&str; 62] = [
+    "authorization",
+    "cf-connecting-ip",
+    "client-cert",
+    "client-ip",
+    "cookie",
+    "fastly-client-ip",
+    "forwarded",
+    "from",
+    "front-end-https",
+    "impersonate-extra-scopes",
+    "impersonate-group",
+    "impersonate-uid",
+    "impersonate-user",
+    "origin",
+    "proxy-authorization",
+    "referer",
+    "remote-user",
+    "ssl-client-cert",
+    "ssl-client-s-dn",
+    "ssl-client-verify",
+    "true-client-ip",
+    "via",
+    "x-amzn-oidc-data",
+    "x-amzn-oidc-identity",
+    "x-api-key",
+    "x-arr-clientcert",
+    "x-auth-request-user",
+    "x-authenticated-user",
+    "x-authenticated-userid",
+    "x-azure-clientip",
+    "x-client-cert",
+    "x-cluster-client-ip",
+    "x-consumer-username",
+    "x-email",
+    "x-envoy-external-address",
+    "x-forwarded",
+    "x-forwarded-client-cert",
+    "x-forwarded-host",
+    "x-goog-authenticated-user-email",
+    "x-goog-iap-jwt-assertion",
+    "x-groups",
+    "x-host",
+    "x-http-method-override",
+    "x-ms-client-principal-name",
+    "x-original-host",
+    "x-original-method",
+    "x-original-url",
+    "x-originating-ip",
+    "x-real-ip",
+    "x-remote-user",
+    "x-request-id",
+    "x-roles",
+    "x-scope-orgid",
+    "x-spiffe-id",
+    "x-tenant-id",
+    "x-tls-client-cert",
+    "x-token-subject",
+    "x-user-email",
+    "x-user-id",
+    "x-vouch-user",
+    "x-webauth-user",
+    "x-workspace",
+];
+
+/// What it gets of ours, and what its HTTP needs.
+const OURS: [&str; 10] = [
+    "chancery-actor",
+    "chancery-client",
+    "chancery-deadline-ms",
+    "chancery-workspace",
+    "host",
+    "traceparent",
+    "tracestate",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+];
+
+#[tokio::test]
+async fn an_upstream_gets_the_headers_that_are_known_and_those_it_is_to_have_and_no_other() {
+    let (plain, asking) =
+        (Upstream::plain(Speaks::Http1).await.unwrap(), Upstream::plain(Speaks::Http1).await.unwrap());
+    let more: Value = vec!["cookie", "x-scope-orgid", "origin"].into();
+    let ground = ground(vec![before("a", &plain, &[]), before("b", &asking, &[("headers", more)])]).await;
+    let known = ["accept", "accept-language", "if-none-match", "range", "user-agent", "prefer"];
+    // As many as one request may have.
+    for lies in BELIEVED.chunks(30) {
+        let ask = |path: &str| {
+            // What identifies the member itself is set by the harness.
+            let lies = lies.iter().filter(|name| **name != "authorization");
+            let ask = lies.fold(get(path), |ask, name| ask.header(name, "somebody-else"));
+            known.iter().fold(ask.header("x-never-heard-of", "1"), |ask, name| ask.header(name, "1"))
+        };
+        let asked: Vec<&str> =
+            ["cookie", "x-scope-orgid", "origin"].into_iter().filter(|name| lies.contains(name)).collect();
+        for (path, upstream, also) in [("/a", &plain, &[][..]), ("/b", &asking, &asked[..])] {
+            ground.member.ask(ask(path)).await.expect(200);
+            let seen = upstream.seen().pop().unwrap();
+            let got: std::collections::BTreeSet<&str> =
+                seen.headers.keys().map(http::HeaderName::as_str).collect();
+            let expected = OURS.iter().chain(&known).chain(also).copied().collect();
+            assert_eq!(got, expected, "{path}");
+            for name in OURS {
+                assert!(
+                    seen.headers.get_all(name).iter().all(|value| value != "somebody-else"),
+                    "{name} is the caller's"
+                );
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -171,7 +287,7 @@ async fn the_authority_of_an_absolute_target_leads_nowhere_else() {
 #[tokio::test]
 async fn nothing_of_an_h2_request_becomes_a_line_of_its_own_in_h1() {
     let upstream = Upstream::plain(Speaks::Http1).await.unwrap();
-    let ground = ground(vec![before("a", &upstream, &[])]).await;
+    let ground = ground(vec![before("a", &upstream, &[("headers", vec!["cookie"].into())])]).await;
     let connection = ground.member.connect(Protocol::H2).await;
     let sent = post("/a", json!({})).header("cookie", "a=1").header("cookie", "b=2");
     connection.send(sent).await.unwrap().expect(200);

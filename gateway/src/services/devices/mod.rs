@@ -100,6 +100,7 @@ impl Devices {
             let client = Client { id: row.id, workspace: row.workspace };
             let standing =
                 if row.enrolled { ClientStanding::Enrolled(client) } else { ClientStanding::Revoked };
+            self.roster.put_client_end(row.certificate, row.not_after);
             self.roster.put_client(row.certificate, standing);
         }
         Ok(())
@@ -148,6 +149,7 @@ impl Devices {
         let client = Client { id: row.id.clone(), workspace: new.workspace };
         let hash = CertificateHash::of(&certificate);
         let row = ClientRow { state: "enrolled".to_owned(), certificate: Some(hash), ..row };
+        self.roster.put_client_end(hash, row.not_after);
         let reply = self.finish(telling, &client, EnrolledClient { row, certificate }, say).await?;
         self.roster.put_client(hash, ClientStanding::Enrolled(client));
         Ok(reply)

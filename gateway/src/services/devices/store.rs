@@ -36,7 +36,7 @@ static CLIENTS: Statement = Statement::tenant(
 static ALL: Statement = Statement::across_workspaces(
     SERVICE,
     "the certificate decides the workspace, so the roster is filled before any is known",
-    "SELECT workspace, id, state, certificate_hash FROM clients WHERE certificate_hash IS NOT NULL",
+    "SELECT workspace, id, state, certificate_hash, not_after_us FROM clients WHERE certificate_hash IS NOT NULL",
 );
 static REVOKE: Statement = Statement::tenant(
     SERVICE,
@@ -48,7 +48,7 @@ static REVOKE_ALL: Statement = Statement::tenant(
 );
 static STANDS: Statement = Statement::tenant(
     SERVICE,
-    "SELECT 1 FROM clients WHERE workspace = ?1 AND id = ?2 AND state = 'enrolled'",
+    "SELECT 1 FROM clients WHERE workspace = ?1 AND id = ?2 AND state = 'enrolled' AND not_after_us > ?3",
 );
 static REVOKE_ISSUED: Statement = Statement::across_workspaces(
     SERVICE,
@@ -95,6 +95,8 @@ pub struct RosterRow {
     pub enrolled: bool,
     /// The certificate's hash.
     pub certificate: CertificateHash,
+    /// When it ends.
+    pub not_after: Moment,
 }
 /// A client that lost its certificate together with the CA that issued it.
 #[derive(Clone, Debug)]
@@ -146,6 +148,7 @@ pub(super) fn roster(view: &View<'_>) -> Result<Vec<RosterRow>, SqlFault> {
             id,
             enrolled: row.text(2)? == "enrolled",
             certificate: CertificateHash(bytes(row, 3)?),
+            not_after: Moment::from_micros(row.integer(4)?),
         })
     })
 }
@@ -190,8 +193,11 @@ pub(super) fn revoke_all(tx: &Tx<'_>, workspace: &WorkspaceId) -> Result<usize, 
 ///
 /// # Errors
 /// The database did not do it.
-pub fn stands(tx: &Tx<'_>, workspace: &WorkspaceId, id: &ClientId) -> Result<bool, SqlFault> {
-    Ok(tx.within(workspace.on_ledger()).one(&STANDS, params![id.as_str()], |_| Ok(()))?.is_some())
+pub fn stands(tx: &Tx<'_>, workspace: &WorkspaceId, id: &ClientId, now: Moment) -> Result<bool, SqlFault> {
+    Ok(tx
+        .within(workspace.on_ledger())
+        .one(&STANDS, params![id.as_str(), now.micros()], |_| Ok(()))?
+        .is_some())
 }
 
 fn certificate_or_none(row: &Row<'_>, column: usize) -> Result<Option<CertificateHash>, SqlFault> {

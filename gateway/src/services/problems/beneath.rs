@@ -160,6 +160,9 @@ impl From<CaRefused> for Problem {
             CaRefused::Signing(failed) => failed.into(),
             CaRefused::Request(fault) | CaRefused::Writing(fault) => Self::internal(&fault),
             unreadable @ CaRefused::Unreadable => Self::internal(&unreadable),
+            ended @ (CaRefused::Ended { .. } | CaRefused::NotBegun { .. }) => {
+                Self::new(Code::WrongState, ended.to_string())
+            }
         }
     }
 }

@@ -118,7 +118,7 @@ impl Succession {
             authority: authority.clone(),
             standing: *standing,
             issues_clients: authority.fingerprint() == line.client_issuer().fingerprint(),
-            issues_server: authority.fingerprint() == line.server_issuer().fingerprint(),
+            issues_server: authority.fingerprint() == line.server_issuer_at(self.ground.now()).fingerprint(),
             clients: of(authority),
         };
         Ok(line.members().iter().map(member).collect())
