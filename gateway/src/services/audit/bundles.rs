@@ -18,6 +18,7 @@ use serde_json::json;
 use super::Audit;
 use super::recipient::{Recipient, Sealed};
 use super::shelves;
+use crate::api::Code;
 use crate::ids::WorkspaceId;
 use crate::topics;
 
@@ -74,7 +75,10 @@ pub fn freeze_range(tx: &Tx<'_>, cx: &StepContext, plan: &ExportPlan) -> Result<
     let size = tx.size()?;
     let last = plan.to.or(plan.from);
     if let Some(last) = last.filter(|last| *last >= size) {
-        return Err(Refused::business("invalid", format!("there is no entry {last}; the log has {size}")));
+        return Err(Refused::business(
+            Code::Invalid,
+            format!("there is no entry {last}; the log has {size}"),
+        ));
     }
     let object = format!("workflow/{}", cx.saga.id);
     Ok(Told::new((), cx.entry_with("audit.export", object, |detail| detail.after(json!(plan)))))
@@ -319,5 +323,5 @@ fn later(why: impl std::fmt::Display) -> RemoteFault {
 }
 
 fn changed_since() -> Reason {
-    Reason::new("wrong_state", "the bundle on disk is not the one that was built; somebody changed it")
+    Reason::new(Code::WrongState, "the bundle on disk is not the one that was built; somebody changed it")
 }

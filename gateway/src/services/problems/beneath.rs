@@ -48,6 +48,9 @@ impl From<LedgerRefused> for Problem {
             LedgerRefused::ClientWithdrawn => {
                 Self::new(Code::ClientRevoked, "the client certificate was revoked; nothing was done")
             }
+            LedgerRefused::WorkspaceClosed => {
+                Self::new(Code::WorkspaceClosed, "the workspace was closed meanwhile; nothing was done")
+            }
             LedgerRefused::Fenced { .. } => Self::new(
                 Code::Fenced,
                 format!("{refused}; nothing was done. Lease the name anew and look at what has changed"),
