@@ -5,7 +5,7 @@ CARGO ?= cargo
 # nextest where it is installed, plain cargo test where not.
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help deps build demo dev test lint bench torture install uninstall check-units
+.PHONY: help deps build demo dev test lint bench torture mutants install uninstall check-units
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ else
 endif
 	$(CARGO) test --workspace --doc
 
-lint: deps ## formatting, clippy with warnings as errors, units, advisories where cargo-audit is present
+lint: deps ## formatting, clippy with warnings as errors, units, known advisories (ADVISORY_DB=fetch|skip|<directory>)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	systemd/check.sh
@@ -51,7 +51,10 @@ torture: deps ## all crash points and fault cycles, not only the sample
 	$(CARGO) build --workspace --bins
 	CHANCERY_TORTURE=all $(CARGO) nextest run --workspace --no-fail-fast -E 'binary(~torture) | binary(~fault) | binary(~stress) | binary(kills)'
 
-install: ## install binaries and units (DESTDIR and PREFIX are honoured)
+mutants: deps ## change the code where it would hurt most and see whether a test notices (PART=append SHARD=0/4; goes on where it was stopped)
+	@.ci/mutants
+
+install: ## install binaries, units and licences (DESTDIR and PREFIX are honoured)
 	$(CARGO) build --release -p gateway --no-default-features -p hsm -p audit --features hsm/worker
 	BUILD=target/release systemd/install.sh
 

@@ -45,6 +45,10 @@ install_programs() {
     install -D -m 0755 "$BUILD/chancery-audit" "$DESTDIR$PREFIX/bin/chancery-audit"
     # Not in anyone's search path: only the daemon starts it.
     install -D -m 0755 "$BUILD/chancery-hsm" "$DESTDIR$PREFIX/libexec/chancery/chancery-hsm"
+    # The terms of what is linked ask to travel with it.
+    for paper in LICENSE THIRD-PARTY-LICENSES.txt; do
+        install -D -m 0644 "$here/../$paper" "$DESTDIR$PREFIX/share/doc/chancery/$paper"
+    done
 }
 
 install_unit() {

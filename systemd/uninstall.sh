@@ -27,7 +27,7 @@ stop() {
 
 remove_installed() {
     rm -f "$DESTDIR$PREFIX/bin/chancery" "$DESTDIR$PREFIX/bin/chancery-audit"
-    rm -rf "$DESTDIR$PREFIX/libexec/chancery" "$DESTDIR$PREFIX/share/chancery"
+    rm -rf "$DESTDIR$PREFIX/libexec/chancery" "$DESTDIR$PREFIX/share/chancery" "$DESTDIR$PREFIX/share/doc/chancery"
     rm -f "$DESTDIR$PREFIX/lib/systemd/system/chancery.service"
     rm -f "$DESTDIR$PREFIX/lib/sysusers.d/chancery.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/chancery.conf"
     if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

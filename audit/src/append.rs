@@ -217,15 +217,25 @@ fn insert_node(session: &Session, height: u32, place: u64, hash: &Hash) -> Resul
     Ok(())
 }
 
-pub(crate) fn save_tip(session: &Session, tip: &Tip) -> Result<(), SqlFault> {
-    const SAVE: &str = "INSERT INTO tree_state (one, size, chain, peaks) VALUES (1, ?1, ?2, ?3) \
-        ON CONFLICT (one) DO UPDATE SET size = excluded.size, chain = excluded.chain, peaks = excluded.peaks";
-    let mut save = session.own(SAVE)?;
-    save.raw_bind_parameter(1, signed(tip.size()))?;
-    save.raw_bind_parameter(2, &tip.chain[..])?;
-    save.raw_bind_parameter(3, tip.frontier.peaks().concat())?;
-    save.raw_execute()?;
-    Ok(())
+/// Writes the end of a log that has none yet.
+pub(crate) fn begin_tip(session: &Session, tip: &Tip) -> Result<(), SqlFault> {
+    put_tip(session, "INSERT INTO tree_state (size, chain, peaks, one) VALUES (?1, ?2, ?3, 1)", tip)
+}
+
+fn save_tip(session: &Session, tip: &Tip) -> Result<(), SqlFault> {
+    put_tip(session, "UPDATE tree_state SET size = ?1, chain = ?2, peaks = ?3 WHERE one = 1", tip)
+}
+
+fn put_tip(session: &Session, sql: &'static str, tip: &Tip) -> Result<(), SqlFault> {
+    let mut put = session.own(sql)?;
+    put.raw_bind_parameter(1, signed(tip.size()))?;
+    put.raw_bind_parameter(2, &tip.chain[..])?;
+    put.raw_bind_parameter(3, tip.frontier.peaks().concat())?;
+    match put.raw_execute()? {
+        1 => Ok(()),
+        // A log whose end is gone: what is appended to it would stand on nothing.
+        _ => Err(SqlFault::Several),
+    }
 }
 
 pub(crate) fn load_tip(session: &Session) -> Result<Option<Tip>, SqlFault> {

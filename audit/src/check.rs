@@ -4,6 +4,7 @@
 
 use crate::append::Tip;
 use crate::leaf::{Hash, Leaf, leaf_hash, next_chain, payload_commit};
+use crate::query::StoredEntry;
 
 /// One row as stored: every column, so that a new one cannot be forgotten here.
 #[derive(Debug, Clone, Copy)]
@@ -192,6 +193,31 @@ pub(crate) fn check_payload(seq: u64, leaf: &Leaf<'_>, salt: &[u8], payload: &[u
         Ok(salt) if payload_commit(salt, payload) == leaf.payload_commit => Ok(()),
         _ => Err(Finding::Payload { seq }),
     }
+}
+
+/// One entry by itself: whether its columns and its payload are what its leaf says.
+pub(crate) fn check_stored(entry: &StoredEntry) -> Result<(), Finding> {
+    let seq = entry.seq;
+    let leaf = Leaf::decode(&entry.leaf).map_err(|why| Finding::NotALeaf { seq, why: why.to_string() })?;
+    if leaf.seq != seq {
+        return Err(Finding::Gap { expected: seq, found: leaf.seq });
+    }
+    let row = RowBytes {
+        seq,
+        time_us: entry.time_us,
+        workspace: &entry.workspace,
+        actor: &entry.actor,
+        action: &entry.action,
+        object: &entry.object,
+        outcome: &entry.outcome,
+        request_id: &entry.request_id,
+        leaf: &entry.leaf,
+        salt: &entry.salt,
+        payload: &entry.payload,
+        chain: &entry.chain,
+    };
+    compare_columns(&row, &leaf)?;
+    check_payload(seq, &leaf, &entry.salt, &entry.payload)
 }
 
 fn compare_columns(row: &RowBytes<'_>, leaf: &Leaf<'_>) -> Result<(), Finding> {

@@ -3,6 +3,7 @@
 //! What leaves: real signatures, believable attestations, and every kind of trouble on request.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -54,6 +55,7 @@ pub struct MemorySealer {
     ed25519: Ed25519KeyPair,
     p256: EcdsaKeyPair,
     faults: Faults,
+    signatures: AtomicU64,
 }
 
 impl MemorySealer {
@@ -65,12 +67,17 @@ impl MemorySealer {
             ok(NoteKey::new(origin, KeyKind::Ed25519, ed25519.public_key().as_ref().to_vec())),
             ok(NoteKey::new(format!("{origin}/tpm"), KeyKind::EcdsaP256, spki(&p256))),
         ];
-        Self { keys, ed25519, p256, faults: Faults::default() }
+        Self { keys, ed25519, p256, faults: Faults::default(), signatures: AtomicU64::new(0) }
     }
 
     /// Plans a failure of the next such call.
     pub fn fail(&self, call: Call, when: Failing) {
         unpoisoned(&self.faults).push_back((call, when));
+    }
+
+    /// Signatures made so far.
+    pub fn signatures(&self) -> u64 {
+        self.signatures.load(Ordering::Relaxed)
     }
 }
 
@@ -82,6 +89,7 @@ impl Sealer for MemorySealer {
     fn sign<'a>(&'a self, key: usize, text: &'a [u8]) -> Answer<'a, Vec<u8>> {
         Box::pin(async move {
             fails(&self.faults, Call::Sign, Failing::Before)?;
+            self.signatures.fetch_add(1, Ordering::Relaxed);
             let signature = match key {
                 0 => self.ed25519.sign(text).as_ref().to_vec(),
                 _ => ok(self.p256.sign(&SystemRandom::new(), text)).as_ref().to_vec(),
@@ -127,6 +135,11 @@ impl MemoryAnchor {
     /// Another machine's anchor, brought to the same state: only its attestation key differs.
     pub fn impostor(&self) -> Self {
         Self { ak: Self::new(self.tier).ak, ..self.clone() }
+    }
+
+    /// The public part of its attestation key, SPKI DER.
+    pub fn attestation_key(&self) -> Vec<u8> {
+        spki(&self.ak)
     }
 
     /// A copy of what it holds.

@@ -47,6 +47,11 @@ pub struct LedgerLimits {
     pub unanchored_rows_max: u64,
     /// Age of the oldest such entry before writes are refused.
     pub unanchored_age_max: Duration,
+    /// Bytes of the write-ahead log beyond which new reads wait until it can be begun anew. Without that, reads that
+    /// overlap for ever let it grow for ever, until the disk is full.
+    pub wal_bytes_max: u64,
+    /// How long reads under way may keep the log from being begun anew before it is left to grow a little further.
+    pub wal_readers_wait_max: Duration,
 }
 
 impl Default for LedgerLimits {
@@ -58,6 +63,10 @@ impl Default for LedgerLimits {
             batch_writes_max: 512,
             unanchored_rows_max: u64::MAX,
             unanchored_age_max: Duration::MAX,
+            // Four times what is folded without anybody noticing: met only while reads overlap.
+            wal_bytes_max: 64 * 1_024 * 1_024,
+            // Longer than a page of entries takes to read, shorter than a client notices.
+            wal_readers_wait_max: Duration::from_millis(100),
         }
     }
 }
@@ -86,7 +95,7 @@ pub struct LedgerHealth {
     pub entries: u64,
     /// Entries since the last confirmed checkpoint.
     pub unanchored_rows: u64,
-    /// Since when, if any.
+    /// How long the oldest of them has waited, if any. Exact to within a second, and never too short.
     pub unanchored_for: Duration,
     /// Writes waiting.
     pub queued_writes: usize,
@@ -96,6 +105,12 @@ pub struct LedgerHealth {
     pub syncs: u64,
     /// Commits undone because no space was left.
     pub undone_for_space: u64,
+    /// Bytes in the write-ahead log.
+    pub wal_bytes: u64,
+    /// Times the write-ahead log passed its bound and was begun anew after reads had been asked to wait.
+    pub wal_restarts: u64,
+    /// Whether new reads wait at this moment so that it can be.
+    pub reads_held_back: bool,
 }
 
 /// The ledger. Cheap to clone; all clones are the same ledger.
@@ -191,6 +206,11 @@ impl Ledger {
     /// How the ledger is.
     pub fn health(&self) -> LedgerHealth {
         self.shared.health()
+    }
+
+    /// Waits until the ledger is frozen, and says why. One that is not never ends this wait.
+    pub async fn frozen(&self) -> Arc<Freeze> {
+        self.shared.frozen().await
     }
 
     /// The name of this log.

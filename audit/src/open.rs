@@ -9,11 +9,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use rusqlite::config::DbConfig;
-use rusqlite::hooks::Wal;
+use rusqlite::hooks::Wal as EngineWal;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
-use crate::append::{Appender, Tip, load_tip, save_tip};
+use crate::append::{Appender, Tip, begin_tip, load_tip};
 use crate::fault::SqlFault;
 use crate::gather::Pace;
 use crate::job::Job;
@@ -26,7 +26,7 @@ use crate::registry::{Behalf, Owner, Registry, authorizer};
 use crate::schema;
 use crate::shared::{Core, Doors, Shared};
 use crate::tx::Session;
-use crate::writer::Writer;
+use crate::writer::{Wal, Writer};
 
 pub(crate) fn open(options: LedgerOptions) -> Result<Ledger, OpenRefused> {
     check_origin(&options.origin)?;
@@ -36,12 +36,13 @@ pub(crate) fn open(options: LedgerOptions) -> Result<Ledger, OpenRefused> {
     let registry = Arc::new(Registry::new(&schemas)?);
     let database = |source| OpenRefused::Database { path: options.path.clone(), source };
 
-    let mut session = connect(&options.path, &registry, true).map_err(database)?;
+    let mut session =
+        connect(&options.path, &registry, Some(options.limits.wal_bytes_max)).map_err(database)?;
     sync_directory(&options.path)?;
     migrate(&session, &schemas, &options.path)?;
     let tip = settle_origin(&session, &options)?;
     prove_statements(&session)?;
-    let sessions = (0..options.limits.readers.max(1)).map(|_| connect(&options.path, &registry, false));
+    let sessions = (0..options.limits.readers.max(1)).map(|_| connect(&options.path, &registry, None));
     let sessions = sessions.collect::<Result<Vec<_>, _>>().map_err(database)?;
 
     let (writes, write_queue) = sync_channel(options.limits.queue_writes_max);
@@ -49,13 +50,19 @@ pub(crate) fn open(options: LedgerOptions) -> Result<Ledger, OpenRefused> {
     let standing = if options.dangerous_without_recovery { Standing::Open } else { Standing::Unverified };
     let core = Core::new(options.origin.clone(), options.clock.clone(), options.limits, standing, tip.size());
     let core = Arc::new(core);
-    let wal_pages = watch_wal(&mut session).map_err(database)?;
+    watch_wal(&mut session, core.figures.wal_pages.clone()).map_err(database)?;
     let appender = Appender::new(options.origin, options.clock, options.random, tip);
 
-    let writer =
-        Writer { session, appender, core: core.clone(), pace: Pace::default(), wal_pages, _lock: lock };
-    let shared = Arc::new(Shared::new(core, Doors { writes, reads }));
-    start(&shared, writer, write_queue, sessions, read_queue)
+    let writer = Writer {
+        session,
+        appender,
+        core: core.clone(),
+        pace: Pace::default(),
+        wal: Wal::default(),
+        _lock: lock,
+    };
+    let shared = Arc::new(Shared::new(core.clone(), Doors { writes, reads }));
+    start(&shared, &core, writer, write_queue, sessions, read_queue)
         .map_err(|source| OpenRefused::File { path: options.path, source })?;
     Ok(Ledger { shared })
 }
@@ -68,20 +75,24 @@ fn check_origin(origin: &str) -> Result<(), OpenRefused> {
     Ok(())
 }
 
-fn connect(path: &Path, registry: &Arc<Registry>, writing: bool) -> Result<Session, SqlFault> {
-    let access = if writing {
+/// Opens a connection: the writer's with the bound of its write-ahead log, a reader's without.
+fn connect(path: &Path, registry: &Arc<Registry>, writes: Option<u64>) -> Result<Session, SqlFault> {
+    let access = if writes.is_some() {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
     } else {
         OpenFlags::SQLITE_OPEN_READ_ONLY
     };
     let mut conn = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    if writing {
+    if let Some(wal_bytes_max) = writes {
         // FULL, because with NORMAL a power loss may take acknowledged commits, which after an anchor looks
         // exactly like a rollback. The automatic checkpoint is off: see `Writer::fold_wal`.
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
              PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;",
         )?;
+        // Begun anew, a log that had grown beyond its bound gives the disk back what it took.
+        let size_max = i64::try_from(wal_bytes_max).unwrap_or(i64::MAX);
+        conn.pragma_update(None, "journal_size_limit", size_max)?;
     } else {
         conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;")?;
     }
@@ -172,7 +183,7 @@ fn settle_origin(session: &Session, options: &LedgerOptions) -> Result<Tip, Open
         let mut name = session.own("INSERT INTO log (one, origin) VALUES (1, ?1)")?;
         name.raw_bind_parameter(1, &options.origin)?;
         name.raw_execute()?;
-        save_tip(session, &tip)?;
+        begin_tip(session, &tip)?;
         session.own("COMMIT")?.raw_execute()?;
         Ok((options.origin.clone(), tip))
     };
@@ -201,18 +212,17 @@ fn prove_statements(session: &Session) -> Result<(), OpenRefused> {
 }
 
 /// Keeps count of the pages in the write-ahead log, as the engine tells them after each commit.
-fn watch_wal(session: &mut Session) -> Result<Arc<AtomicU64>, SqlFault> {
-    let pages = Arc::new(AtomicU64::new(0));
-    let told = pages.clone();
-    session.conn.wal_hook(Some(move |_: &mut Wal, now: i32| {
-        told.store(u64::try_from(now).unwrap_or(0), Ordering::Relaxed);
+fn watch_wal(session: &mut Session, pages: Arc<AtomicU64>) -> Result<(), SqlFault> {
+    session.conn.wal_hook(Some(move |_: &mut EngineWal, now: i32| {
+        pages.store(u64::try_from(now).unwrap_or(0), Ordering::Relaxed);
         Ok(())
     }))?;
-    Ok(pages)
+    Ok(())
 }
 
 fn start(
     shared: &Arc<Shared>,
+    core: &Arc<Core>,
     writer: Writer,
     writes: Receiver<Box<dyn Job>>,
     sessions: Vec<Session>,
@@ -230,8 +240,8 @@ fn start(
     spawn("ledger-writer", Box::new(move || writer.serve(&writes)))?;
     let reads = Arc::new(Mutex::new(reads));
     for session in sessions {
-        let reads = reads.clone();
-        spawn("ledger-reader", Box::new(move || readers::serve(&session, &reads)))?;
+        let (reads, core) = (reads.clone(), core.clone());
+        spawn("ledger-reader", Box::new(move || readers::serve(&session, &core.snapshots, &reads)))?;
     }
     Ok(())
 }

@@ -310,26 +310,94 @@ mod tests {
     fn the_tables_refuse_what_no_code_should_try() {
         let conn = ledger();
         conn.execute_batch(
-            "INSERT INTO entry VALUES (0, 1, '', '', '', '', '', '', x'', x'', x'', x'');
+            "INSERT INTO schema_step VALUES ('ledger', 1, x'');
+             INSERT INTO entry VALUES (0, 1, '', '', '', '', '', '', x'', x'', x'', x'');
              INSERT INTO tree_node VALUES (8, 0, x'');
              INSERT INTO tree_state VALUES (1, 5, x'', x'');
              INSERT INTO log VALUES (1, 'a');
              INSERT INTO anchor (k, size, note, before, after, tier, state) VALUES (1, 1, '', x'', x'', '', 'pending');
-             UPDATE anchor SET state = 'confirmed';",
+             UPDATE anchor SET state = 'confirmed';
+             INSERT INTO anchor (k, size, note, before, after, tier, state) VALUES (2, 2, '', x'', x'', '', 'pending');
+             INSERT INTO service_start (number, state) VALUES (1, 'pending');
+             UPDATE service_start SET state = 'confirmed';
+             INSERT INTO service_start (number, state) VALUES (2, 'pending');",
         )
         .unwrap();
+        let replace = |row: &str| format!("INSERT OR REPLACE INTO {row}");
+        let (row, anchor, start) = (
+            "VALUES (0, 9, '', 'forged', '', '', '', '', x'', x'', x'', x'')",
+            "anchor (k, size, note, before, after, tier, state) VALUES",
+            "service_start (number, state) VALUES",
+        );
         for (sql, why) in [
-            ("UPDATE entry SET actor = 'x'", "an entry is never changed"),
-            ("DELETE FROM entry", "an entry is never deleted"),
-            ("UPDATE tree_node SET place = 1", "a tree node is never changed"),
-            ("DELETE FROM tree_node", "a tree node is never deleted"),
-            ("UPDATE tree_state SET size = 4", "a log never shrinks"),
-            ("UPDATE log SET origin = 'b'", "the origin of a log never changes"),
-            ("UPDATE anchor SET state = 'pending'", "an anchor changes once, from pending to confirmed"),
-            ("UPDATE anchor SET note = 'x'", "an anchor changes once, from pending to confirmed"),
-            ("DELETE FROM anchor", "an anchor is never deleted"),
+            ("UPDATE entry SET actor = 'x'".to_owned(), "an entry is never changed"),
+            ("DELETE FROM entry".to_owned(), "an entry is never deleted"),
+            (replace(&format!("entry {row}")), "an entry is never replaced"),
+            (format!("REPLACE INTO entry {row}"), "an entry is never replaced"),
+            (format!("INSERT OR IGNORE INTO entry {row}"), "an entry is never replaced"),
+            (
+                format!("INSERT INTO entry {row} ON CONFLICT (seq) DO UPDATE SET actor = 'x'"),
+                "an entry is never replaced",
+            ),
+            (
+                replace("entry SELECT seq, 7, '', '', '', '', '', '', x'', x'', x'', x'' FROM entry"),
+                "an entry is never replaced",
+            ),
+            ("UPDATE OR REPLACE entry SET seq = 0".to_owned(), "an entry is never changed"),
+            ("UPDATE tree_node SET place = 1".to_owned(), "a tree node is never changed"),
+            ("DELETE FROM tree_node".to_owned(), "a tree node is never deleted"),
+            (replace("tree_node VALUES (8, 0, x'01')"), "a tree node is never replaced"),
+            ("UPDATE tree_state SET size = 4".to_owned(), "a log never shrinks"),
+            ("DELETE FROM tree_state".to_owned(), "a log never ends"),
+            (replace("tree_state VALUES (1, 4, x'', x'')"), "a log begins once"),
+            ("UPDATE log SET origin = 'b'".to_owned(), "the origin of a log never changes"),
+            ("DELETE FROM log".to_owned(), "the origin of a log is kept"),
+            (replace("log VALUES (1, 'b')"), "the origin of a log never changes"),
+            (
+                "UPDATE anchor SET state = 'pending'".to_owned(),
+                "an anchor changes once, from pending to confirmed",
+            ),
+            ("UPDATE anchor SET note = 'x'".to_owned(), "an anchor changes once, from pending to confirmed"),
+            ("DELETE FROM anchor".to_owned(), "an anchor is never deleted"),
+            (
+                replace(&format!("{anchor} (1, 9, 'x', x'', x'', '', 'confirmed')")),
+                "an anchor is never replaced",
+            ),
+            (
+                replace(&format!("{anchor} (3, 9, 'x', x'', x'', '', 'pending')")),
+                "an anchor is never replaced",
+            ),
+            (
+                "UPDATE service_start SET counter = 9 WHERE number = 1".to_owned(),
+                "a start changes once, from pending to confirmed",
+            ),
+            ("DELETE FROM service_start".to_owned(), "a start is never deleted"),
+            (replace(&format!("{start} (1, 'confirmed')")), "a start is never replaced"),
+            (replace(&format!("{start} (3, 'pending')")), "a start is never replaced"),
+            ("UPDATE schema_step SET step = 2".to_owned(), "a step of the schema never changes"),
+            ("DELETE FROM schema_step".to_owned(), "a step of the schema is never forgotten"),
+            (replace("schema_step VALUES ('ledger', 1, x'01')"), "a step of the schema is never replaced"),
         ] {
-            assert_eq!(conn.execute_batch(sql).unwrap_err().to_string(), why, "{sql}");
+            assert_eq!(conn.execute_batch(&sql).unwrap_err().to_string(), why, "{sql}");
+        }
+    }
+
+    /// Each table of the ledger's own is held by the test above; a new one has to be added to both.
+    #[test]
+    fn every_table_of_the_ledger_refuses_to_lose_change_or_replace_a_row() {
+        let conn = ledger();
+        for table in schema::LEDGER.tables {
+            for event in ["DELETE", "UPDATE", "INSERT"] {
+                let guards: i64 = conn
+                    .query_row(
+                        "SELECT COUNT(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 \
+                         AND sql LIKE '% BEFORE ' || ?2 || ' ON %RAISE(ABORT%'",
+                        [table.name, event],
+                        |row| row.get(0),
+                    )
+                    .unwrap();
+                assert_eq!(guards, 1, "{event} on `{}`", table.name);
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 use crate::fault::SqlFault;
+use crate::gate::SnapshotGate;
 use crate::refused::ReadRefused;
 use crate::shared::unpoisoned;
 use crate::tx::{Session, View};
@@ -37,15 +38,16 @@ where
 }
 
 /// A reader's life: until the ledger takes the door away.
-pub(crate) fn serve(session: &Session, queue: &Arc<Mutex<Receiver<ReadJob>>>) {
+pub(crate) fn serve(session: &Session, snapshots: &SnapshotGate, queue: &Arc<Mutex<Receiver<ReadJob>>>) {
     loop {
         let next = unpoisoned(queue).recv();
         let Ok(job) = next else { return };
-        read(session, job);
+        read(session, snapshots, job);
     }
 }
 
-fn read(session: &Session, job: ReadJob) {
+fn read(session: &Session, snapshots: &SnapshotGate, job: ReadJob) {
+    let _snapshot = snapshots.enter();
     if let Err(fault) = session.own("BEGIN").and_then(|mut begin| Ok(begin.raw_execute()?)) {
         return job(Err(fault));
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Checkpoint, Proof, ProofRefused};
 use crate::leaf::{Leaf, NotALeaf, leaf_hash, payload_commit};
 use crate::note::NoteKey;
+use crate::verify::seals::required_lines;
 
 /// A leaf, what it commits to, and the proof that it is in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub enum ReceiptRefused {
     /// The detail was exchanged.
     #[error("the detail is not the one that entry {0} commits to")]
     WrongPayload(u64),
+    /// A line that the keys demand is not there.
+    #[error("the checkpoint: {0}")]
+    Lines(String),
     /// The proof does not hold.
     #[error("the proof does not hold")]
     Proof(#[from] ProofRefused),
@@ -89,7 +93,8 @@ impl Receipt {
         })
     }
 
-    /// Checks all of it against keys the reader trusts: what was recorded, in which checkpoint, signed by whom.
+    /// Checks all of it against keys the reader trusts: what was recorded, in which checkpoint, signed by whom. Each key
+    /// that bears a name of this log is a demand: its line must be there.
     pub fn check<'k>(
         &self,
         known: &'k [NoteKey],
@@ -109,6 +114,7 @@ impl Receipt {
                 proof_origin: checkpoint.origin,
             });
         }
+        required_lines(&checkpoint.origin, known, &signers, true).map_err(ReceiptRefused::Lines)?;
         Ok((leaf, checkpoint, signers))
     }
 }

@@ -16,7 +16,7 @@ pub(crate) static LEDGER: Schema = Schema {
         Table { name: "anchor", tenant: false },
         Table { name: "service_start", tenant: false },
     ],
-    migrations: &[TABLES],
+    migrations: &[TABLES, NO_REPLACING],
     statements: &[],
 };
 
@@ -100,4 +100,37 @@ CREATE UNIQUE INDEX service_start_pending ON service_start (state) WHERE state =
 CREATE TRIGGER service_start_is_kept BEFORE DELETE ON service_start BEGIN SELECT RAISE(ABORT, 'a start is never deleted'); END;
 CREATE TRIGGER service_start_is_fixed BEFORE UPDATE ON service_start WHEN OLD.state <> 'pending'
     BEGIN SELECT RAISE(ABORT, 'a start changes once, from pending to confirmed'); END;
+";
+
+// `INSERT OR REPLACE` deletes the row that stands in its way, and the engine runs the triggers of that deletion only where
+// the connection asks for it (`recursive_triggers`), which an attacker's does not. So each table that only grows looks
+// for the row itself, by every key that a replacement could go by.
+const NO_REPLACING: &str = "
+CREATE TRIGGER log_is_named_once BEFORE INSERT ON log
+    WHEN EXISTS (SELECT 1 FROM log)
+    BEGIN SELECT RAISE(ABORT, 'the origin of a log never changes'); END;
+CREATE TRIGGER entry_is_added_once BEFORE INSERT ON entry
+    WHEN EXISTS (SELECT 1 FROM entry WHERE seq = NEW.seq)
+    BEGIN SELECT RAISE(ABORT, 'an entry is never replaced'); END;
+CREATE TRIGGER tree_node_is_added_once BEFORE INSERT ON tree_node
+    WHEN EXISTS (SELECT 1 FROM tree_node WHERE height = NEW.height AND place = NEW.place)
+    BEGIN SELECT RAISE(ABORT, 'a tree node is never replaced'); END;
+CREATE TRIGGER tree_state_is_begun_once BEFORE INSERT ON tree_state
+    WHEN EXISTS (SELECT 1 FROM tree_state)
+    BEGIN SELECT RAISE(ABORT, 'a log begins once'); END;
+CREATE TRIGGER anchor_is_added_once BEFORE INSERT ON anchor
+    WHEN EXISTS (SELECT 1 FROM anchor WHERE k = NEW.k)
+        OR (NEW.state = 'pending' AND EXISTS (SELECT 1 FROM anchor WHERE state = 'pending'))
+    BEGIN SELECT RAISE(ABORT, 'an anchor is never replaced'); END;
+CREATE TRIGGER service_start_is_added_once BEFORE INSERT ON service_start
+    WHEN EXISTS (SELECT 1 FROM service_start WHERE number = NEW.number)
+        OR (NEW.state = 'pending' AND EXISTS (SELECT 1 FROM service_start WHERE state = 'pending'))
+    BEGIN SELECT RAISE(ABORT, 'a start is never replaced'); END;
+CREATE TRIGGER schema_step_is_kept BEFORE DELETE ON schema_step
+    BEGIN SELECT RAISE(ABORT, 'a step of the schema is never forgotten'); END;
+CREATE TRIGGER schema_step_is_fixed BEFORE UPDATE ON schema_step
+    BEGIN SELECT RAISE(ABORT, 'a step of the schema never changes'); END;
+CREATE TRIGGER schema_step_is_added_once BEFORE INSERT ON schema_step
+    WHEN EXISTS (SELECT 1 FROM schema_step WHERE service = NEW.service AND step = NEW.step)
+    BEGIN SELECT RAISE(ABORT, 'a step of the schema is never replaced'); END;
 ";

@@ -5,10 +5,11 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+use crate::extent::{Extent, Unsealed};
+use crate::gate::SnapshotGate;
 use crate::job::{Audited, Job, Pass, Settled, Unaudited};
 use crate::ledger::{LedgerHealth, LedgerLimits, Standing};
 use crate::outside::Clock;
@@ -16,6 +17,9 @@ use crate::readers::ReadJob;
 use crate::refused::{Freeze, ReadRefused, WriteRefused};
 use crate::told::{Recorded, Told};
 use crate::tx::{Tx, View};
+
+/// A page of the database with its frame header, as it stands in the write-ahead log.
+pub(crate) const WAL_PAGE_BYTES: u64 = 4_096 + 24;
 
 /// What all clones of a ledger share. With the last clone the doors go, and so the threads end.
 pub(crate) struct Shared {
@@ -30,6 +34,9 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: LedgerLimits,
     pub(crate) figures: Figures,
+    pub(crate) snapshots: SnapshotGate,
+    extent: Mutex<Extent>,
+    froze: Notify,
     standing: Mutex<Standing>,
 }
 
@@ -43,16 +50,16 @@ impl std::ops::Deref for Shared {
 /// Counters that the writer keeps and health shows.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
-    pub(crate) entries: AtomicU64,
-    pub(crate) anchored: AtomicU64,
-    /// Monotonic microseconds plus one of the oldest entry not yet anchored; 0 when there is none.
-    pub(crate) unanchored_since: AtomicU64,
     pub(crate) queued_writes: AtomicUsize,
     /// Callers on their way to a write, or back for the next.
     pub(crate) attending: Arc<AtomicUsize>,
     pub(crate) commits: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) undone_for_space: AtomicU64,
+    /// Pages in the write-ahead log, told by the engine after each commit.
+    pub(crate) wal_pages: Arc<AtomicU64>,
+    /// Times a write-ahead log beyond its bound was begun anew after its readers had been asked to wait.
+    pub(crate) wal_restarts: AtomicU64,
 }
 
 /// The two ways to the threads; taken away on close, and with them gone the threads end.
@@ -187,8 +194,10 @@ impl Core {
         standing: Standing,
         entries: u64,
     ) -> Self {
-        let figures = Figures { entries: AtomicU64::new(entries), ..Figures::default() };
-        Self { origin, clock, limits, figures, standing: Mutex::new(standing) }
+        let extent = Mutex::new(Extent::opened(entries, clock.monotonic()));
+        let (figures, snapshots) = (Figures::default(), SnapshotGate::default());
+        let (froze, standing) = (Notify::new(), Mutex::new(standing));
+        Self { origin, clock, limits, figures, snapshots, extent, froze, standing }
     }
 
     /// Whether a job with this pass may run now.
@@ -204,49 +213,30 @@ impl Core {
     }
 
     fn admit_unanchored(&self) -> Result<(), Settled> {
-        let rows = self.unanchored_rows();
-        if rows > self.limits.unanchored_rows_max || self.unanchored_for() > self.limits.unanchored_age_max {
+        let Unsealed { rows, age } = self.unsealed();
+        if rows > self.limits.unanchored_rows_max || age > self.limits.unanchored_age_max {
             return Err(Settled::Unanchored(rows));
         }
         Ok(())
     }
 
-    fn unanchored_rows(&self) -> u64 {
-        let figures = &self.figures;
-        figures.entries.load(Ordering::Relaxed).saturating_sub(figures.anchored.load(Ordering::Relaxed))
-    }
-
-    fn unanchored_for(&self) -> Duration {
-        match self.figures.unanchored_since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => self.clock.monotonic().saturating_sub(Duration::from_micros(since - 1)),
-        }
+    fn unsealed(&self) -> Unsealed {
+        let now = self.clock.monotonic();
+        unpoisoned(&self.extent).unsealed(now)
     }
 
     /// Told by the writer after each commit.
     pub(crate) fn committed(&self, entries: u64) {
         self.figures.commits.fetch_add(1, Ordering::Relaxed);
         self.figures.syncs.fetch_add(1, Ordering::Relaxed);
-        if self.figures.entries.swap(entries, Ordering::Relaxed) < entries {
-            // Only the first entry after an anchor starts the clock.
-            let since = &self.figures.unanchored_since;
-            let _ = since.compare_exchange(0, self.now_mark(), Ordering::Relaxed, Ordering::Relaxed);
-        }
+        let now = self.clock.monotonic();
+        unpoisoned(&self.extent).committed(entries, now);
     }
 
-    /// Told by sealing: everything below `size` is under a confirmed checkpoint. `clean` when what lies beyond
-    /// is only the entry that tells of the checkpoint itself.
-    pub(crate) fn anchored(&self, size: u64, clean: bool) {
-        let figures = &self.figures;
-        let covered = if clean { figures.entries.load(Ordering::Relaxed) } else { size };
-        figures.anchored.store(covered, Ordering::Relaxed);
-        // What was written while the seal was made counts from now: younger than it is by one seal at most.
-        let since = if self.unanchored_rows() > 0 { self.now_mark() } else { 0 };
-        figures.unanchored_since.store(since, Ordering::Relaxed);
-    }
-
-    fn now_mark(&self) -> u64 {
-        u64::try_from(self.clock.monotonic().as_micros()).unwrap_or(u64::MAX - 1) + 1
+    /// Told by sealing: the first `size` entries need no further checkpoint. They are under a confirmed one, or are the
+    /// one entry right behind it that tells of it. What else lies beyond waits for the next, in whichever commit it came.
+    pub(crate) fn sealed(&self, size: u64) {
+        unpoisoned(&self.extent).sealed(size);
     }
 
     pub(crate) fn open_for_writes(&self) {
@@ -257,9 +247,24 @@ impl Core {
     }
 
     pub(crate) fn freeze(&self, freeze: Freeze) {
-        let mut standing = self.standing_now();
-        if matches!(*standing, Standing::Open | Standing::Unverified) {
+        {
+            let mut standing = self.standing_now();
+            if !matches!(*standing, Standing::Open | Standing::Unverified) {
+                return;
+            }
             *standing = Standing::Frozen(Arc::new(freeze));
+        }
+        self.froze.notify_waiters();
+    }
+
+    pub(crate) async fn frozen(&self) -> Arc<Freeze> {
+        loop {
+            // Made before the look, so that a freeze between the two wakes it.
+            let woken = self.froze.notified();
+            if let Standing::Frozen(freeze) = &*self.standing_now() {
+                return freeze.clone();
+            }
+            woken.await;
         }
     }
 
@@ -269,15 +274,34 @@ impl Core {
 
     pub(crate) fn health(&self) -> LedgerHealth {
         let figures = &self.figures;
+        let now = self.clock.monotonic();
+        let (entries, unsealed) = {
+            let extent = unpoisoned(&self.extent);
+            (extent.size(), extent.unsealed(now))
+        };
         LedgerHealth {
             standing: self.standing_now().clone(),
-            entries: figures.entries.load(Ordering::Relaxed),
-            unanchored_rows: self.unanchored_rows(),
-            unanchored_for: self.unanchored_for(),
+            entries,
+            unanchored_rows: unsealed.rows,
+            unanchored_for: unsealed.age,
             queued_writes: figures.queued_writes.load(Ordering::Relaxed),
             commits: figures.commits.load(Ordering::Relaxed),
             syncs: figures.syncs.load(Ordering::Relaxed),
             undone_for_space: figures.undone_for_space.load(Ordering::Relaxed),
+            wal_bytes: figures.wal_pages.load(Ordering::Relaxed).saturating_mul(WAL_PAGE_BYTES),
+            wal_restarts: figures.wal_restarts.load(Ordering::Relaxed),
+            reads_held_back: self.snapshots.holds_back(),
+        }
+    }
+
+    /// Why nothing is sealed: only an open ledger may be spoken for.
+    pub(crate) fn refuses_seals(&self) -> Option<Settled> {
+        match &*self.standing_now() {
+            Standing::Open => None,
+            Standing::Unverified => Some(Settled::Unverified),
+            Standing::Frozen(freeze) => Some(Settled::Frozen(freeze.clone())),
+            Standing::Lost => Some(Settled::Lost),
+            Standing::Closed => Some(Settled::Closed),
         }
     }
 

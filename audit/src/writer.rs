@@ -11,7 +11,7 @@ use crate::fault::SqlFault;
 use crate::gather::Pace;
 use crate::job::{Attempt, Job, Settled};
 use crate::lock::Lock;
-use crate::shared::Core;
+use crate::shared::{Core, WAL_PAGE_BYTES};
 use crate::tx::{Session, Tx};
 
 /// Pages in the write-ahead log before it is folded into the database: 16 MiB.
@@ -23,9 +23,45 @@ pub(crate) struct Writer {
     pub(crate) appender: Appender,
     pub(crate) core: Arc<Core>,
     pub(crate) pace: Pace,
-    /// Pages in the write-ahead log, told by the engine after each commit.
-    pub(crate) wal_pages: Arc<std::sync::atomic::AtomicU64>,
+    pub(crate) wal: Wal,
     pub(crate) _lock: Lock,
+}
+
+/// How many pages of the write-ahead log were there when it was folded last, and when new reads were held back last.
+#[derive(Debug, Default)]
+pub(crate) struct Wal {
+    folded: u64,
+    held_back: u64,
+}
+
+impl Wal {
+    /// What is to be done about a log of so many pages.
+    fn due(&mut self, pages: u64, fold: u64, bound: u64) -> Fold {
+        // It was begun anew since: what was done about it before does not count any more.
+        if pages < self.folded {
+            *self = Self::default();
+        }
+        // A log that could not be begun anew is left to grow by a part before readers are asked again.
+        if pages >= bound.max(self.held_back.saturating_add(self.held_back / 4)) {
+            (self.folded, self.held_back) = (pages, pages);
+            return Fold::WithoutReaders;
+        }
+        if pages >= self.folded.saturating_add(fold) {
+            self.folded = pages;
+            return Fold::BesideReaders;
+        }
+        Fold::NotYet
+    }
+}
+
+/// What is to be done about the write-ahead log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fold {
+    NotYet,
+    /// Copy what can be copied into the database. The log begins anew by itself when no reader stands in it.
+    BesideReaders,
+    /// Readers have overlapped for so long that it did not: hold new ones back for a moment.
+    WithoutReaders,
 }
 
 /// Why a transaction did not come to its commit.
@@ -64,6 +100,7 @@ impl Writer {
             self.pace.committed(writes, self.core.clock.monotonic());
             self.fold_wal(WAL_PAGES_FOLD);
         }
+        self.wal = Wal::default();
         self.fold_wal(1);
     }
 
@@ -186,17 +223,29 @@ impl Writer {
     /// Folds the write-ahead log into the database when it has grown. Done by hand, because the engine's own
     /// automatic checkpoint swallows the very errors we must stop for.
     fn fold_wal(&mut self, pages_min: u64) {
-        if self.wal_pages.load(Ordering::Relaxed) < pages_min {
-            return;
-        }
-        match self.session.fold_wal() {
+        let (core, session) = (&self.core, &self.session);
+        let pages = core.figures.wal_pages.load(Ordering::Relaxed);
+        let folded = match self.wal.due(pages, pages_min, core.limits.wal_bytes_max.div_ceil(WAL_PAGE_BYTES))
+        {
+            Fold::NotYet => return,
+            Fold::BesideReaders => session.fold_wal(),
+            Fold::WithoutReaders => match core.snapshots.quiet(core.limits.wal_readers_wait_max) {
+                // Folded whole while nobody reads it: whoever reads next reads the database alone, and so the next
+                // commit finds the log free and writes it from its beginning.
+                Some(_quiet) => {
+                    core.figures.wal_restarts.fetch_add(1, Ordering::Relaxed);
+                    session.fold_wal()
+                }
+                None => session.fold_wal(),
+            },
+        };
+        match folded {
             Ok(()) => {
-                self.core.figures.syncs.fetch_add(2, Ordering::Relaxed);
-                self.wal_pages.store(0, Ordering::Relaxed);
+                core.figures.syncs.fetch_add(2, Ordering::Relaxed);
             }
             // The log keeps growing until there is space, or room; its entries are durable where they are.
             Err(SqlFault::DiskFull(_) | SqlFault::Busy(_)) => {}
-            Err(_) => self.core.lose(),
+            Err(_) => core.lose(),
         }
     }
 

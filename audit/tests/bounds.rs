@@ -6,11 +6,17 @@ mod common;
 
 use std::sync::mpsc;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit::double::{Call, Failing, MemoryAnchor};
 use audit::{
-    Entry, Ledger, OpenRefused, ReadRefused, Schema, SchemaRefused, SqlFault, Statement, Table, Told,
-    WriteRefused, params,
+    Anchor, Answer, Attestation, Entry, HardwareFault, Ledger, OpenRefused, ReadRefused, Reading, Schema,
+    SchemaRefused, Sealing, SqlFault, Statement, Step, Table, Tier, Told, WriteRefused, params,
 };
+use common::sealed::Sealed;
 use common::{ADD, House, TOUCH, workspace};
+use tokio::sync::Notify;
 
 /// Holds the writer inside a closure until the returned end is dropped or told to go on.
 async fn hold_writer(ledger: &Ledger) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
@@ -191,6 +197,38 @@ async fn a_released_migration_that_was_edited_or_is_gone_stops_the_opening() {
 }
 
 #[tokio::test]
+async fn a_ledger_of_the_first_schema_gets_the_later_steps_and_goes_on() {
+    let house = House::new();
+    let ledger = house.open();
+    house.add(&ledger, "a", "one").await;
+    ledger.close().await;
+    // Back to how the first release left it: its step alone, and none of the triggers of later ones.
+    let conn = rusqlite::Connection::open(house.path()).unwrap();
+    let later: Vec<String> = {
+        let mut find = conn.prepare("SELECT name FROM sqlite_master WHERE name LIKE '%_once'").unwrap();
+        find.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(later.len(), 7, "{later:?}");
+    let mut undo: String = later.iter().map(|name| format!("DROP TRIGGER {name};")).collect();
+    undo += "DROP TRIGGER schema_step_is_kept; DROP TRIGGER schema_step_is_fixed;
+        DELETE FROM schema_step WHERE service = 'ledger' AND step > 1";
+    conn.execute_batch(&undo).unwrap();
+    const REPLACE: &str = "INSERT OR REPLACE INTO entry SELECT seq, time_us, workspace, 'forged', action, object, \
+        outcome, request_id, leaf, salt, payload, chain FROM entry WHERE seq = 0";
+    conn.execute_batch("BEGIN").unwrap();
+    conn.execute_batch(REPLACE).unwrap();
+    conn.execute_batch("ROLLBACK").unwrap();
+    drop(conn);
+    let ledger = house.open();
+    house.add(&ledger, "a", "two").await;
+    assert_eq!((house.count(&ledger, "a").await, ledger.health().entries), (2, 2));
+    // With the ledger running, and over a connection of the attacker's own.
+    let conn = rusqlite::Connection::open(house.path()).unwrap();
+    assert_eq!(conn.execute_batch(REPLACE).unwrap_err().to_string(), "an entry is never replaced");
+    ledger.close().await;
+}
+
+#[tokio::test]
 async fn a_migration_makes_only_the_tables_its_service_declared() {
     for script in [
         &["CREATE TABLE other (id TEXT PRIMARY KEY)"],
@@ -249,4 +287,246 @@ fn an_origin_that_no_log_can_have_is_refused() {
         let refused = House::new().try_open(|options| options.origin = origin.into()).unwrap_err();
         assert!(matches!(refused, OpenRefused::BadOrigin(_)), "{origin:?}");
     }
+}
+
+/// An anchor that, asked for its word about a step, says so and waits: what is done until then is done between the
+/// step and its confirmation.
+struct Pausing {
+    inner: MemoryAnchor,
+    asked: Notify,
+    go_on: Notify,
+}
+
+impl Pausing {
+    fn over(inner: &MemoryAnchor) -> Arc<Self> {
+        Arc::new(Self { inner: inner.clone(), asked: Notify::new(), go_on: Notify::new() })
+    }
+}
+
+impl Anchor for Pausing {
+    fn tier(&self) -> Tier {
+        self.inner.tier()
+    }
+    fn read(&self) -> Answer<'_, Reading> {
+        self.inner.read()
+    }
+    fn advance(&self, step: Step) -> Answer<'_, ()> {
+        self.inner.advance(step)
+    }
+    fn attest(&self, qualifying: [u8; 32]) -> Answer<'_, Option<Attestation>> {
+        Box::pin(async move {
+            self.asked.notify_one();
+            self.go_on.notified().await;
+            self.inner.attest(qualifying).await
+        })
+    }
+    fn count_start(&self) -> Answer<'_, Option<u64>> {
+        self.inner.count_start()
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_shares_a_commit_with_a_seal_waits_for_the_next_seal() {
+    let sealed = Sealed::new(Tier::TpmNv);
+    let (ledger, sealing) = sealed.start().await;
+    drop(sealing);
+    let anchor = Pausing::over(&sealed.anchor);
+    let sealing = Arc::new(Sealing::new(ledger.clone(), sealed.sealer.clone(), Some(anchor.clone())));
+    let seal = || {
+        let sealing = sealing.clone();
+        tokio::spawn(async move { sealing.seal().await.unwrap().size })
+    };
+    sealed.house.add(&ledger, "a", "before").await;
+    let first = seal();
+    anchor.asked.notified().await;
+    let (go, held) = hold_writer(&ledger).await;
+    anchor.go_on.notify_one();
+    queued(&ledger, 1).await;
+    sealed.house.clock.set(1_700_000_010_000_000);
+    let beside = add(&ledger, "beside", false);
+    queued(&ledger, 2).await;
+    let commits = ledger.health().commits;
+    go.send(()).unwrap();
+    held.await.unwrap();
+    assert_eq!((beside.await.unwrap().unwrap(), first.await.unwrap()), (3, 2));
+    assert_eq!(ledger.health().commits, commits + 2, "the holder's commit, and one for seal and entry");
+    sealed.house.clock.set(1_700_000_013_000_000);
+    let health = ledger.health();
+    assert_eq!((health.unanchored_rows, health.unanchored_for), (1, Duration::from_secs(3)));
+    let next = seal();
+    anchor.asked.notified().await;
+    anchor.go_on.notify_one();
+    assert_eq!(next.await.unwrap(), 4, "the next seal covers it");
+    let health = ledger.health();
+    assert_eq!((health.unanchored_rows, health.unanchored_for), (0, Duration::ZERO));
+}
+
+#[tokio::test]
+async fn an_entry_written_while_a_seal_is_made_keeps_its_age() {
+    let sealed = Sealed::new(Tier::TpmNv);
+    let (ledger, sealing) = sealed.start().await;
+    sealed.anchor.fail(Call::Advance, Failing::Before);
+    sealing.seal().await.unwrap_err();
+    sealed.house.clock.set(1_700_000_010_000_000);
+    sealed.house.add(&ledger, "a", "meanwhile").await;
+    sealed.house.clock.set(1_700_000_070_000_000);
+    // The first step is taken and confirmed, and then the hardware is gone: what came meanwhile is a minute old.
+    sealed.anchor.fail(Call::Advance, Failing::After);
+    let refused = sealing.seal().await.unwrap_err();
+    assert!(matches!(refused, audit::SealRefused::Hardware(HardwareFault::OutcomeUnknown(_))), "{refused:?}");
+    sealed.anchor.fail(Call::Advance, Failing::Before);
+    sealing.seal().await.unwrap_err();
+    let health = ledger.health();
+    assert_eq!((health.unanchored_rows, health.unanchored_for), (2, Duration::from_secs(60)));
+}
+
+/// A read that tells what `seen` saw when its snapshot was open, and then holds it until told to go on.
+fn hold_snapshot<T: Send + 'static>(
+    ledger: &Ledger,
+    seen: impl FnOnce() -> T + Send + 'static,
+) -> (mpsc::Sender<()>, tokio::sync::oneshot::Receiver<T>, tokio::task::JoinHandle<()>) {
+    let (go, wait) = mpsc::channel::<()>();
+    let (entered, inside) = tokio::sync::oneshot::channel();
+    let ledger = ledger.clone();
+    let held = tokio::spawn(async move {
+        let work = move |view: &audit::View<'_>| {
+            view.size()?;
+            let _ = entered.send(seen());
+            let _ = wait.recv();
+            Ok::<_, SqlFault>(())
+        };
+        ledger.read(work).await.unwrap();
+    });
+    (go, inside, held)
+}
+
+/// A ledger whose write-ahead log is bounded at a quarter of a MiB, and waits for its readers as long as they take.
+fn narrow(house: &House) -> Ledger {
+    let adjust = |options: &mut audit::LedgerOptions| {
+        options.limits.wal_bytes_max = 1 << 18;
+        options.limits.wal_readers_wait_max = Duration::from_secs(u64::from(u32::MAX));
+    };
+    house.try_open(adjust).unwrap()
+}
+
+/// Writes one by one until the log is as long as asked; the next write may find its writer waiting for readers.
+async fn grow_wal(house: &House, ledger: &Ledger, bytes: u64, round: usize) {
+    for n in 0.. {
+        if ledger.health().wal_bytes >= bytes {
+            return;
+        }
+        house.add(ledger, "a", &format!("{round}-{n}")).await;
+    }
+}
+
+#[tokio::test]
+async fn the_write_ahead_log_begins_anew_between_reads_that_overlap_for_ever() {
+    const BOUND: u64 = 1 << 18;
+    let house = House::new();
+    let ledger = narrow(&house);
+    let (mut go, inside, mut held) = hold_snapshot(&ledger, || ());
+    inside.await.unwrap();
+    for round in 0..4 {
+        // Some snapshot is open at every moment: the next one is asked for before the one before it ends.
+        grow_wal(&house, &ledger, BOUND, round).await;
+        assert!(ledger.health().wal_bytes < 2 * BOUND, "{:?}", ledger.health());
+        // Nobody folds the log as long as this snapshot is open, so the writer asks for a moment without any.
+        while !ledger.health().reads_held_back {
+            tokio::task::yield_now().await;
+        }
+        let asked = ledger.clone();
+        let next = hold_snapshot(&ledger, move || asked.health().wal_restarts);
+        go.send(()).unwrap();
+        held.await.unwrap();
+        let restarts = next.1.await.unwrap();
+        assert_eq!(restarts, round as u64 + 1, "the next snapshot was opened before the log was begun anew");
+        (go, held) = (next.0, next.2);
+        house.add(&ledger, "b", &round.to_string()).await;
+        assert!(ledger.health().wal_bytes < BOUND / 4, "{:?}", ledger.health());
+    }
+    go.send(()).unwrap();
+    held.await.unwrap();
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn a_read_that_does_not_end_holds_up_neither_writes_nor_other_reads() {
+    let house = House::new();
+    let adjust = |options: &mut audit::LedgerOptions| {
+        options.limits.wal_bytes_max = 1 << 18;
+        options.limits.wal_readers_wait_max = Duration::ZERO;
+    };
+    let ledger = house.try_open(adjust).unwrap();
+    let (go, inside, held) = hold_snapshot(&ledger, || ());
+    inside.await.unwrap();
+    grow_wal(&house, &ledger, 1 << 20, 0).await;
+    assert_eq!(ledger.health().wal_restarts, 0);
+    assert!(house.count(&ledger, "a").await > 0);
+    go.send(()).unwrap();
+    held.await.unwrap();
+    ledger.close().await;
+}
+
+/// A shelf that stops at two of its files, tells of it, and waits until told to go on.
+struct Stopping {
+    at: &'static [&'static str],
+    reached: mpsc::Sender<()>,
+    go_on: mpsc::Receiver<()>,
+}
+
+impl audit::export::Shelf for Stopping {
+    fn put(&mut self, name: &str, _: &[u8]) -> std::io::Result<()> {
+        if self.at.contains(&name) {
+            self.reached.send(()).unwrap();
+            self.go_on.recv().unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_write_ahead_log_begins_anew_while_an_export_runs() {
+    let house = House::new();
+    let ledger = narrow(&house);
+    let sealer = Arc::new(audit::double::MemorySealer::new(common::sealed::ORIGIN));
+    let sealing = Sealing::new(ledger.clone(), sealer.clone(), None);
+    for n in 0..1_800 {
+        house.add(&ledger, "c", &n.to_string()).await;
+    }
+    sealing.seal().await.unwrap();
+    let ((reached, arrived), (go_on, waits)) = (mpsc::channel(), mpsc::channel());
+    let shelf = Stopping { at: &["tile/entries/000", "tile/entries/005"], reached, go_on: waits };
+    let exporting = {
+        let (ledger, keys) = (ledger.clone(), audit::Sealer::keys(&*sealer).to_vec());
+        let wanted = audit::export::Wanted::default();
+        tokio::spawn(async move { audit::export::export(&ledger, &keys, wanted, shelf).await.map(drop) })
+    };
+    let arrived = Arc::new(std::sync::Mutex::new(arrived));
+    let arrival = || {
+        let arrived = arrived.clone();
+        tokio::task::spawn_blocking(move || arrived.lock().unwrap().recv().unwrap())
+    };
+    arrival().await.unwrap();
+    let before = ledger.health().wal_restarts;
+    // Writes until the writer itself waits for the export's snapshot to end.
+    let writing = {
+        let ledger = ledger.clone();
+        tokio::spawn(async move {
+            for n in 0.. {
+                let _ = add(&ledger, &format!("meanwhile-{n}"), false).await;
+            }
+        })
+    };
+    while !ledger.health().reads_held_back {
+        tokio::task::yield_now().await;
+    }
+    go_on.send(()).unwrap();
+    arrival().await.unwrap();
+    writing.abort();
+    let restarts = ledger.health().wal_restarts;
+    assert!(restarts > before, "the export holds one snapshot from beginning to end");
+    go_on.send(()).unwrap();
+    exporting.await.unwrap().unwrap();
+    drop(sealing);
+    ledger.close().await;
 }

@@ -289,3 +289,51 @@ fn a_receipt_with_anything_exchanged_is_refused() {
     assert!(matches!(bend(|it| it.proof.index = 0), ReceiptRefused::Proof(_)));
     assert!(matches!(bend(|it| it.proof.path[0][0] ^= 1), ReceiptRefused::Proof(_)));
 }
+
+/// A leaf that stands in a log of ours, rightly, and says to be of another log or another place: whoever can append to one
+/// log with a known key must not be able to make receipts of another.
+#[test]
+fn a_receipt_of_another_log_is_refused() {
+    use audit::leaf::{Leaf, genesis_chain, leaf_hash, payload_commit};
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+
+    const OURS: &str = "test.example/audit/0001";
+    let pair = Ed25519KeyPair::generate().unwrap();
+    let key = NoteKey::new(OURS, audit::KeyKind::Ed25519, pair.public_key().as_ref().to_vec()).unwrap();
+    let receipt = |origin: &str, seq: u64| {
+        let (salt, payload) = ([7; 32], b"{}".to_vec());
+        let leaf = Leaf {
+            seq,
+            time_us: 1,
+            origin,
+            workspace: "a",
+            actor: "user:alice",
+            action: "key.sign",
+            object: "key/1",
+            outcome: "done",
+            request_id: "",
+            payload_commit: payload_commit(&salt, &payload),
+            prev_chain: genesis_chain(origin),
+        };
+        let mut bytes = Vec::new();
+        leaf.encode(&mut bytes);
+        let root = leaf_hash(&bytes);
+        let checkpoint = audit::Checkpoint { origin: OURS.to_owned(), size: 1, root };
+        let mut note = audit::Note::new(checkpoint.text()).unwrap();
+        note.sign(&key, pair.sign(checkpoint.text().as_bytes()).as_ref().to_vec()).unwrap();
+        let proof = audit::Proof { index: 0, path: Vec::new(), note };
+        Receipt { leaf: bytes, salt: salt.to_vec(), payload, proof }
+    };
+    let keys = std::slice::from_ref(&key);
+    assert_eq!(receipt(OURS, 0).check(keys).unwrap().0.action, "key.sign");
+    for (origin, seq) in [("bank.example/audit/0001", 0), (OURS, 5)] {
+        let refused = receipt(origin, seq).check(keys).unwrap_err();
+        let expected = ReceiptRefused::Mismatch {
+            leaf: seq,
+            origin: origin.to_owned(),
+            proof: 0,
+            proof_origin: OURS.to_owned(),
+        };
+        assert_eq!(refused, expected);
+    }
+}

@@ -7,12 +7,13 @@ mod common;
 use std::sync::Arc;
 
 use audit::double::{Call, Failing, MemoryAnchor};
+use audit::export::{ExportRefused, Folder, Wanted, export};
 use audit::{
-    Anchor, Checkpoint, HardwareFault, RecoverRefused, SealRefused, Sealing, Standing, StoredCheckpoint,
-    Tier, Verdict, WriteRefused,
+    Anchor, Checkpoint, HardwareFault, RecoverRefused, SealRefused, Sealer, Sealing, Standing,
+    StoredCheckpoint, Tier, Verdict, WriteRefused,
 };
 use common::House;
-use common::sealed::{Sealed, copy_ledger};
+use common::sealed::{ORIGIN, Sealed, copy_ledger};
 
 #[tokio::test]
 async fn nothing_is_written_before_recovery_has_vouched() {
@@ -362,6 +363,245 @@ async fn an_anchor_that_moves_under_a_running_ledger_freezes_it() {
     let refused = sealing.seal().await.unwrap_err();
     assert!(matches!(refused, SealRefused::Frozen(_)), "{refused:?}");
     assert!(matches!(ledger.health().standing, Standing::Frozen(_)));
+}
+
+#[tokio::test]
+async fn a_frozen_ledger_signs_nothing_and_counts_nothing_as_sealed() {
+    for dirty in [false, true] {
+        let sealed = Sealed::with_history(Tier::TpmNv).await;
+        let older = sealed.house.directory.path().join("older.db");
+        if !dirty {
+            let (ledger, sealing) = sealed.start().await;
+            sealing.seal().await.unwrap();
+            drop(sealing);
+            ledger.close().await;
+        }
+        copy_ledger(&sealed.house.path(), &older);
+        let (ledger, sealing) = sealed.start().await;
+        sealed.house.add(&ledger, "a", "forgotten").await;
+        sealing.seal().await.unwrap();
+        drop(sealing);
+        ledger.close().await;
+        copy_ledger(&older, &sealed.house.path());
+        let (ledger, sealing) = sealed.open();
+        sealing.recover().await.unwrap_err();
+        let (signatures, before) = (sealed.sealer.signatures(), ledger.health());
+        for _ in 0..2 {
+            let refused = sealing.seal().await.unwrap_err();
+            assert!(matches!(refused, SealRefused::Frozen(_)), "dirty {dirty}: {refused:?}");
+        }
+        assert_eq!(sealed.sealer.signatures(), signatures, "dirty {dirty}: a frozen ledger signed");
+        assert_eq!(ledger.health(), before, "dirty {dirty}");
+        assert!(before.unanchored_rows > 0, "dirty {dirty}: nothing is known to be sealed");
+    }
+}
+
+/// Everything a thief may do to a running ledger's seals or to entries that are long sealed; each is found by the look at
+/// everything, and most of them, being older than what the start looks at, by nothing else.
+#[tokio::test]
+async fn what_is_changed_under_a_running_ledger_is_found_by_the_next_examination() {
+    for (edit, expected) in [
+        (
+            "UPDATE entry SET actor = 'forged-live' WHERE seq = 3",
+            "entry 3: column `actor` says `forged-live`",
+        ),
+        ("UPDATE entry SET payload = x'5b5d' WHERE seq = 2", "entry 2: its payload is not the one"),
+        (
+            "UPDATE anchor SET statement = NULL, signature = NULL WHERE k = 1",
+            "checkpoint 1: the TPM's statement about it is missing",
+        ),
+        ("UPDATE anchor SET signature = x'00' WHERE k = 1", "checkpoint 1: the attestation key did not sign"),
+        (
+            "UPDATE anchor SET note = substr(note, 1, instr(note, 'audit/0001/tpm') - 1 - length('\u{2014} test.example/')) WHERE k = 1",
+            "checkpoint 1: the hardware line",
+        ),
+        (
+            "UPDATE anchor SET tier = 'token-object' WHERE k = 1",
+            "checkpoint 1: its tier is \"token-object\", entry 6 tells of \"tpm-nv\"",
+        ),
+        ("UPDATE anchor SET counter = 999 WHERE k = 1", "checkpoint 1: its counter is 999"),
+        ("UPDATE anchor SET identity = x'01' WHERE k = 1", "checkpoint 1: its identity is"),
+        ("DELETE FROM anchor WHERE k = 1", "checkpoint 1 is missing"),
+        ("DELETE FROM tree_node WHERE height = 8 AND place = 0", "the tree node at height 8, place 0"),
+        ("UPDATE tree_node SET hash = zeroblob(32)", "the tree node at height 8, place 0"),
+        ("DELETE FROM entry WHERE seq = 40", "entry 40 is missing"),
+    ] {
+        let sealed = Sealed::with_history(Tier::TpmNv).await;
+        let (ledger, sealing) = sealed.start().await;
+        for n in 0..300 {
+            sealed.house.add(&ledger, "a", &format!("more-{n}")).await;
+        }
+        sealing.seal().await.unwrap();
+        sealing.examine_everything().await.unwrap();
+        sealed.edit(edit);
+        sealed.house.add(&ledger, "a", "later").await;
+        let refused = sealing.examine_everything().await.unwrap_err();
+        assert!(refused.to_string().contains(expected), "{edit}: {refused}");
+        assert_eq!(ledger.health().standing, Standing::Frozen(ledger.frozen().await), "{edit}");
+        let sealed_again = sealing.seal().await.unwrap_err();
+        assert!(matches!(sealed_again, SealRefused::Frozen(_)), "{edit}: {sealed_again:?}");
+        drop(sealing);
+        ledger.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_examination_beside_writes_and_seals_finds_nothing_that_is_not_there() {
+    let sealed = Sealed::new(Tier::TpmNv);
+    let (ledger, sealing) = sealed.start().await;
+    // More than one look takes, so that what is sealed between two of them covers what the first has passed.
+    for n in 0..1_500 {
+        sealed.house.add(&ledger, "a", &n.to_string()).await;
+    }
+    let sealing = Arc::new(sealing);
+    let examining = sealing.clone();
+    let examined = tokio::spawn(async move {
+        for _ in 0..8 {
+            examining.examine_everything().await.unwrap();
+        }
+    });
+    for n in 0..40 {
+        sealed.house.add(&ledger, "b", &n.to_string()).await;
+        sealing.seal().await.unwrap();
+    }
+    examined.await.unwrap();
+    sealing.examine_everything().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cut_tail_that_takes_the_entry_of_the_newest_step_with_it_is_found_at_start() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    sealed.cut_to(12);
+    let refused = sealed.refused().await;
+    let expected = "the newest checkpoint that an entry tells of: expected checkpoint/2, found checkpoint/1";
+    assert!(refused.starts_with(expected), "{refused}");
+}
+
+#[tokio::test]
+async fn a_confirmed_step_that_was_made_pending_again_is_found_at_start() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    sealed.edit("UPDATE anchor SET state = 'pending' WHERE k = 2");
+    let refused = sealed.refused().await;
+    let expected = "the newest checkpoint that an entry tells of: expected checkpoint/1, found checkpoint/2";
+    assert!(refused.starts_with(expected), "{refused}");
+}
+
+#[tokio::test]
+async fn the_newest_step_is_held_against_its_entry_at_start() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    sealed.edit("UPDATE anchor SET counter = 7 WHERE k = 2");
+    let refused = sealed.refused().await;
+    assert!(refused.contains("checkpoint 2: its counter is 7, entry 12 tells of 8"), "{refused}");
+}
+
+/// The signed root of the last checkpoint, and its signature, are looked at before the ledger takes a write.
+#[tokio::test]
+async fn a_last_checkpoint_that_is_not_ours_or_not_of_this_log_is_found_at_start() {
+    let foreign = Sealed::with_history(Tier::TpmNv).await;
+    let of = |sealed: &Sealed, k: u64| -> String {
+        let conn = rusqlite::Connection::open(sealed.house.path()).unwrap();
+        conn.query_row("SELECT note FROM anchor WHERE k = ?1", [k.cast_signed()], |row| row.get(0)).unwrap()
+    };
+    let replaced = async |sealed: &Sealed, note: &str, expected: &str| {
+        sealed.edit(&format!("UPDATE anchor SET note = '{note}' WHERE k = 2"));
+        let refused = sealed.refused().await;
+        assert!(refused.starts_with(expected), "{refused}");
+    };
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    replaced(
+        &sealed,
+        &of(&foreign, 2),
+        "checkpoint 2: expected a checkpoint signed by the keys of this appliance",
+    )
+    .await;
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let older = of(&sealed, 1);
+    replaced(&sealed, &older, "checkpoint 2: expected test.example/audit/0001 of 12 entries, found").await;
+    // Signed by our own key, over as many entries, and still not the log that lies here.
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let checkpoint = Checkpoint { origin: ORIGIN.to_owned(), size: 12, root: [7; 32] };
+    let mut note = audit::Note::new(checkpoint.text()).unwrap();
+    let signature = sealed.sealer.sign(0, checkpoint.text().as_bytes()).await.unwrap();
+    note.sign(&sealed.keys()[0], signature).unwrap();
+    replaced(&sealed, &note.to_string(), "the root over 12 entries: expected 0707").await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_the_hardware_has_not_confirmed_proves_nothing() {
+    let sealed = Sealed::new(Tier::TpmNv);
+    let (ledger, sealing) = sealed.start().await;
+    let first = sealing.seal().await.unwrap();
+    sealed.house.add(&ledger, "a", "new").await;
+    sealed.anchor.fail(Call::Advance, Failing::Before);
+    sealing.seal().await.unwrap_err();
+    let newest = || async { ledger.read(|view| view.latest_checkpoint()).await.unwrap() };
+    assert_eq!(newest().await, Some(first));
+    let receipt = |seq: u64| {
+        let ledger = ledger.clone();
+        async move { ledger.read(move |view| view.receipt(seq)).await }
+    };
+    let refused = receipt(2).await.unwrap_err();
+    assert!(matches!(refused, audit::ReadRefused::Rejected(audit::NoProof::NotCovered(2))), "{refused:?}");
+    assert_eq!(receipt(0).await.unwrap().proof.index, 0);
+    sealing.seal().await.unwrap();
+    assert_eq!((newest().await.unwrap().k, receipt(2).await.unwrap().proof.index), (2, 2));
+}
+
+#[tokio::test]
+async fn a_receipt_that_does_not_lead_to_the_signed_root_is_not_handed_out() {
+    for edit in [
+        "UPDATE entry SET leaf = (SELECT leaf FROM entry WHERE seq = 5) WHERE seq = 4",
+        "UPDATE tree_node SET hash = zeroblob(32) WHERE height = 8 AND place = 0",
+        "UPDATE anchor SET note = (SELECT note FROM anchor WHERE k = 1) WHERE k = 3",
+    ] {
+        let sealed = Sealed::with_history(Tier::TpmNv).await;
+        let (ledger, sealing) = sealed.start().await;
+        for n in 0..300 {
+            sealed.house.add(&ledger, "a", &format!("more-{n}")).await;
+        }
+        sealing.seal().await.unwrap();
+        // The newest checkpoint covers it, and so does the path through both halves of the tree.
+        let receipt = |seq: u64| {
+            let ledger = ledger.clone();
+            async move { ledger.read(move |view| view.receipt(seq)).await }
+        };
+        assert!(receipt(4).await.is_ok() && receipt(300).await.is_ok());
+        sealed.edit(edit);
+        let seq = if edit.contains("seq = 4") { 4 } else { 300 };
+        let refused = receipt(seq).await.unwrap_err();
+        let contradiction = matches!(refused, audit::ReadRefused::Rejected(audit::NoProof::Contradiction(_)));
+        assert!(contradiction, "{edit}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_export_that_meets_an_edit_freezes_the_ledger() {
+    for (wanted, edit) in [
+        (Wanted::default(), "UPDATE entry SET actor = 'x' WHERE seq = 3"),
+        (Wanted::default(), "DELETE FROM entry WHERE seq = 3"),
+        (Wanted::default(), "DELETE FROM anchor WHERE k = 1"),
+        (Wanted { from: Some(2), ..Wanted::default() }, "UPDATE entry SET actor = 'x' WHERE seq = 3"),
+        (Wanted { from: Some(2), ..Wanted::default() }, "UPDATE entry SET payload = x'7b7d20' WHERE seq = 3"),
+        (
+            Wanted { from: Some(2), ..Wanted::default() },
+            "UPDATE entry SET leaf = (SELECT leaf FROM entry WHERE seq = 5) WHERE seq = 3",
+        ),
+    ] {
+        let sealed = Sealed::with_history(Tier::TpmNv).await;
+        let (ledger, sealing) = sealed.start().await;
+        sealed.edit(edit);
+        let folder = Folder::create(&sealed.house.directory.path().join("export")).unwrap();
+        let refused = match export(&ledger, sealed.keys(), wanted, folder).await {
+            Err(audit::ReadRefused::Rejected(refused)) => refused,
+            other => panic!("{edit}: {:?}", other.map(|(exported, _)| exported)),
+        };
+        let freeze = sealing.freeze_for(&refused).unwrap_or_else(|| panic!("{edit}: {refused:?}"));
+        assert_eq!(*ledger.frozen().await, freeze);
+    }
+    let sealed = Sealed::new(Tier::TpmNv);
+    let (ledger, sealing) = sealed.start().await;
+    assert!(sealing.freeze_for(&ExportRefused::NothingSealed).is_none());
+    assert_eq!(ledger.health().standing, Standing::Open);
 }
 
 #[tokio::test]

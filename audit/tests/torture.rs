@@ -234,3 +234,28 @@ async fn a_full_disk_refuses_cleanly_and_writing_resumes_when_there_is_space() {
     }
     assert!(refused > 0 && resumed > 0, "no run met a full disk ({refused}) and went on ({resumed})");
 }
+
+/// A file is durable only together with its name, and the name stands in the directory. The engine syncs the directory too
+/// when it makes its own files, but with `fdatasync` and for their sake; ours is an `fsync`, and comes before the first
+/// entry can be written.
+#[tokio::test]
+async fn a_new_ledger_is_durable_with_its_name_before_anything_is_acknowledged() {
+    let house = House::new();
+    let log = house.directory.path().join("strace.log");
+    let trace = "trace=openat,fsync,pwrite64,write";
+    let output = tortured(&house.path(), &[log.to_str().unwrap(), "-y", "-e", trace]);
+    assert_eq!(Journal::read(&output).acknowledged.len(), ROUNDS * ABREAST);
+    let calls = std::fs::read_to_string(log).unwrap();
+    let calls: Vec<&str> = calls.lines().collect();
+    let directory = std::fs::canonicalize(house.directory.path()).unwrap();
+    let first = |what: &str, wanted: &dyn Fn(&str) -> bool| {
+        calls.iter().position(|call| wanted(call)).unwrap_or_else(|| panic!("no call that {what}"))
+    };
+    let made = first("makes the file", &|call| call.contains("ledger.db\", ") && call.contains("O_CREAT"));
+    let name = format!("<{}>)", directory.display());
+    let named = first("syncs its directory", &|call| call.contains("fsync(") && call.contains(&name));
+    let logged =
+        first("writes an entry", &|call| call.contains("pwrite64(") && call.contains("ledger.db-wal>"));
+    let told = first("acknowledges", &|call| call.contains("told acknowledged"));
+    assert!(made < named && named < logged && logged < told, "{made} {named} {logged} {told}");
+}

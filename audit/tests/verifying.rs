@@ -8,12 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use audit::export::{Folder, Wanted, export, pack};
+use audit::leaf::{Leaf, genesis_chain, leaf_hash, next_chain, payload_commit};
 use audit::verify::{Report, Source, Terms, verify};
-use audit::{Checkpoint, Note, Sealer, Tier};
-use common::sealed::Sealed;
+use audit::{Checkpoint, Note, NoteKey, Sealer, Tier, UNWRITTEN, extend, step_digest};
+use common::sealed::{ORIGIN, Sealed};
 
 fn report(path: &Path, terms: &Terms) -> Report {
     verify(&Source::open(path).unwrap(), terms, |_| {}).unwrap()
+}
+
+/// All that an auditor can have written down at enrolment: both keys of the log, and the TPM's attestation key.
+fn all_pins(sealed: &Sealed) -> Terms {
+    Terms { ak: Some(sealed.anchor.attestation_key()), ..pinned(sealed) }
 }
 
 fn pinned(sealed: &Sealed) -> Terms {
@@ -58,6 +64,7 @@ not proven:
   - that the attestation key is the appliance's TPM: compare it, or give --ak
   - the last 3 entries (from 12): no checkpoint covers them yet, they may still be cut off unseen
   - that nothing was cut off since you last looked: give the checkpoint you kept (--checkpoint)
+  - that the daemon acts upon what these entries say: its tables of keys, clients, API keys, policies and approvals are under no checkpoint, and who can write the file can change them unseen
   - that what the entries say is true, or that nobody else was shown another log (witnesses)
 ",
         report.root
@@ -462,4 +469,284 @@ async fn the_tool_tells_a_continuation_from_a_cut_and_a_fork() {
     sealed.edit("UPDATE entry SET leaf = zeroblob(99) WHERE seq = 44");
     let (code, text) = said(&tool(&["diff", "export", "ledger.db"], home));
     assert_eq!((code, text.as_str()), (1, "FORKED  the two histories part at entry 44\n"));
+}
+
+/// Replaces whole lines of the file that lists the steps.
+fn edit_steps(export: &Path, mut edit: impl FnMut(&mut serde_json::Value)) {
+    let path = export.join("anchors.jsonl");
+    let mut edited = String::new();
+    for line in std::fs::read_to_string(&path).unwrap().lines() {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        edit(&mut line);
+        edited += &format!("{line}\n");
+    }
+    std::fs::write(path, edited).unwrap();
+}
+
+/// Takes every trace of the TPM out of an export, as anyone can who carries it: no key is needed.
+fn strip_hardware(export: &Path) {
+    edit_steps(export, |line| {
+        line["tier"] = "token-object".into();
+        line["attested"] = false.into();
+    });
+    std::fs::remove_dir_all(export.join("anchors")).unwrap();
+    let mut newest = String::new();
+    let mut notes: Vec<PathBuf> =
+        std::fs::read_dir(export.join("checkpoints")).unwrap().map(|item| item.unwrap().path()).collect();
+    notes.sort();
+    for path in notes {
+        newest = std::fs::read_to_string(&path).unwrap();
+        newest = newest.split_inclusive('\n').filter(|line| !line.contains("/tpm ")).collect();
+        std::fs::write(&path, &newest).unwrap();
+    }
+    std::fs::write(export.join("checkpoint"), newest).unwrap();
+}
+
+#[tokio::test]
+async fn an_export_stripped_of_its_tpm_does_not_verify() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let export = exported(&sealed).await;
+    let honest = report(&export, &all_pins(&sealed));
+    assert_eq!((honest.finding, honest.attested), (None, 3));
+    strip_hardware(&export);
+    let demanded =
+        "checkpoint 1: it is held by `token-object`, but a key of the TPM was given, so a TPM must hold it";
+    let only_ak = Terms { keys: vec![sealed.keys()[0].clone()], ..all_pins(&sealed) };
+    for terms in [all_pins(&sealed), pinned(&sealed), only_ak] {
+        assert_eq!(report(&export, &terms).finding.as_deref(), Some(demanded));
+    }
+    // Without any key the entries themselves still say what held the step.
+    let told = report(&export, &Terms::default()).finding.unwrap();
+    assert_eq!(told, "checkpoint 1: its tier is \"token-object\", entry 6 tells of \"tpm-nv\"");
+}
+
+/// A history written anew from entry 3 on by whoever has the log's key, but no TPM: every leaf, chain value, node and
+/// checkpoint fits the others, and no step speaks of a TPM, neither in its row nor in its entry.
+async fn forged(sealed: &Sealed) {
+    struct Row {
+        seq: u64,
+        bytes: Vec<u8>,
+        salt: [u8; 32],
+        payload: Vec<u8>,
+    }
+    sealed.edit("SELECT 1");
+    let conn = rusqlite::Connection::open(sealed.house.path()).unwrap();
+    let rows: Vec<Row> = {
+        let mut find = conn.prepare("SELECT seq, leaf, salt, payload FROM entry ORDER BY seq").unwrap();
+        let read = |row: &rusqlite::Row<'_>| {
+            let (seq, bytes): (i64, _) = (row.get(0)?, row.get(1)?);
+            Ok(Row { seq: seq.cast_unsigned(), bytes, salt: row.get(2)?, payload: row.get(3)? })
+        };
+        find.query_map([], read).unwrap().map(Result::unwrap).collect()
+    };
+    let mut steps: Vec<(u64, u64)> = {
+        let mut find = conn.prepare("SELECT k, size FROM anchor ORDER BY k").unwrap();
+        find.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+            .unwrap()
+            .map(|row| row.map(|(k, size)| (k.cast_unsigned(), size.cast_unsigned())).unwrap())
+            .collect()
+    };
+    steps.reverse();
+    let (mut chain, mut value) = (genesis_chain(ORIGIN), UNWRITTEN);
+    let mut tree = audit::merkle::Frontier::default();
+    for row in rows {
+        let honest = Leaf::decode(&row.bytes).unwrap();
+        let mut payload = row.payload.clone();
+        if honest.action == "audit.anchor" {
+            let mut told: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+            let told = told.as_object_mut().unwrap();
+            told.insert("tier".into(), "token-object".into());
+            told.insert("value".into(), hex::encode(value).into());
+            for field in ["attestation_sha256", "ak_sha256", "counter", "identity"] {
+                told.remove(field);
+            }
+            payload = serde_json::to_vec(told).unwrap();
+        }
+        let actor = if row.seq == 3 { "user:mallory" } else { honest.actor };
+        let commit = payload_commit(&row.salt, &payload);
+        let leaf = Leaf { actor, payload_commit: commit, prev_chain: chain, ..honest };
+        let mut bytes = Vec::new();
+        leaf.encode(&mut bytes);
+        let hash = leaf_hash(&bytes);
+        chain = next_chain(&chain, &hash);
+        tree.push(hash, |_, _, _| {});
+        conn.execute(
+            "UPDATE entry SET actor = ?2, leaf = ?3, payload = ?4, chain = ?5 WHERE seq = ?1",
+            rusqlite::params![row.seq.cast_signed(), actor, bytes, payload, chain],
+        )
+        .unwrap();
+        if let Some((k, size)) = steps.pop_if(|(_, size)| *size == tree.size()) {
+            let checkpoint = Checkpoint { origin: ORIGIN.to_owned(), size, root: tree.root() };
+            let before = value;
+            value = extend(&before, &step_digest(k, size, &checkpoint.body_hash()));
+            let mut note = Note::new(checkpoint.text()).unwrap();
+            let signature = sealed.sealer.sign(0, checkpoint.text().as_bytes()).await.unwrap();
+            note.sign(&sealed.keys()[0], signature).unwrap();
+            conn.execute(
+                "UPDATE anchor SET note = ?2, before = ?3, after = ?4, tier = 'token-object', counter = NULL, \
+                 identity = NULL, statement = NULL, signature = NULL, ak = NULL WHERE k = ?1",
+                rusqlite::params![k.cast_signed(), note.to_string(), before, value],
+            )
+            .unwrap();
+        }
+    }
+    let peaks = tree.peaks().concat();
+    conn.execute("UPDATE tree_state SET chain = ?1, peaks = ?2", rusqlite::params![chain, peaks]).unwrap();
+}
+
+#[tokio::test]
+async fn a_history_forged_with_the_logs_key_does_not_verify_against_the_tpms() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    forged(&sealed).await;
+    let log_key = Terms { keys: vec![sealed.keys()[0].clone()], ..Terms::default() };
+    let believed = report(&sealed.house.path(), &log_key);
+    assert_eq!(believed.finding, None, "the forgery is not perfect, so it proves nothing about the pins");
+    let demanded =
+        "checkpoint 1: it is held by `token-object`, but a key of the TPM was given, so a TPM must hold it";
+    let only_ak = Terms { ak: Some(sealed.anchor.attestation_key()), ..log_key };
+    for terms in [all_pins(&sealed), pinned(&sealed), only_ak] {
+        assert_eq!(report(&sealed.house.path(), &terms).finding.as_deref(), Some(demanded));
+    }
+    // A claim that the TPM came later does not help when it has not come at all.
+    let later = Terms { hardware_since: Some(9), ..all_pins(&sealed) };
+    assert_eq!(
+        report(&sealed.house.path(), &later).finding.as_deref(),
+        Some("the attestation key given vouches for no checkpoint here")
+    );
+}
+
+#[tokio::test]
+async fn what_is_kept_of_a_step_is_held_against_what_its_entry_tells() {
+    for (edit, expected) in [
+        ("tier = 'quantum' WHERE k = 1", "checkpoint 1: there is no tier `quantum`"),
+        (
+            "tier = 'token-object' WHERE k = 2",
+            "checkpoint 2: it is held by `token-object`, the one before by `tpm-nv`, and no log goes back to a weaker one",
+        ),
+        ("counter = 999 WHERE k = 1", "checkpoint 1: its counter is 999, entry 6 tells of 8"),
+        ("counter = NULL WHERE k = 2", "checkpoint 2: the start counter is missing, expected at least 8"),
+        ("counter = 7 WHERE k = 2", "checkpoint 2: the start counter is 7, expected at least 8"),
+        ("identity = x'01'", "checkpoint 1: its identity is \"01\", entry 6 tells of \"000be1e1"),
+        ("identity = NULL WHERE k = 2", "checkpoint 2: the anchor's identity is missing, expected 000be1e1"),
+    ] {
+        let found = {
+            let sealed = Sealed::with_history(Tier::TpmNv).await;
+            sealed.edit(&format!("UPDATE anchor SET {edit}"));
+            report(&sealed.house.path(), &Terms { keys: vec![sealed.keys()[0].clone()], ..Terms::default() })
+                .finding
+        };
+        let found = found.unwrap_or_else(|| panic!("{edit}: not found"));
+        assert!(found.starts_with(expected), "{edit}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn a_cut_tail_that_takes_the_entry_of_the_newest_step_with_it_is_found() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    sealed.cut_to(12);
+    assert_eq!(
+        report(&sealed.house.path(), &pinned(&sealed)).finding.unwrap(),
+        "checkpoint 2 was confirmed, but no entry behind it tells of it: entries were cut off"
+    );
+}
+
+#[tokio::test]
+async fn keys_that_signed_nothing_vouch_for_nothing() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    sealed.cut_to(4);
+    sealed.edit("DELETE FROM anchor");
+    assert_eq!(
+        report(&sealed.house.path(), &pinned(&sealed)).finding.unwrap(),
+        "the keys given have signed nothing here: there is no checkpoint"
+    );
+    let only_ak = Terms { ak: Some(sealed.anchor.attestation_key()), ..Terms::default() };
+    assert_eq!(
+        report(&sealed.house.path(), &only_ak).finding.unwrap(),
+        "the attestation key given vouches for no checkpoint here"
+    );
+}
+
+#[tokio::test]
+async fn a_log_that_is_older_than_its_tpm_verifies_when_the_auditor_says_so() {
+    let sealed = Sealed::new(Tier::TpmNv);
+    let ledger = sealed.house.open();
+    let alone = audit::Sealing::new(ledger.clone(), sealed.sealer.clone(), None);
+    sealed.house.add(&ledger, "a", "one").await;
+    alone.seal().await.unwrap();
+    drop(alone);
+    ledger.close().await;
+    let (ledger, sealing) = sealed.start().await;
+    sealing.seal().await.unwrap();
+    sealing.examine_everything().await.unwrap();
+    drop(sealing);
+    ledger.close().await;
+    let strict = report(&sealed.house.path(), &all_pins(&sealed)).finding.unwrap();
+    assert!(strict.starts_with("checkpoint 1: it is held by `signature`"), "{strict}");
+    let told = Terms { hardware_since: Some(2), ..all_pins(&sealed) };
+    let report = report(&sealed.house.path(), &told);
+    assert_eq!((report.finding, report.attested, report.checkpoints), (None, 1, 2));
+}
+
+#[tokio::test]
+async fn the_file_that_public_tools_read_must_be_the_newest_checkpoint() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let export = exported(&sealed).await;
+    let path = export.join("checkpoint");
+    let honest = std::fs::read_to_string(&path).unwrap();
+    let without: String = honest.split_inclusive('\n').filter(|line| !line.contains("/tpm ")).collect();
+    for (bent, expected) in [
+        (without, "the file `checkpoint`: the hardware line `test.example/audit/0001/tpm` is missing"),
+        (
+            honest.replace("— test.example/audit/0001 ", "— elsewhere.example "),
+            "the file `checkpoint`: the line of `test.example/audit/0001` is missing",
+        ),
+    ] {
+        std::fs::write(&path, bent).unwrap();
+        assert_eq!(report(&export, &pinned(&sealed)).finding.unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_keeps_every_line_that_the_pins_demand() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    exported(&sealed).await;
+    let home = sealed.house.directory.path();
+    let keys: Vec<String> = sealed.keys().iter().map(ToString::to_string).collect();
+    let both = ["--key", &keys[0], "--key", &keys[1]];
+    let (_, receipt) = said(&tool(&["prove", "export", "300"], home));
+    let honest = audit::Receipt::from_json(receipt.as_bytes()).unwrap();
+    let checks = |json: String| {
+        std::fs::write(home.join("receipt.json"), json).unwrap();
+        said(&tool(&[&["check", "receipt.json"][..], &both[..]].concat(), home))
+    };
+    assert_eq!(checks(honest.to_json()).0, 0);
+    for (gone, expected) in [
+        ("/tpm ", "the hardware line `test.example/audit/0001/tpm` is missing"),
+        ("0001 ", "the line of `test.example/audit/0001` is missing"),
+    ] {
+        let bare = |key: &NoteKey| honest.proof.note.verify(std::slice::from_ref(key)).is_ok();
+        assert!(sealed.keys().iter().all(bare));
+        let text = honest.proof.to_string();
+        let cut: String = text
+            .split_inclusive('\n')
+            .filter(|line| !(line.starts_with('\u{2014}') && line.contains(gone)))
+            .collect();
+        assert_ne!(cut, text);
+        let proof = audit::Proof::parse(cut.as_bytes()).unwrap();
+        let (code, text) = checks(audit::Receipt { proof, ..honest.clone() }.to_json());
+        assert_eq!((code, text), (1, format!("DOES NOT VERIFY  the checkpoint: {expected}\n")));
+    }
+}
+
+#[tokio::test]
+async fn an_excerpt_cannot_answer_for_an_attestation_key() {
+    let sealed = Sealed::with_history(Tier::TpmNv).await;
+    let (ledger, sealing) = sealed.start().await;
+    sealing.seal().await.unwrap();
+    let to = sealed.house.directory.path().join("excerpt");
+    let wanted = Wanted { from: Some(1), to: Some(4), ..Wanted::default() };
+    export(&ledger, sealed.keys(), wanted, Folder::create(&to).unwrap()).await.unwrap();
+    let refused = verify(&Source::open(&to).unwrap(), &all_pins(&sealed), |_| {}).unwrap_err();
+    assert!(refused.to_string().contains("give --ak with a whole export"), "{refused}");
+    assert!(report(&to, &pinned(&sealed)).verified);
 }

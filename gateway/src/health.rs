@@ -306,6 +306,7 @@ impl Probes {
         }
         figures_of(&self.ground.ledger, &self.metrics);
         self.metrics.set("anchor", "seals_refused", as_figure(self.keeper.refused()));
+        self.metrics.set("ledger", "examinations", as_figure(self.keeper.examinations()));
     }
 }
 
@@ -339,6 +340,8 @@ fn figures_of(ledger: &Ledger, metrics: &Metrics) {
     metrics.set("ledger", "unanchored_entries", as_figure(health.unanchored_rows));
     metrics.set("ledger", "unanchored_seconds", health.unanchored_for.as_secs_f64());
     metrics.set("ledger", "queued_writes", as_figure(health.queued_writes as u64));
+    metrics.set("ledger", "write_ahead_log_bytes", as_figure(health.wal_bytes));
+    metrics.set("ledger", "write_ahead_log_restarts", as_figure(health.wal_restarts));
 }
 
 /// Figures are floats; counts beyond 2^53 lose their last digits, which no one will miss.

@@ -205,7 +205,12 @@ impl fmt::Debug for UpstreamName {
     }
 }
 
+/// What names no thing, because it stands for all of them: the scope of a policy for every key of a workspace.
+pub const RESERVED_NAME: &str = "workspace";
+
 const NAME_CHARS_MAX: usize = 64;
+/// The prefixes of ids have two to four letters so far; names leave room for longer ones.
+const ID_PREFIX_CHARS_MAX: usize = 8;
 
 /// A name that people choose: 1 to 64 of `a-z 0-9 - _ .`, starting with a letter or digit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -216,6 +221,30 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name of a new thing. It cannot be taken for an id of whatever kind, nor for the word that stands for all things of
+    /// a kind: wherever one argument takes a name or an id, it means one thing. Names that stand from before are read as they are.
+    ///
+    /// # Errors
+    /// It is no name, or one that could be taken for something else.
+    pub fn chosen(text: &str) -> Result<Self, Malformed> {
+        if text == RESERVED_NAME {
+            return Err(Malformed { expected: "name (`workspace` stands for all keys of a workspace)" });
+        }
+        match looks_like_an_id(text) {
+            true => Err(Malformed { expected: "name (this one has the form of an id)" }),
+            false => text.parse(),
+        }
+    }
+}
+
+/// A few letters, an underscore, and as many characters as ids have or more.
+fn looks_like_an_id(text: &str) -> bool {
+    let Some((prefix, tail)) = text.split_once('_') else { return false };
+    (1..=ID_PREFIX_CHARS_MAX).contains(&prefix.len())
+        && prefix.bytes().all(|byte| byte.is_ascii_lowercase())
+        && tail.len() >= TAIL_CHARS
+        && tail.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
 impl FromStr for Name {
@@ -267,6 +296,30 @@ mod tests {
     fn an_id_of_another_kind_is_refused() {
         let id = WorkspaceId::new(&Dice::system()).unwrap();
         assert!(id.as_str().parse::<SigningKeyId>().is_err());
+    }
+
+    #[test]
+    fn no_new_name_can_be_taken_for_an_id_or_a_reserved_word() {
+        let dice = Dice::system();
+        let ids = [
+            WorkspaceId::new(&dice).unwrap().to_string(),
+            SigningKeyId::new(&dice).to_string(),
+            ClientId::new(&dice).to_string(),
+            ApiKeyId::new(&dice).to_string(),
+            RequestId::new(&dice).to_string(),
+            format!("wf_{}", "0".repeat(32)),
+            RESERVED_NAME.to_owned(),
+        ];
+        for text in ids {
+            assert!(Name::chosen(&text).is_err(), "{text}");
+            assert!(text.parse::<Name>().is_ok(), "{text} stands from before and is read");
+        }
+        for text in
+            ["release", "key_release", "workspace-2", "ws_short", "a_b_c", "2026_00000000000000000000"]
+        {
+            assert!(Name::chosen(text).is_ok(), "{text}");
+        }
+        assert!(Name::chosen("A").is_err());
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! When the ledger is sealed: at intervals, after many entries, before an export, and sooner when somebody asks.
+//! When the ledger is sealed: at intervals, after many entries, before an export, and sooner when somebody asks; and when all
+//! of it is looked at: after the start, every hour, and before an export.
 //! Who enters: the clock, the ledger's growth, requests for receipts, operators.
-//! What leaves: checkpoints; a wear budget keeps a TPM's memory from being written to death.
+//! What leaves: checkpoints, or a frozen ledger; a wear budget keeps a TPM's memory from being written to death.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use audit::{Ledger, SealRefused, Sealing, StoredCheckpoint, Tier};
+use audit::export::ExportRefused;
+use audit::{Freeze, Ledger, RecoverRefused, SealRefused, Sealing, Standing, StoredCheckpoint, Tier};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +35,9 @@ struct Inner {
     /// Seals sooner than the interval, where the anchor wears out.
     extra: Option<Mutex<Budget>>,
     refused: AtomicU64,
+    examinations: AtomicU64,
+    /// Two looks at everything at once would only read the same rows twice.
+    examining: tokio::sync::Mutex<()>,
 }
 
 /// A handful of early seals, coming back slowly.
@@ -44,6 +49,9 @@ struct Budget {
 /// Early seals a TPM is given in one go, and then about 200 a day.
 const EXTRA_BURST: u32 = 40;
 const EXTRA_EVERY: Duration = Duration::from_secs(432);
+/// How often the whole ledger is looked at. A look takes about a second per million entries, so an hour costs even the
+/// largest ledger little, and what was changed in the file is served for no longer than that.
+const EXAMINE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often growth is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -52,8 +60,16 @@ impl Keeper {
     pub fn new(sealing: Sealing, ledger: Ledger, cadence: Cadence) -> Self {
         let wears_out = sealing.tier() == Some(Tier::TpmNv);
         let extra = wears_out.then(|| Mutex::new(Budget { left: EXTRA_BURST, counted: Instant::now() }));
-        let inner =
-            Inner { sealing, ledger, cadence, hurry: Notify::new(), extra, refused: AtomicU64::new(0) };
+        let inner = Inner {
+            sealing,
+            ledger,
+            cadence,
+            hurry: Notify::new(),
+            extra,
+            refused: AtomicU64::new(0),
+            examinations: AtomicU64::new(0),
+            examining: tokio::sync::Mutex::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -83,11 +99,52 @@ impl Keeper {
         self.inner.sealing.tier()
     }
 
-    /// The whole log, entry by entry, in the background after the start.
-    pub async fn examine_everything(&self) {
-        if let Err(why) = self.inner.sealing.examine_everything().await {
-            tracing::error!(%why, "the ledger does not verify; it is frozen");
+    /// Looks at the whole log: every entry, checkpoint, step and statement. What does not agree freezes the ledger.
+    ///
+    /// # Errors
+    /// The ledger is frozen now, or could not be read.
+    pub async fn examine_everything(&self) -> Result<(), RecoverRefused> {
+        let _alone = self.inner.examining.lock().await;
+        let examined = self.inner.sealing.examine_everything().await;
+        match &examined {
+            Ok(()) => drop(self.inner.examinations.fetch_add(1, Ordering::Relaxed)),
+            Err(RecoverRefused::Frozen(freeze)) => {
+                tracing::error!(%freeze, "the ledger does not verify; it is frozen");
+            }
+            Err(why) => tracing::warn!(%why, "the ledger could not be looked at as a whole"),
         }
+        examined
+    }
+
+    /// Looks at the whole log now, and then every hour, until the house stops.
+    pub async fn keep_examining(self, stopping: CancellationToken) {
+        self.examine_every(EXAMINE_EVERY, stopping).await;
+    }
+
+    async fn examine_every(self, every: Duration, stopping: CancellationToken) {
+        loop {
+            let look = async {
+                // What failed has been told; a frozen ledger stays frozen, and any other is looked at again.
+                let _ = self.examine_everything().await;
+                tokio::time::sleep(every).await;
+            };
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = look => {}
+            }
+        }
+    }
+
+    /// Looks at everything that came to an end well since the start.
+    pub fn examinations(&self) -> u64 {
+        self.inner.examinations.load(Ordering::Relaxed)
+    }
+
+    /// Freezes the ledger if an export did not come about because of what it found in it, and says why.
+    pub fn freeze_for(&self, refused: &ExportRefused) -> Option<Freeze> {
+        let freeze = self.inner.sealing.freeze_for(refused)?;
+        tracing::error!(%freeze, "an export met something that was changed; the ledger is frozen");
+        Some(freeze)
     }
 
     /// Seals until the house stops.
@@ -99,7 +156,12 @@ impl Keeper {
                 () = self.inner.hurry.notified() => true,
                 () = tokio::time::sleep(LOOK_EVERY) => false,
             };
-            let waiting = self.inner.ledger.health().unanchored_rows;
+            let health = self.inner.ledger.health();
+            if matches!(health.standing, Standing::Frozen(_)) {
+                // Said once, when it froze. Nothing is sealed until a person has found out which history is the right one.
+                continue;
+            }
+            let waiting = health.unanchored_rows;
             let due = last.elapsed() >= self.inner.cadence.interval || waiting >= self.inner.cadence.rows;
             if asked || (due && waiting > 0) {
                 last = Instant::now();
@@ -138,7 +200,56 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use audit::double::{MemoryAnchor, MemorySealer};
+    use audit::{Entry, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, SqlFault, Told};
+
     use super::*;
+
+    const ORIGIN: &str = "test.example/audit/0001";
+
+    /// A keeper over a ledger with some sealed history.
+    async fn keeper(directory: &std::path::Path) -> Keeper {
+        let ledger = Ledger::open(LedgerOptions {
+            path: directory.join("ledger.db"),
+            origin: ORIGIN.to_owned(),
+            schemas: Vec::new(),
+            clock: Arc::new(MachineClock::new()),
+            random: Arc::new(MachineRandom),
+            limits: LedgerLimits::default(),
+            dangerous_without_recovery: false,
+        });
+        let ledger = ledger.unwrap();
+        let anchor = Arc::new(MemoryAnchor::new(Tier::TpmNv));
+        let sealing = Sealing::new(ledger.clone(), Arc::new(MemorySealer::new(ORIGIN)), Some(anchor));
+        sealing.recover().await.unwrap();
+        for _ in 0..4 {
+            let told = |_: &mut audit::Tx<'_>| Ok::<_, SqlFault>(Told::new((), Entry::new("note.add")));
+            ledger.write(told).await.unwrap();
+        }
+        let cadence = Cadence { interval: Duration::from_secs(60), rows: 1_000 };
+        let keeper = Keeper::new(sealing, ledger, cadence);
+        keeper.seal().await.unwrap();
+        keeper
+    }
+
+    #[tokio::test]
+    async fn what_is_changed_under_a_running_appliance_is_found_by_the_next_look() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path()).await;
+        let stopping = CancellationToken::new();
+        let examining =
+            tokio::spawn(keeper.clone().examine_every(Duration::from_millis(1), stopping.clone()));
+        while keeper.examinations() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let database = rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap();
+        let edit = "DROP TRIGGER entry_is_fixed; UPDATE entry SET actor = 'forged' WHERE seq = 1";
+        database.execute_batch(edit).unwrap();
+        let freeze = keeper.inner.ledger.frozen().await;
+        assert!(freeze.found.contains("entry 1: column `actor` says `forged`"), "{freeze}");
+        stopping.cancel();
+        examining.await.unwrap();
+    }
 
     #[test]
     fn a_day_of_asking_writes_no_more_than_the_wear_budget() {

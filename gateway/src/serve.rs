@@ -109,8 +109,7 @@ async fn serve(
         retention: config.retention,
     };
     tokio::spawn(housekeeping.run(stopping.clone()));
-    let examining = keeper.clone();
-    tokio::spawn(async move { examining.examine_everything().await });
+    tokio::spawn(keeper.clone().keep_examining(stopping.clone()));
     let listening = tokio::spawn(listener.run());
     door.put(waiting::open(&house));
     notify(&[NotifyState::Ready]);

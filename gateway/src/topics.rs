@@ -46,6 +46,10 @@ topics! {
     SIGNATURE_MADE = "signature.made", "digest, intent, version, authorised_in, use";
     /// A batch of signatures is made, as far as it could be.
     SIGNATURE_BATCH_MADE = "signature.batch_made", "merkle_root, signed, refused";
+    /// Others are asked to agree to what a run is about to do; the run shows the document that a vote is about.
+    APPROVAL_WANTED = "approval.wanted", "about, request, consequence, digest, needs, policy_version, expires";
+    /// They are not asked any more.
+    APPROVAL_NO_LONGER_WANTED = "approval.no_longer_wanted", "none";
     /// Another policy is in force.
     POLICY_CHANGED = "policy.changed", "version";
     /// An export of the ledger is in its place.

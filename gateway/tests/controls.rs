@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 const DOCUMENT: &str = "docs/controls.md";
 /// What is claimed and kept.
-const KEPT: &str = "K1-8 K10 K12 L1-9 L11 B1-10 S2-6 T1-3 O1-3 O6 P3";
+const KEPT: &str = "K1-8 K10 K12 L1-9 L11 B1-10 B12 I9 S2-6 T1-3 O1-3 O6 P3";
 /// What is claimed for later.
 const LATER: &str = "K9 K11 L10 I1-8 F1-4 S1 G1-6 W1-5 X1-3 P1-2 O4-5";
 

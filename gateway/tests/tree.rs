@@ -251,3 +251,54 @@ fn the_service_manager_is_told_ready_alive_and_stopping() {
         );
     }
 }
+
+/// "No advisory" is only said by whoever looked: without the tool, without a database, or with an empty one it is a failure that
+/// says what to do.
+#[test]
+fn advisories_that_could_not_be_looked_at_are_a_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let (empty, tools) = (directory.path().join("empty"), directory.path().join("tools"));
+    let (full, home) = (directory.path().join("full"), directory.path().join("home"));
+    for made in [&empty.join("crates"), &tools, &full.join("crates/some"), &home] {
+        std::fs::create_dir_all(made).unwrap();
+    }
+    std::fs::write(full.join("crates/some/RUSTSEC-2020-0001.md"), "an advisory").unwrap();
+    for tool in ["bash", "dirname", "find", "mktemp", "cp", "chmod", "git", "rm"] {
+        let found =
+            ["/usr/bin", "/bin"].map(|place| Path::new(place).join(tool)).into_iter().find(|it| it.exists());
+        std::os::unix::fs::symlink(found.unwrap_or_else(|| panic!("{tool} is missing")), tools.join(tool))
+            .unwrap();
+    }
+    // A checkout with nothing beside it, so that no copy of the database is found by chance.
+    let checkout = directory.path().join("elsewhere/checkout/.ci");
+    std::fs::create_dir_all(&checkout).unwrap();
+    std::fs::copy(common::root().join(".ci/advisories"), checkout.join("advisories")).unwrap();
+    let looked = |database: Option<&Path>| {
+        let mut look = Command::new(tools.join("bash"));
+        look.arg(checkout.join("advisories"))
+            .env("PATH", &tools)
+            .env("CARGO_HOME", &home)
+            .env_remove("ADVISORY_DB");
+        if let Some(database) = database {
+            look.env("ADVISORY_DB", database);
+        }
+        let output = look.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (database, words) in [
+        (None, "there is no copy of the database"),
+        (Some(Path::new("/nowhere")), "/nowhere holds no advisories"),
+        (Some(empty.as_path()), "holds no advisories"),
+        (Some(full.as_path()), "cargo-audit is not installed: cargo install cargo-audit --locked"),
+        (Some(Path::new("fetch")), "cargo-audit is not installed"),
+    ] {
+        let (code, said) = looked(database);
+        assert_eq!(code, Some(1), "{database:?}: {said}");
+        assert!(said.contains("could not look") && said.contains(words), "{database:?}: {said}");
+    }
+    let gate = common::text(".ci/run");
+    assert!(
+        gate.contains("make lint") && gate.contains("ADVISORY_DB=fetch"),
+        "the gate does not insist on looking"
+    );
+}

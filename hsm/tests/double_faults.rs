@@ -30,6 +30,8 @@ async fn sign(token: &Token, made: &NewKey, within: Duration) -> Result<Vec<u8>,
 }
 
 const SHORT: Duration = Duration::from_millis(150);
+/// How late an answer may be on a machine that is ten times as busy as it should be; a call that nobody ends takes `LONG`.
+const LATE_MAX: Duration = Duration::from_millis(2_500);
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -70,7 +72,7 @@ async fn a_hang_ends_at_the_deadline_with_an_unknown_outcome_and_the_token_heals
         double.next(fault);
         let begun = Instant::now();
         assert_eq!(sign(&token, &made, SHORT).await, Err(TokenError::OutcomeUnknown));
-        assert!(begun.elapsed() >= SHORT && begun.elapsed() < SHORT + Duration::from_millis(250));
+        assert!(begun.elapsed() >= SHORT && begun.elapsed() < SHORT + LATE_MAX);
         assert_eq!(double.signatures_made(), made_then);
         let signature = sign(&token, &made, LONG).await.unwrap();
         assert!(aws_lc_accepts(&made.public, Scheme::EcdsaSha256, MESSAGE, &signature));
@@ -154,7 +156,7 @@ async fn a_token_that_is_away_for_long_turns_calls_away_at_once_and_heals() {
     until("calls are turned away", Duration::from_secs(5), || async {
         let begun = Instant::now();
         let answer = sign(&token, &made, LONG).await;
-        matches!(answer, Err(TokenError::Gone { .. })) && begun.elapsed() < Duration::from_millis(50)
+        matches!(answer, Err(TokenError::Gone { .. })) && begun.elapsed() < LONG / 4
     })
     .await;
     double.plug_in();

@@ -62,7 +62,8 @@ async fn a_module_that_hangs_or_crashes_in_a_signature_leaves_an_unknown_outcome
             Err(TokenError::OutcomeUnknown),
             "{word}"
         );
-        assert!(begun.elapsed() < Duration::from_millis(550), "{word}");
+        // It hangs for ever: whatever ends the call is its deadline, on however busy a machine.
+        assert!(begun.elapsed() < Duration::from_secs(3), "{word}");
         bad.say("");
         heals(&token, &made).await;
         token.close().await;

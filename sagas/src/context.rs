@@ -34,6 +34,8 @@ pub struct StepContext {
     /// Microseconds that have provably passed since the appliance was made: for what must not end early because somebody put
     /// the clock forward.
     pub proven_us: u64,
+    /// Whether the step is a pivot whose call may have taken effect: then it is finished, and its order refuses nothing any more.
+    pub begun: bool,
     /// Who started the saga, and by what.
     pub origin: Arc<Origin>,
 }

@@ -140,3 +140,68 @@ async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
         "{told:?}"
     );
 }
+
+/// SHA-256 by a tool that knows nothing of us, over the bytes that the paper names.
+fn digest_by_others(house: &Appliance, document: &str) -> String {
+    let file = house.path("document");
+    std::fs::write(&file, document).unwrap();
+    let command = format!("{{ printf 'chancery.approval.v2\\0'; cat '{}'; }} | sha256sum", file.display());
+    let hashed = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
+    said(&hashed).split(' ').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn approvers_see_everything_that_they_approve_and_can_compute_its_digest() {
+    let mut house = Appliance::start().await;
+    let acme = house.member("acme").await;
+    let key = acme.create_key("old", "p256").await;
+    let shown = acme.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json();
+    let run = schedule(&acme, &key).await;
+    let operator = house.operator().acting_in(&acme.workspace);
+    let seen = waiting_for_approval(&operator, &run).await;
+    let approval = &seen["approval"];
+    let document = approval["document"].as_str().unwrap();
+    assert_eq!(approval["digest"], digest_by_others(&house, document));
+    let read: Value = serde_json::from_str(document).unwrap();
+    assert_eq!(read.to_string(), document, "canonical: no blanks, names in order");
+    assert_eq!((&read["request"], &read["consequence"]), (&approval["request"], &approval["consequence"]));
+    let fingerprint = shown["versions"][0]["fingerprint"].as_str().unwrap();
+    let asked = &read["request"]["key"];
+    assert_eq!((&asked["id"], &asked["name"], &asked["version"]), (&shown["id"], &json!("old"), &json!(1)));
+    assert_eq!(asked["fingerprint"], fingerprint);
+    assert_eq!((&read["request"]["reason"], &read["workflow_id"]), (&json!("old"), &json!(run)));
+    let picture = said(&house.cli(&["-w", "acme", "saga", "show", &run]));
+    let digest = approval["digest"].as_str().unwrap();
+    for word in
+        ["`approve`", "`refuse`", "nothing brings it back", fingerprint, digest, "key.name", "asked by"]
+    {
+        assert!(picture.contains(word), "{word} is not in\n{picture}");
+    }
+    let vote = |more: &[&str]| {
+        let mut words = vec!["-w", "acme", "saga", "approve", &run];
+        words.extend(more);
+        house.cli(&words)
+    };
+    let unasked = vote(&[]);
+    assert_eq!(unasked.status.code(), Some(2), "nobody can be asked here: {unasked:?}");
+    assert!(
+        String::from_utf8_lossy(&unasked.stdout).contains(fingerprint),
+        "shown before it is asked: {unasked:?}"
+    );
+    assert_eq!(vote(&["--digest", &"00".repeat(32)]).status.code(), Some(1), "another digest");
+    let votes = async || {
+        let shown = operator.ask(get(format!("/v1/workflows/{run}"))).await.expect(200).json();
+        shown["approval"]["votes"].as_array().unwrap().len()
+    };
+    assert_eq!(votes().await, 0);
+    assert!(vote(&["--digest", digest]).status.success());
+    promises::runs::until(&operator, &run, "the vote", |run| run["approval"]["votes"][0]["counts"] == true)
+        .await;
+    let wanted = operator.entries("action=approval.open").await;
+    assert_eq!(wanted[0]["detail"]["after"]["request"]["key"]["fingerprint"], fingerprint, "{wanted:?}");
+    let events = operator.ask(get("/v1/events")).await.expect(200).json();
+    let told =
+        events["events"].as_array().unwrap().iter().find(|it| it["topic"] == "approval.wanted").unwrap();
+    assert_eq!(told["facts"]["request"]["key"]["fingerprint"], fingerprint, "{told}");
+    evidence::verifies(&mut house).await;
+}

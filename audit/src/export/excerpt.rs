@@ -11,14 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use super::readme;
 use super::shelf::Shelf;
-use super::{ExportRefused, Exported, Wanted, write_keys};
-use crate::checkpoint::Checkpoint;
+use super::{ExportRefused, Exported, Wanted, root_of, write_keys};
+use crate::check::check_stored;
 use crate::leaf::{Hash, leaf_hash};
+use crate::ledger::Ledger;
 use crate::merkle;
-use crate::note::{Note, NoteKey};
+use crate::note::NoteKey;
 use crate::paths::Paths;
 use crate::proving::{NoProof, StoredCheckpoint, StoredTree};
 use crate::query::{EntryFilter, EntryScope, StoredEntry};
+use crate::refused::ReadRefused;
 use crate::tx::View;
 
 /// What the excerpt says of itself.
@@ -59,36 +61,90 @@ pub(crate) fn file_name(number: u64) -> String {
     format!("entries/{number:08}.jsonl")
 }
 
-pub(super) fn write(
-    view: &View<'_>,
+/// An excerpt on its way.
+struct Excerpting<S> {
+    shelf: S,
+    about: About,
+    filter: EntryFilter,
+    last: StoredCheckpoint,
+    root: Hash,
+    file: Vec<u8>,
+    done: bool,
+}
+
+pub(super) async fn write<S: Shelf + Send + 'static>(
+    ledger: &Ledger,
     origin: &str,
     keys: &[NoteKey],
     wanted: &Wanted,
-    shelf: &mut dyn Shelf,
-) -> Result<Exported, ExportRefused> {
-    let last = view.latest_checkpoint()?.ok_or(ExportRefused::NothingSealed)?;
-    let mut about = wanted.about(last.size)?;
-    let mut lines = Lines { shelf, file: Vec::new(), files: 0, entries: 0 };
-    let prover = Prover { paths: Paths::over(StoredTree(view.session)), size: last.size, root: root(&last)? };
-    let mut filter = wanted.filter();
-    'pages: loop {
-        let page = view.entries(&filter)?;
-        let Some(newest) = page.last().map(|entry| entry.seq) else { break };
-        for entry in page {
-            if entry.seq > about.to {
-                break 'pages;
-            }
-            lines.push(&prover.line(&entry)?)?;
-        }
-        filter.after_seq = Some(newest);
+    last: StoredCheckpoint,
+    shelf: S,
+) -> Result<(Exported, S), ReadRefused<ExportRefused>> {
+    let about = wanted.about(last.size).map_err(ReadRefused::Rejected)?;
+    let root = root_of(&last.note).ok_or(NoProof::Contradiction(last.size));
+    let root = root.map_err(|why| ReadRefused::Rejected(why.into()))?;
+    let filter = wanted.filter();
+    let mut excerpt = Excerpting { shelf, about, filter, last, root, file: Vec::new(), done: false };
+    while !excerpt.done {
+        excerpt = ledger.read(move |view| excerpt.page(view)).await?;
     }
-    (about.entries, about.files) = lines.end()?;
-    shelf.put(ABOUT, &serde_json::to_vec(&about).map_err(io::Error::from)?)?;
-    shelf.put("checkpoint", last.note.as_bytes())?;
-    write_keys(origin, keys, shelf)?;
-    shelf.put("README.md", readme::of_excerpt(origin, &about, last.size).as_bytes())?;
-    let left_behind = view.size()?.saturating_sub(last.size);
-    Ok(Exported { entries: about.entries, size: last.size, left_behind, checkpoints: 1 })
+    let (origin, keys) = (origin.to_owned(), keys.to_vec());
+    ledger.read(move |view| excerpt.end(view, &origin, &keys)).await
+}
+
+impl<S: Shelf> Excerpting<S> {
+    /// Writes the entries of one page more, from one snapshot.
+    fn page(mut self, view: &View<'_>) -> Result<Self, ExportRefused> {
+        let prover =
+            Prover { paths: Paths::over(StoredTree(view.session)), size: self.last.size, root: self.root };
+        let page = view.entries(&self.filter)?;
+        let Some(newest) = page.last().map(|entry| entry.seq) else {
+            self.done = true;
+            return Ok(self);
+        };
+        for entry in page {
+            if entry.seq > self.about.to {
+                self.done = true;
+                return Ok(self);
+            }
+            check_stored(&entry)?;
+            self.push(&prover.line(&entry)?)?;
+        }
+        self.filter.after_seq = Some(newest);
+        Ok(self)
+    }
+
+    fn push(&mut self, line: &Line) -> io::Result<()> {
+        serde_json::to_writer(&mut self.file, line)?;
+        self.file.push(b'\n');
+        self.about.entries += 1;
+        if self.file.len() >= FILE_BYTES_MAX { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.file.is_empty() {
+            self.shelf.put(&file_name(self.about.files), &self.file)?;
+            self.about.files += 1;
+            self.file.clear();
+        }
+        Ok(())
+    }
+
+    fn end(
+        mut self,
+        view: &View<'_>,
+        origin: &str,
+        keys: &[NoteKey],
+    ) -> Result<(Exported, S), ExportRefused> {
+        self.flush()?;
+        let Self { mut shelf, about, last, .. } = self;
+        shelf.put(ABOUT, &serde_json::to_vec(&about).map_err(io::Error::from)?)?;
+        shelf.put("checkpoint", last.note.as_bytes())?;
+        write_keys(origin, keys, &mut shelf)?;
+        shelf.put("README.md", readme::of_excerpt(origin, &about, last.size).as_bytes())?;
+        let left_behind = view.size()?.saturating_sub(last.size);
+        Ok((Exported { entries: about.entries, size: last.size, left_behind, checkpoints: 1 }, shelf))
+    }
 }
 
 impl Wanted {
@@ -106,13 +162,6 @@ impl Wanted {
         let after_seq = self.from.and_then(|from| from.checked_sub(1));
         EntryFilter { scope, after_seq, ..EntryFilter::default() }
     }
-}
-
-/// The root that the checkpoint signs.
-fn root(last: &StoredCheckpoint) -> Result<Hash, NoProof> {
-    let note = Note::parse(last.note.as_bytes()).ok();
-    let checkpoint = note.and_then(|note| Checkpoint::parse(note.text()).ok());
-    checkpoint.map(|it| it.root).ok_or(NoProof::Contradiction(last.size))
 }
 
 struct Prover<'s> {
@@ -134,37 +183,5 @@ impl Prover<'_> {
             payload: STANDARD.encode(&entry.payload),
             path: path.iter().map(|hash| STANDARD.encode(hash)).collect(),
         })
-    }
-}
-
-/// Lines on their way into files.
-struct Lines<'s> {
-    shelf: &'s mut dyn Shelf,
-    file: Vec<u8>,
-    files: u64,
-    entries: u64,
-}
-
-impl Lines<'_> {
-    fn push(&mut self, line: &Line) -> io::Result<()> {
-        serde_json::to_writer(&mut self.file, line)?;
-        self.file.push(b'\n');
-        self.entries += 1;
-        if self.file.len() >= FILE_BYTES_MAX { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if !self.file.is_empty() {
-            self.shelf.put(&file_name(self.files), &self.file)?;
-            self.files += 1;
-            self.file.clear();
-        }
-        Ok(())
-    }
-
-    /// How many entries in how many files.
-    fn end(mut self) -> io::Result<(u64, u64)> {
-        self.flush()?;
-        Ok((self.entries, self.files))
     }
 }

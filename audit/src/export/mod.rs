@@ -16,14 +16,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::append::signed;
 use crate::check::{Finding, RowBytes, Walk};
+use crate::checkpoint::Checkpoint;
 use crate::entry::Workspace;
 use crate::fault::SqlFault;
-use crate::leaf::length_prefixed;
+use crate::leaf::{Hash, length_prefixed};
 use crate::ledger::Ledger;
-use crate::note::NoteKey;
+use crate::note::{Note, NoteKey};
 use crate::proving::{NoProof, StoredCheckpoint};
 use crate::refused::ReadRefused;
 use crate::rows::{self, ROWS, Stopped};
+use crate::sealing::examine::ROWS_AT_ONCE;
 use crate::tx::View;
 use tiles::{HashTiles, TileWriter};
 
@@ -102,8 +104,9 @@ pub(crate) struct AnchorLine {
     pub(crate) attested: bool,
 }
 
-/// Puts what is wanted of that which the newest confirmed checkpoint covers on `shelf`, and gives the shelf back. Reads one
-/// snapshot; writing goes on meanwhile. `keys` are those of the sealer.
+/// Puts what is wanted of that which the newest confirmed checkpoint covers on `shelf`, and gives the shelf back. Reads
+/// some rows at a time, each part in a snapshot of its own, since a long one would keep the write-ahead log from ever
+/// beginning anew; the log only grows, so a later snapshot shows the same. `keys` are those of the sealer.
 ///
 /// # Errors
 /// Nothing is sealed, there is no such range, the log does not verify, or ledger or shelf did not do their part.
@@ -111,129 +114,161 @@ pub async fn export<S: Shelf + Send + 'static>(
     ledger: &Ledger,
     keys: &[NoteKey],
     wanted: Wanted,
-    mut shelf: S,
+    shelf: S,
 ) -> Result<(Exported, S), ReadRefused<ExportRefused>> {
-    let (origin, keys) = (ledger.origin().to_owned(), keys.to_vec());
-    ledger
-        .read(move |view| {
-            let exported = match wanted == Wanted::default() {
-                true => whole(view, &origin, &keys, &mut shelf),
-                false => excerpt::write(view, &origin, &keys, &wanted, &mut shelf),
-            };
-            Ok((exported?, shelf))
-        })
-        .await
-}
-
-fn whole(
-    view: &View<'_>,
-    origin: &str,
-    keys: &[NoteKey],
-    shelf: &mut dyn Shelf,
-) -> Result<Exported, ExportRefused> {
-    let last = view.latest_checkpoint()?.ok_or(ExportRefused::NothingSealed)?;
-    write_entries(view, origin, last.size, shelf)?;
-    let ak = write_anchors(view, shelf)?;
-    write_keys(origin, keys, shelf)?;
-    if let Some(ak) = &ak {
-        shelf.put("keys/ak.pem", readme::pem(ak).as_bytes())?;
+    let origin = ledger.origin().to_owned();
+    let newest = |view: &View<'_>| view.latest_checkpoint()?.ok_or(ExportRefused::NothingSealed);
+    let last = ledger.read(newest).await?;
+    match wanted == Wanted::default() {
+        true => whole(ledger, WholeExport::new(origin, last, shelf), keys).await,
+        false => excerpt::write(ledger, &origin, keys, &wanted, last, shelf).await,
     }
-    shelf.put("checkpoint", last.note.as_bytes())?;
-    let StoredCheckpoint { k, size, .. } = last;
-    shelf.put("README.md", readme::text(origin, size, k, ak.is_some()).as_bytes())?;
-    Ok(Exported { entries: size, size, left_behind: view.size()?.saturating_sub(size), checkpoints: k })
 }
 
-/// The places into which entries are written.
-struct Shelves<'s> {
-    shelf: &'s mut dyn Shelf,
+async fn whole<S: Shelf + Send + 'static>(
+    ledger: &Ledger,
+    mut export: WholeExport<S>,
+    keys: &[NoteKey],
+) -> Result<(Exported, S), ReadRefused<ExportRefused>> {
+    while export.walk.tip().size() < export.last.size {
+        export = ledger.read(move |view| export.entries(view)).await?;
+    }
+    while export.steps < export.last.k {
+        export = ledger.read(move |view| export.steps(view)).await?;
+    }
+    let keys = keys.to_vec();
+    ledger.read(move |view| export.end(view, &keys)).await
+}
+
+/// Steps of the anchor that are written in one snapshot.
+const STEPS_AT_ONCE: u64 = 256;
+
+/// A whole export on its way.
+struct WholeExport<S> {
+    shelf: S,
+    origin: String,
+    /// The checkpoint that it shows; what lies beyond stays behind.
+    last: StoredCheckpoint,
     walk: Walk,
     hashes: HashTiles,
-    entries: TileWriter,
+    leaves: TileWriter,
     payloads: TileWriter,
-    size: u64,
+    /// The newest step that was written.
+    steps: u64,
+    lines: String,
+    ak: Option<Vec<u8>>,
 }
 
 enum Halt {
-    Full,
+    Enough,
     Refused(ExportRefused),
 }
 
-fn write_entries(
-    view: &View<'_>,
-    origin: &str,
-    size: u64,
-    shelf: &mut dyn Shelf,
-) -> Result<(), ExportRefused> {
-    let mut shelves = Shelves {
-        shelf,
-        walk: Walk::genesis(origin),
-        hashes: HashTiles::default(),
-        entries: TileWriter::new("tile/entries"),
-        payloads: TileWriter::new("payload"),
-        size,
-    };
-    let mut all = view.session.own(ROWS)?;
-    match rows::each(&mut all, 0, |row| shelves.take(row)) {
-        Ok(()) | Err(Stopped::By(Halt::Full)) => {}
-        Err(Stopped::By(Halt::Refused(refused))) => return Err(refused),
-        Err(Stopped::Malformed(finding)) => return Err(finding.into()),
-        Err(Stopped::Fault(fault)) => return Err(fault.into()),
-    }
-    let Shelves { shelf, mut hashes, mut entries, mut payloads, .. } = shelves;
-    hashes.flush(shelf)?;
-    entries.flush(shelf)?;
-    Ok(payloads.flush(shelf)?)
-}
-
-impl Shelves<'_> {
-    fn take(&mut self, row: &RowBytes<'_>) -> Result<(), Halt> {
-        if self.walk.tip().size() == self.size {
-            return Err(Halt::Full);
+impl<S: Shelf> WholeExport<S> {
+    fn new(origin: String, last: StoredCheckpoint, shelf: S) -> Self {
+        Self {
+            shelf,
+            walk: Walk::genesis(&origin),
+            origin,
+            last,
+            hashes: HashTiles::default(),
+            leaves: TileWriter::new("tile/entries"),
+            payloads: TileWriter::new("payload"),
+            steps: 0,
+            lines: String::new(),
+            ak: None,
         }
-        self.shelve(row).map_err(Halt::Refused)
     }
 
-    fn shelve(&mut self, row: &RowBytes<'_>) -> Result<(), ExportRefused> {
-        let Self { shelf, walk, hashes, entries, payloads, .. } = self;
+    /// Writes some entries more.
+    fn entries(mut self, view: &View<'_>) -> Result<Self, ExportRefused> {
+        let first = self.walk.tip().size();
+        let until = self.last.size.min(first + ROWS_AT_ONCE);
+        let mut all = view.session.own(ROWS)?;
+        let taken = rows::each(&mut all, first, |row| match self.walk.tip().size() == until {
+            true => Err(Halt::Enough),
+            false => self.entry(row).map_err(Halt::Refused),
+        });
+        match taken {
+            Ok(()) | Err(Stopped::By(Halt::Enough)) => {}
+            Err(Stopped::By(Halt::Refused(refused))) => return Err(refused),
+            Err(Stopped::Malformed(finding)) => return Err(finding.into()),
+            Err(Stopped::Fault(fault)) => return Err(fault.into()),
+        }
+        match self.walk.tip().size() {
+            size if size == until => Ok(self),
+            found => Err(Finding::Gap { expected: found, found: self.last.size }.into()),
+        }
+    }
+
+    fn entry(&mut self, row: &RowBytes<'_>) -> Result<(), ExportRefused> {
+        let Self { shelf, walk, hashes, leaves, payloads, .. } = self;
         let mut written = Ok(());
         walk.row(row, |height, _, hash| {
             if written.is_ok() {
-                written = hashes.completed(*shelf, height, hash);
+                written = hashes.completed(shelf, height, hash);
             }
         })?;
         written?;
         let length = u16::try_from(row.leaf.len()).map_err(io::Error::other)?;
-        entries.push(*shelf, |bytes| {
+        leaves.push(shelf, |bytes| {
             bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(row.leaf);
         })?;
-        payloads.push(*shelf, |bytes| {
+        payloads.push(shelf, |bytes| {
             length_prefixed(bytes, row.salt);
             length_prefixed(bytes, row.payload);
         })?;
         Ok(())
     }
+
+    /// Writes checkpoints and attestations of some steps more, none of them later than the checkpoint that is shown.
+    fn steps(mut self, view: &View<'_>) -> Result<Self, ExportRefused> {
+        for _ in 0..STEPS_AT_ONCE.min(self.last.k - self.steps) {
+            let next = view.anchor_after(self.steps)?.filter(|anchor| anchor.line.k == self.steps + 1);
+            let missing = || Finding::Seal(format!("checkpoint {} is missing", self.steps + 1));
+            let anchor = next.ok_or_else(missing)?;
+            let k = anchor.line.k;
+            self.shelf.put(&format!("checkpoints/{k:08}.note"), anchor.note.as_bytes())?;
+            if let (Some(statement), Some(signature)) = (&anchor.statement, &anchor.signature) {
+                self.shelf.put(&format!("anchors/{k:08}.att"), statement)?;
+                self.shelf.put(&format!("anchors/{k:08}.sig"), signature)?;
+            }
+            self.lines += &serde_json::to_string(&anchor.line).map_err(io::Error::from)?;
+            self.lines.push('\n');
+            self.ak = self.ak.or(anchor.ak);
+            self.steps = k;
+        }
+        Ok(self)
+    }
+
+    /// Writes what is left: the last tiles, the list of steps, the keys, and the page that says how to check it.
+    fn end(mut self, view: &View<'_>, keys: &[NoteKey]) -> Result<(Exported, S), ExportRefused> {
+        let StoredCheckpoint { k, size, note, .. } = self.last;
+        let signed = root_of(&note).ok_or(NoProof::Contradiction(size))?;
+        if signed != self.walk.tip().frontier.root() {
+            return Err(NoProof::Contradiction(size).into());
+        }
+        let shelf = &mut self.shelf;
+        self.hashes.flush(shelf)?;
+        self.leaves.flush(shelf)?;
+        self.payloads.flush(shelf)?;
+        shelf.put("anchors.jsonl", self.lines.as_bytes())?;
+        write_keys(&self.origin, keys, shelf)?;
+        if let Some(ak) = &self.ak {
+            shelf.put("keys/ak.pem", readme::pem(ak).as_bytes())?;
+        }
+        shelf.put("checkpoint", note.as_bytes())?;
+        shelf.put("README.md", readme::text(&self.origin, size, k, self.ak.is_some()).as_bytes())?;
+        let left_behind = view.size()?.saturating_sub(size);
+        Ok((Exported { entries: size, size, left_behind, checkpoints: k }, self.shelf))
+    }
 }
 
-/// Writes checkpoints, attestations and the list of anchors; gives back the attestation key.
-fn write_anchors(view: &View<'_>, shelf: &mut dyn Shelf) -> Result<Option<Vec<u8>>, ExportRefused> {
-    let mut lines = String::new();
-    let mut ak = None;
-    let mut k = 0;
-    while let Some(anchor) = view.anchor_after(k)? {
-        k = anchor.line.k;
-        shelf.put(&format!("checkpoints/{k:08}.note"), anchor.note.as_bytes())?;
-        if let (Some(statement), Some(signature)) = (&anchor.statement, &anchor.signature) {
-            shelf.put(&format!("anchors/{k:08}.att"), statement)?;
-            shelf.put(&format!("anchors/{k:08}.sig"), signature)?;
-        }
-        lines += &serde_json::to_string(&anchor.line).map_err(io::Error::from)?;
-        lines.push('\n');
-        ak = ak.or(anchor.ak);
-    }
-    shelf.put("anchors.jsonl", lines.as_bytes())?;
-    Ok(ak)
+/// The root that a stored checkpoint signs.
+fn root_of(note: &str) -> Option<Hash> {
+    let note = Note::parse(note.as_bytes()).ok()?;
+    Checkpoint::parse(note.text()).ok().map(|checkpoint| checkpoint.root)
 }
 
 fn write_keys(origin: &str, keys: &[NoteKey], shelf: &mut dyn Shelf) -> io::Result<()> {
@@ -249,6 +284,7 @@ fn write_keys(origin: &str, keys: &[NoteKey], shelf: &mut dyn Shelf) -> io::Resu
 }
 
 /// An anchor with all that proves it.
+#[derive(Debug, Clone)]
 pub(crate) struct AnchorFacts {
     pub(crate) line: AnchorLine,
     pub(crate) note: String,
@@ -284,7 +320,8 @@ pub(crate) fn anchor_facts(row: &rusqlite::Row<'_>) -> Result<AnchorFacts, SqlFa
 }
 
 impl View<'_> {
-    fn anchor_after(&self, k: u64) -> Result<Option<AnchorFacts>, SqlFault> {
+    /// The next confirmed step after `k`.
+    pub(crate) fn anchor_after(&self, k: u64) -> Result<Option<AnchorFacts>, SqlFault> {
         let mut find = self.session.own(ANCHOR_AFTER)?;
         find.raw_bind_parameter(1, signed(k))?;
         let mut rows = find.raw_query();

@@ -75,7 +75,9 @@ about who made the bundle.
 
 All of it, with our verifier:
 
-    chancery-audit verify --key '<vkey you wrote down>' .
+    chancery-audit verify --key '<vkey you wrote down>' --key '<the next one>' --ak ak-you-wrote-down.pem .
+
+Each key you give is a demand: where you give a key of the TPM, every checkpoint must be held and attested by it.
 
 Without it, any C2SP tool reads `checkpoint` (Go `golang.org/x/mod/sumdb/note`, `transparency-dev/formats`) and the
 tiles (Go `golang.org/x/mod/sumdb/tlog`). With openssl alone, for a P-256 line: the bytes before the empty line are the
@@ -96,7 +98,8 @@ const LIMITS: &str = "
 ## What it does not show
 
 That nothing was written after this checkpoint; compare with the next export, or with a checkpoint you hold:
-`chancery-audit diff`. That the entries say the truth. That the keys are the appliance's own, unless you compared them.
+`chancery-audit diff`. That the entries say the truth, or that the appliance acts upon them: its tables of keys, clients,
+API keys, policies and approvals are under no checkpoint. That the keys are the appliance's own, unless you compared them.
 ";
 
 /// A public key (SPKI DER) as PEM.

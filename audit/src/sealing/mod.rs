@@ -2,7 +2,7 @@
 //! Who enters: the gateway at start (`recover`), at every interval and at stop (`seal`).
 //! What leaves: an open or a frozen ledger, and confirmed checkpoints; an unconfirmed one never leaves.
 
-mod examine;
+pub(crate) mod examine;
 mod recover;
 mod store;
 pub(crate) mod verdict;
@@ -16,7 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::{Detail, Entry};
 use crate::fault::SqlFault;
 use crate::hardware::{Anchor, Attestation, HardwareFault, Reading, Sealer, Step, Tier};
-use crate::job::Pass;
+use crate::job::{Pass, Settled};
 use crate::leaf::{Hash, sha256};
 use crate::ledger::Ledger;
 use crate::note::{Note, NoteRefused};
@@ -70,19 +70,30 @@ impl Sealing {
         Self { ledger, sealer, anchor, turn: Mutex::new(()) }
     }
 
-    /// Seals what is new. Without anything new it is the newest checkpoint again.
+    /// Seals what is new. Without anything new it is the newest checkpoint again. A ledger that is not open seals
+    /// nothing: what a frozen one holds may be somebody else's history.
     pub async fn seal(&self) -> Result<StoredCheckpoint, SealRefused> {
         let _turn = self.turn.lock().await;
+        // Asked before the first signature: a ledger that is frozen must not have its history signed, not even in vain.
+        self.may_speak()?;
         self.finish_pending().await?;
         let (end, last) = self.read(|view| Ok((view.log_end()?, view.last_anchor()?))).await?;
         let end = end.ok_or(SealRefused::Empty)?;
         if let Some(last) = last.filter(|last| !is_dirty(&end, last)) {
-            self.ledger.shared.anchored(last.size, true);
+            self.ledger.shared.sealed(end.size);
             return Ok(checkpoint_of(last));
         }
         let row = self.begin(&end).await?;
         self.advance(&row).await?;
         self.confirm(row).await
+    }
+
+    fn may_speak(&self) -> Result<(), SealRefused> {
+        match self.ledger.shared.refuses_seals() {
+            None => Ok(()),
+            Some(Settled::Frozen(freeze)) => Err(SealRefused::Frozen((*freeze).clone())),
+            Some(settled) => Err(SealRefused::Write(settled.refused())),
+        }
     }
 
     /// The key lines, the start counter's value and tier are the gateway's to show; this is the anchor's tier.
@@ -133,6 +144,8 @@ impl Sealing {
     }
 
     async fn sign(&self, checkpoint: &Checkpoint) -> Result<Note, SealRefused> {
+        // A step that was finished just now may have taken long, and the ledger be frozen since.
+        self.may_speak()?;
         let text = checkpoint.text();
         let mut note = Note::new(text.clone()).map_err(SealRefused::BadSignature)?;
         for (at, key) in self.sealer.keys().iter().enumerate() {
@@ -161,8 +174,9 @@ impl Sealing {
             Ok(Told::new((), entry.clone()))
         };
         let recorded = self.ledger.shared.write_with(Pass::Sealing, work).await?;
-        // Only our own entry lies beyond the checkpoint when nothing was written meanwhile.
-        self.ledger.shared.anchored(row.size, recorded.seq() == row.size);
+        // Our own entry needs no checkpoint of its own when nothing else lies between. What shares its commit does.
+        let told = u64::from(recorded.seq() == row.size);
+        self.ledger.shared.sealed(row.size + told);
         Ok(checkpoint_of(row))
     }
 

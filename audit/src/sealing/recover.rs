@@ -3,14 +3,18 @@
 //! What leaves: an open ledger with its first entry of this life, or a frozen one and the reason in words.
 
 use crate::entry::{Detail, Entry};
+use crate::export::ExportRefused;
 use crate::fault::SqlFault;
 use crate::hardware::{HardwareFault, Reading};
 use crate::job::Pass;
 use crate::leaf::sha256;
+use crate::note::NoteKey;
+use crate::proving::NoProof;
 use crate::refused::{Freeze, ReadRefused, WriteRefused};
 use crate::told::Told;
+use crate::tx::View;
 
-use super::examine::{Tail, Unwell, examine};
+use super::examine::{Examination, Tail, Unwell, altered, examine_newest};
 use super::verdict::{Memory, Verdict, judge};
 use super::{SealRefused, Sealing};
 
@@ -50,7 +54,7 @@ impl Sealing {
     /// the hardware did not answer.
     pub async fn recover(&self) -> Result<Recovered, RecoverRefused> {
         let _turn = self.turn.lock().await;
-        let tail = self.examine(false).await?;
+        let tail = self.examine(examine_newest).await?;
         let (verdict, reading) = self.judged().await?;
         if let Some(freeze) = verdict.as_ref().and_then(Verdict::freeze) {
             return Err(self.frozen(freeze));
@@ -59,22 +63,41 @@ impl Sealing {
         self.same_hardware().await?;
         let counter = self.count_start(&reading, &verdict, tail).await?;
         let sealed = self.read(|view| Ok(view.last_anchor()?.map_or(0, |row| row.size))).await?;
-        self.ledger.shared.anchored(sealed, false);
+        self.ledger.shared.sealed(sealed);
         self.ledger.shared.open_for_writes();
         Ok(Recovered { verdict, tail_rows: tail.rows, counter })
     }
 
-    /// Looks at every entry, not only the newest; freezes the ledger on the first that does not agree. Meant to
-    /// run in the background after the start; takes about a second per million entries.
+    /// Looks at every entry and every seal, not only the newest; freezes the ledger on the first that does not agree.
+    /// Meant to run in the background, again and again, and before an export; takes about a second per million entries.
+    /// What is written meanwhile is for the next time.
     pub async fn examine_everything(&self) -> Result<(), RecoverRefused> {
-        self.examine(true).await.map(drop)
+        let mut examination = self.examine(Examination::begin).await?;
+        while !examination.is_done() {
+            examination = self.examine(move |view, _, _| examination.go_on(view)).await?;
+        }
+        Ok(())
     }
 
-    async fn examine(&self, whole: bool) -> Result<Tail, RecoverRefused> {
+    /// Freezes the ledger if an export did not come about because of what it found in it, and says why.
+    pub fn freeze_for(&self, refused: &ExportRefused) -> Option<Freeze> {
+        let freeze = match refused {
+            ExportRefused::Finding(finding) => altered(finding),
+            ExportRefused::NoProof(why @ (NoProof::Hole { .. } | NoProof::Contradiction(_))) => altered(why),
+            _ => return None,
+        };
+        self.ledger.shared.freeze(freeze.clone());
+        Some(freeze)
+    }
+
+    async fn examine<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&View<'_>, &str, &[NoteKey]) -> Result<T, Unwell> + Send + 'static,
+    ) -> Result<T, RecoverRefused> {
         let (origin, keys) = (self.ledger.origin().to_owned(), self.sealer.keys().to_vec());
-        let looked = self.ledger.shared.read(move |view| examine(view, &origin, &keys, whole)).await;
+        let looked = self.ledger.shared.read(move |view| look(view, &origin, &keys)).await;
         match looked {
-            Ok(tail) => Ok(tail),
+            Ok(seen) => Ok(seen),
             Err(ReadRefused::Rejected(Unwell::Freeze(freeze))) => Err(self.frozen(freeze)),
             Err(ReadRefused::Rejected(Unwell::Fault(fault))) => Err(ReadRefused::Rejected(fault).into()),
             Err(ReadRefused::Failed(fault)) => Err(ReadRefused::Failed(fault).into()),

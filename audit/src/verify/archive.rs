@@ -23,6 +23,7 @@ const FILE_BYTES_MAX: u64 = 72 * 1_024 * 1_024;
 pub struct Export {
     pub(crate) files: Files,
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) note: Note,
     anchors: BTreeMap<u64, AnchorLine>,
 }
 
@@ -39,9 +40,9 @@ impl Export {
     }
 
     pub(crate) fn open(files: Files) -> Result<Self, Unreadable> {
-        let (_, checkpoint) = files.checkpoint()?;
+        let (note, checkpoint) = files.checkpoint()?;
         let anchors = anchor_lines(&files.require("anchors.jsonl")?)?;
-        Ok(Self { files, checkpoint, anchors })
+        Ok(Self { files, checkpoint, note, anchors })
     }
 
     pub(crate) fn each<E>(

@@ -15,7 +15,7 @@ use crate::receipt::Receipt;
 
 use super::archive::Files;
 use super::report::{Extent, Report};
-use super::seals::{HARDWARE_TIER, required_lines};
+use super::seals::required_lines;
 use super::source::Unreadable;
 use super::{NotProvable, Stop, Terms, Trust};
 
@@ -47,6 +47,10 @@ impl Excerpt {
 
     /// Verifies each entry against the checkpoint, and the checkpoint against the keys.
     pub(super) fn verify(&self, terms: &Terms, progress: impl FnMut(u64)) -> Result<Report, Unreadable> {
+        if terms.ak.is_some() {
+            let why = "it is an excerpt, which shows no statement of a TPM: give --ak with a whole export";
+            return Err(Unreadable::Export(why.into()));
+        }
         let bundled = self.files.keys()?;
         let (keys, trust) = match (terms.keys.is_empty(), bundled.is_empty()) {
             (false, _) => (&terms.keys, Trust::Pinned),
@@ -90,7 +94,7 @@ impl Excerpt {
         let bad = |why: String| Finding::Seal(format!("the checkpoint: {why}"));
         let signers = self.note.verify(keys).map_err(|why| bad(why.to_string()))?;
         // Which tier held it is not shown, so a hardware key that is known must have signed.
-        required_lines(&self.checkpoint.origin, keys, &signers, HARDWARE_TIER).map_err(bad)?;
+        required_lines(&self.checkpoint.origin, keys, &signers, true).map_err(bad)?;
         Ok(signers.iter().map(|key| key.name().to_owned()).collect())
     }
 
@@ -243,6 +247,7 @@ fn not_proven(trust: Trust, terms: &Terms, extent: &Extent) -> Vec<String> {
         );
     }
     open.push("what hardware holds the checkpoint: a whole export shows its steps".to_owned());
+    open.push(super::report::STATE.to_owned());
     open.push(
         "that what the entries say is true, or that nobody else was shown another log (witnesses)".to_owned(),
     );

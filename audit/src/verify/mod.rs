@@ -8,7 +8,7 @@ mod database;
 mod excerpt;
 mod prove;
 mod report;
-mod seals;
+pub(crate) mod seals;
 mod source;
 
 use crate::append::STORED_HEIGHTS;
@@ -17,7 +17,7 @@ use crate::checkpoint::Checkpoint;
 use crate::fault::SqlFault;
 use crate::leaf::Hash;
 use crate::note::NoteKey;
-use seals::Seals;
+use seals::{Demands, Halted, Seals};
 
 pub use archive::Export;
 pub use compare::{Relation, compare};
@@ -57,6 +57,8 @@ pub struct Terms {
     pub keys: Vec<NoteKey>,
     /// The attestation key, SPKI DER.
     pub ak: Option<Vec<u8>>,
+    /// The first checkpoint that the TPM holds, where a key of the TPM is given and the log is older than its TPM.
+    pub hardware_since: Option<u64>,
     /// A checkpoint kept from an earlier visit: the log must contain it.
     pub known: Option<Checkpoint>,
 }
@@ -73,6 +75,15 @@ impl From<Finding> for Stop {
     }
 }
 
+impl From<Halted<Unreadable>> for Stop {
+    fn from(halted: Halted<Unreadable>) -> Self {
+        match halted {
+            Halted::Finding(finding) => Self::Finding(finding),
+            Halted::Fault(unreadable) => Self::Unreadable(unreadable),
+        }
+    }
+}
+
 impl From<Unreadable> for Stop {
     fn from(unreadable: Unreadable) -> Self {
         Self::Unreadable(unreadable)
@@ -86,13 +97,22 @@ pub fn verify(source: &Source, terms: &Terms, progress: impl FnMut(u64)) -> Resu
     }
     let bundled = source.bundled_keys()?;
     let (keys, trust) = match (terms.keys.is_empty(), bundled.is_empty()) {
-        (false, _) => (&terms.keys, Trust::Pinned),
-        (true, false) => (&bundled, Trust::Bundled),
-        (true, true) => (&bundled, Trust::ChainOnly),
+        (false, _) => (terms.keys.clone(), Trust::Pinned),
+        (true, false) => (bundled, Trust::Bundled),
+        (true, true) => (bundled, Trust::ChainOnly),
     };
-    let seals = Seals::new(source, keys, trust, terms.ak.clone())?;
+    let demands = Demands {
+        origin: source.origin().to_owned(),
+        keys,
+        trust,
+        ak: terms.ak.clone(),
+        hardware_since: terms.hardware_since.unwrap_or(1),
+        newest_told: matches!(source, Source::Database(_)),
+    };
+    let seals = Seals::new(demands, source.export_ak()?);
     let nodes = StoredNodes::new(source)?;
     let mut visit = Visit {
+        source,
         walk: Walk::genesis(source.origin()),
         seals,
         nodes,
@@ -110,8 +130,9 @@ pub fn verify(source: &Source, terms: &Terms, progress: impl FnMut(u64)) -> Resu
 }
 
 struct Visit<'s, P> {
+    source: &'s Source,
     walk: Walk,
-    seals: Seals<'s>,
+    seals: Seals,
     nodes: StoredNodes<'s>,
     known: Option<&'s Checkpoint>,
     withheld: u64,
@@ -129,10 +150,14 @@ impl<P: FnMut(u64)> Visit<'_, P> {
             .into());
         }
         self.known_size(0)?;
+        self.seals.look(source)?;
         source.each(0, |evidence| self.one(&evidence))??;
         let size = self.walk.tip().size();
         (self.progress)(size);
         self.seals.end(size)?;
+        if let Source::Export(export) = source {
+            self.seals.newest(&export.note)?;
+        }
         self.stored_end(source)?;
         match self.known {
             Some(known) if known.size > size => Err(Finding::Seal(format!(
@@ -152,10 +177,10 @@ impl<P: FnMut(u64)> Visit<'_, P> {
                 completed.push((height, place, *hash));
             }
         };
-        let leaf = match evidence {
+        let (leaf, payload) = match evidence {
             Evidence::Row(row) => {
                 walk.row(row, keep)?;
-                leaf_of(row)?
+                (leaf_of(row)?, Some(row.payload))
             }
             Evidence::Leaf(bytes, sealed) => {
                 let leaf = walk.leaf(bytes, keep)?;
@@ -163,13 +188,13 @@ impl<P: FnMut(u64)> Visit<'_, P> {
                     Some((salt, payload)) => check_payload(leaf.seq, &leaf, salt, payload)?,
                     None => self.withheld += 1,
                 }
-                leaf
+                (leaf, sealed.map(|(_, payload)| payload))
             }
         };
         for (height, place, hash) in &self.completed {
             self.nodes.check(*height, *place, hash)?;
         }
-        self.seals.entry(&leaf, &self.walk.tip().frontier)?;
+        self.seals.entry(&leaf, payload, &self.walk.tip().frontier, self.source)?;
         let size = self.walk.tip().size();
         if size & 0xfff == 0 {
             (self.progress)(size);

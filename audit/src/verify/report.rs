@@ -12,6 +12,10 @@ use super::seals::Seen;
 use super::source::Source;
 use super::{Terms, Trust};
 
+/// No checkpoint covers the tables that the daemon acts upon, although they lie in the same file.
+pub(super) const STATE: &str = "that the daemon acts upon what these entries say: its tables of keys, clients, API keys, \
+    policies and approvals are under no checkpoint, and who can write the file can change them unseen";
+
 /// Which entries an excerpt shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Extent {
@@ -134,6 +138,13 @@ fn not_proven(trust: Trust, entries: u64, seen: &Seen, withheld: u64, terms: &Te
                 .to_owned(),
         );
     }
+    if seen.uncompared > 0 {
+        open.push(format!(
+            "what the entries tell of {} checkpoints: their payloads were left out",
+            seen.uncompared
+        ));
+    }
+    open.push(STATE.to_owned());
     open.push(
         "that what the entries say is true, or that nobody else was shown another log (witnesses)".to_owned(),
     );

@@ -15,6 +15,7 @@ use crate::note::NoteKey;
 use super::archive::{Export, Files};
 use super::database::Database;
 use super::excerpt::Excerpt;
+use super::seals::Steps;
 
 /// Why evidence cannot be read at all. This says nothing about whether it is genuine.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +169,13 @@ impl Source {
             Self::Export(export) => export.anchor_after(k),
             Self::Excerpt(_) => Err(not_whole()),
         }
+    }
+}
+
+impl Steps for Source {
+    type Fault = Unreadable;
+    fn after(&self, k: u64) -> Result<Option<AnchorFacts>, Unreadable> {
+        self.anchor_after(k)
     }
 }
 

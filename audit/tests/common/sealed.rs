@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use audit::double::{MemoryAnchor, MemorySealer};
+use audit::leaf::{genesis_chain, leaf_hash, next_chain};
 use audit::{Ledger, NoteKey, RecoverRefused, Sealer, Sealing, Tier, WriteRefused};
 
 use super::House;
@@ -72,6 +73,21 @@ impl Sealed {
 
     pub fn edit(&self, sql: &str) {
         edit(&self.house.path(), sql);
+    }
+
+    /// Cuts the log to its first entries, so that what is stored of its end fits them.
+    pub fn cut_to(&self, size: u64) {
+        self.edit(&format!("DELETE FROM entry WHERE seq >= {size}"));
+        let conn = rusqlite::Connection::open(self.house.path()).unwrap();
+        let (mut chain, mut tree) = (genesis_chain(ORIGIN), audit::merkle::Frontier::default());
+        let mut find = conn.prepare("SELECT leaf FROM entry ORDER BY seq").unwrap();
+        for leaf in find.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap() {
+            let hash = leaf_hash(&leaf.unwrap());
+            chain = next_chain(&chain, &hash);
+            tree.push(hash, |_, _, _| {});
+        }
+        let state = rusqlite::params![tree.size().cast_signed(), chain, tree.peaks().concat()];
+        conn.execute("UPDATE tree_state SET size = ?1, chain = ?2, peaks = ?3", state).unwrap();
     }
 }
 

@@ -3,6 +3,7 @@
 //! What leaves: `Caller`, which has no variant "nobody", and the scopes it carries.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -227,28 +228,93 @@ pub enum Caller {
     Operator(Operator),
 }
 
-/// How an entry names who did something.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Actor(String);
+/// Who did something, as entries name them. Written as text, and read back from it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Actor {
+    /// A program: a client certificate and an API key.
+    Program {
+        /// The certificate's client.
+        client: ClientId,
+        /// The API key.
+        api_key: ApiKeyId,
+    },
+    /// A client certificate alone.
+    Client(ClientId),
+    /// A local operator, by the user id that the kernel vouches for.
+    Operator(u32),
+    /// The appliance itself: start, rotation, scheduled work.
+    Appliance,
+}
+
+const OPERATOR: &str = "operator:";
+const APPLIANCE: &str = "appliance";
 
 impl Actor {
-    /// As it stands in the ledger.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// Whether both are one and the same hand: the same client certificate, the same API key, or the same user.
+    pub fn is_same_hand(&self, other: &Self) -> bool {
+        let shares = |one: Option<&str>, other: Option<&str>| one.is_some() && one == other;
+        self == other
+            || shares(self.client().map(ClientId::as_str), other.client().map(ClientId::as_str))
+            || shares(self.api_key().map(ApiKeyId::as_str), other.api_key().map(ApiKeyId::as_str))
     }
 
-    /// The appliance itself: start, rotation, scheduled work.
-    pub fn appliance() -> Self {
-        Self("appliance".to_owned())
+    /// Whether it is a local operator.
+    pub fn is_operator(&self) -> bool {
+        matches!(self, Self::Operator(_))
+    }
+
+    fn client(&self) -> Option<&ClientId> {
+        match self {
+            Self::Program { client, .. } | Self::Client(client) => Some(client),
+            Self::Operator(_) | Self::Appliance => None,
+        }
+    }
+
+    fn api_key(&self) -> Option<&ApiKeyId> {
+        match self {
+            Self::Program { api_key, .. } => Some(api_key),
+            Self::Client(_) | Self::Operator(_) | Self::Appliance => None,
+        }
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program { client, api_key } => write!(f, "{client}/{api_key}"),
+            Self::Client(client) => write!(f, "{client}"),
+            Self::Operator(uid) => write!(f, "{OPERATOR}{uid}"),
+            Self::Appliance => f.write_str(APPLIANCE),
+        }
+    }
+}
+
+impl FromStr for Actor {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let malformed = Malformed { expected: "actor" };
+        match text.split_once('/') {
+            _ if text == APPLIANCE => Ok(Self::Appliance),
+            Some((client, api_key)) => {
+                Ok(Self::Program { client: client.parse()?, api_key: api_key.parse()? })
+            }
+            None => match text.strip_prefix(OPERATOR) {
+                Some(uid) => uid.parse().map(Self::Operator).map_err(|_| malformed),
+                None => text.parse().map(Self::Client).map_err(|_| malformed),
+            },
+        }
     }
 }
 
 impl From<&Caller> for Actor {
     fn from(caller: &Caller) -> Self {
         match caller {
-            Caller::Program(program) => Self(format!("{}/{}", program.client.id, program.api_key)),
-            Caller::Client(client) => Self(client.id.to_string()),
-            Caller::Operator(operator) => Self(format!("operator:{}", operator.uid)),
+            Caller::Program(program) => {
+                Self::Program { client: program.client.id.clone(), api_key: program.api_key.clone() }
+            }
+            Caller::Client(client) => Self::Client(client.id.clone()),
+            Caller::Operator(operator) => Self::Operator(operator.uid),
         }
     }
 }
@@ -292,5 +358,34 @@ mod tests {
         all.push("upstream:ledger".parse().unwrap());
         let scopes = Scopes::listed(all).unwrap();
         assert_eq!(Scopes::from_stored(&scopes.stored(), false), Some(scopes));
+    }
+
+    fn program(client: char, api_key: char) -> Actor {
+        let tail = |of: char| of.to_string().repeat(20);
+        let text = format!("cl_{}/ak_{}", tail(client), tail(api_key));
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_same_certificate_or_the_same_api_key_is_the_same_hand() {
+        assert!(program('a', 'b').is_same_hand(&program('a', 'c')));
+        assert!(program('a', 'b').is_same_hand(&program('d', 'b')));
+        assert!(!program('a', 'b').is_same_hand(&program('c', 'd')));
+        let alone = Actor::Client(format!("cl_{}", "a".repeat(20)).parse().unwrap());
+        assert!(program('a', 'b').is_same_hand(&alone));
+        assert!(Actor::Operator(0).is_same_hand(&Actor::Operator(0)));
+        assert!(!Actor::Operator(0).is_same_hand(&Actor::Operator(1)));
+        assert!(!Actor::Operator(0).is_same_hand(&Actor::Appliance));
+    }
+
+    #[test]
+    fn every_actor_reads_back_from_its_text_and_nothing_else_does() {
+        let alone = Actor::Client(format!("cl_{}", "a".repeat(20)).parse().unwrap());
+        for actor in [program('a', 'b'), alone, Actor::Operator(1000), Actor::Appliance] {
+            assert_eq!(actor.to_string().parse(), Ok(actor));
+        }
+        for text in ["", "operator:", "operator:-1", "operator:0/ak_b", "cl_a/ak_b", "user:alice"] {
+            assert!(text.parse::<Actor>().is_err(), "{text}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! Who enters: every refusal of the boundary and the services.
 //! What leaves: status, code, words that say what to do next; never a cause from inside.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -105,6 +106,16 @@ codes! {
     StaleApproval = "stale_approval", 409, Kept, "The vote is about something else";
     /// Nobody approves what they asked for.
     OwnRequest = "own_request", 403, Kept, "Nobody approves what they asked for";
+    /// The time to agree is over.
+    ApprovalExpired = "approval_expired", 409, Kept, "The time to agree is over";
+    /// Somebody who was asked said no.
+    RefusedByApprover = "refused_by_approver", 409, Kept, "An approver refused it";
+    /// Votes that were counted before no longer count.
+    ApprovalsLapsed = "approvals_lapsed", 409, Kept, "Too few of the votes still count";
+    /// Whoever asked for it could not ask for it any more.
+    RequesterWithdrawn = "requester_withdrawn", 403, Kept, "Whoever asked for it may not ask for it any more";
+    /// Nobody could ever agree.
+    NoQuorum = "no_quorum", 409, Kept, "Nobody could agree to this";
     /// Without this CA no client could connect.
     OnlyTrustedCa = "only_trusted_ca", 409, Kept, "The only trusted CA cannot be retired";
     /// The entry is recorded but no checkpoint covers it yet.
@@ -137,6 +148,12 @@ codes! {
     Internal = "internal", 500, Open, "Something went wrong on our side";
     /// The token cannot do this.
     TokenCannot = "token_cannot", 501, Kept, "The token cannot do this";
+    /// The token has no room for another key.
+    TokenFull = "token_full", 503, Freed, "The token is full";
+    /// The token looked at it and said no.
+    TokenRefused = "token_refused", 503, Freed, "The token refused";
+    /// What was brought is not the wrapped key that was announced.
+    ImportRefused = "import_refused", 422, Kept, "The wrapped key is not the one that was announced";
     /// The upstream did not answer as it should.
     UpstreamFailed = "upstream_failed", 502, Freed, "The service behind this path failed";
     /// The upstream fails too often and is left alone for a while.
@@ -157,6 +174,13 @@ codes! {
     Stopping = "stopping", 503, Freed, "The daemon is stopping";
     /// The deadline of the request passed.
     DeadlinePassed = "deadline_passed", 504, Open, "The request's time ran out";
+}
+
+/// A step of a workflow refuses with the same codes as a route, so that none is misspelt.
+impl From<Code> for Cow<'static, str> {
+    fn from(code: Code) -> Self {
+        Cow::Borrowed(code.text())
+    }
 }
 
 /// One refusal, ready to be written out.

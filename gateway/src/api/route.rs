@@ -121,6 +121,7 @@ pub struct Guarded<G, B = ()> {
     method: Method,
     pattern: &'static str,
     key_rule: KeyRule,
+    effect: Effect,
     about: About,
     kinds: std::marker::PhantomData<(G, B)>,
 }
@@ -163,10 +164,12 @@ impl Unguarded {
     pub fn guard<G: Guard>(self) -> Guarded<G> {
         let about = About { summary: "", status: 200, body: nothing, query: nothing, answer: nothing };
         let key_rule = KeyRule::Optional;
+        let effect = if self.method == Method::Get { Effect::Reads } else { Effect::Changes };
         Guarded {
             method: self.method,
             pattern: self.pattern,
             key_rule,
+            effect,
             about,
             kinds: std::marker::PhantomData,
         }
@@ -181,6 +184,7 @@ impl<G: Guard, B: Body> Guarded<G, B> {
             method: self.method,
             pattern: self.pattern,
             key_rule: self.key_rule,
+            effect: self.effect,
             about,
             kinds: std::marker::PhantomData,
         }
@@ -190,6 +194,13 @@ impl<G: Guard, B: Body> Guarded<G, B> {
     #[must_use]
     pub fn keyed(mut self, rule: KeyRule) -> Self {
         self.key_rule = rule;
+        self
+    }
+
+    /// Says that it only reads, though it takes a body that is too long for an address.
+    #[must_use]
+    pub fn reads(mut self) -> Self {
+        self.effect = Effect::Reads;
         self
     }
 
@@ -229,7 +240,6 @@ impl<G: Guard, B: Body> Guarded<G, B> {
         F: Fn(Arc<S>, G::Evidence, B, Exchange) -> A + Send + Sync + 'static,
         A: Future<Output = Result<Reply, Problem>> + Send + 'static,
     {
-        let effect = if self.method == Method::Get { Effect::Reads } else { Effect::Changes };
         let handler = Arc::new(handler);
         let erased: Handler = Arc::new(move |caller| {
             let evidence = G::check(caller)?;
@@ -244,7 +254,7 @@ impl<G: Guard, B: Body> Guarded<G, B> {
             method: self.method,
             pattern: self.pattern,
             guard: G::KIND,
-            effect,
+            effect: self.effect,
             key_rule: self.key_rule,
             about: self.about,
             handler: erased,

@@ -97,7 +97,12 @@ impl Gate {
             };
             turn.end(outcome.await).await
         };
-        self.run(room.name, work, pass, Patience { effect: route.effect, until, fair }).await
+        let outcome = self.run(room.name, work, pass, Patience { effect: route.effect, until, fair }).await;
+        if route.effect == Effect::Reads {
+            // Whoever lost the right to read while the answer was made or waited for does not get it.
+            drop(route.pass(authenticate(arrived.peer, headers, self.directory()).as_ref())?);
+        }
+        outcome
     }
 
     /// What may change something runs to its end even if the client has gone; what only reads stops with it.

@@ -2,11 +2,15 @@
 //! Who enters: parsed arguments.
 //! What leaves: tables, pictures, sentences or JSON.
 
+use std::io::IsTerminal;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::local::Ask;
 use super::{Common, Failure, code, show};
+use crate::runs::shown;
+use crate::services::signing::approvals;
 
 /// What to do with workflow runs.
 #[derive(Debug, Subcommand)]
@@ -29,16 +33,10 @@ pub(super) enum SagaCommand {
     },
     /// Call a run off: what it did is undone.
     Cancel(Because),
-    /// Approve what a run waits for.
-    Approve {
-        /// Its id.
-        id: String,
-    },
-    /// Refuse what a run waits for.
-    Refuse {
-        /// Its id.
-        id: String,
-    },
+    /// Approve what a run waits for: it is shown first, and asked about.
+    Approve(VoteArgs),
+    /// Refuse what a run waits for: it is shown first, and asked about.
+    Refuse(VoteArgs),
     /// Try the stuck step, or the stuck undo, again.
     Retry(Because),
     /// Say what a stuck step left behind, because it has happened.
@@ -67,6 +65,19 @@ pub(super) struct Because {
     /// Why; it stands on the ledger.
     #[arg(long)]
     reason: String,
+}
+
+/// Which run, and how sure.
+#[derive(Debug, Args)]
+pub(super) struct VoteArgs {
+    /// Its id.
+    id: String,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Do not ask, but vote only if this is the digest of what waits.
+    #[arg(long)]
+    digest: Option<String>,
 }
 
 /// Which runs.
@@ -102,8 +113,8 @@ pub(super) fn saga(common: &Common, command: SagaCommand) -> Result<(), Failure>
             let ask = Ask::post(format!("/v1/workflows/{id}/cancel"), Some(json!({ "reason": reason })));
             tell(common, &ask.send(common)?)
         }
-        SagaCommand::Approve { id } => vote(common, &id, "approve"),
-        SagaCommand::Refuse { id } => vote(common, &id, "refuse"),
+        SagaCommand::Approve(args) => vote(common, &args, "approve"),
+        SagaCommand::Refuse(args) => vote(common, &args, "refuse"),
         SagaCommand::Retry(because) => lead(common, "retry", &because, None),
         SagaCommand::SupplyResult { because, result } => {
             lead(common, "supply-result", &because, Some(parsed(&result)?))
@@ -135,19 +146,68 @@ fn picture(common: &Common, id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A vote repeats what was shown, so it is shown first.
-fn vote(common: &Common, id: &str, verdict: &str) -> Result<(), Failure> {
+/// A vote repeats what was shown, so it is shown first: what is shown is what the digest is over, computed here and not believed.
+fn vote(common: &Common, args: &VoteArgs, verdict: &str) -> Result<(), Failure> {
+    let VoteArgs { id, yes, digest } = args;
     let seen = Ask::get(format!("/v1/workflows/{id}")).send(common)?;
     let approval = &seen["approval"];
     if approval.is_null() {
         return Err(Failure::new(code::REFUSED, "wrong_state", "the workflow does not wait for approval"));
     }
+    let document = approval["document"].as_str().unwrap_or_default();
+    let computed = approvals::digest(document);
+    let Some(read) = approvals::shown(document).filter(|_| approval["digest"] == computed) else {
+        let words = "what is shown is not what the digest is over; do not vote, and tell the operator";
+        return Err(Failure::new(code::REFUSED, "stale_approval", words));
+    };
+    if digest.as_ref().is_some_and(|digest| !digest.eq_ignore_ascii_case(&computed)) {
+        let words = format!("what waits has the digest {computed}; look at it again");
+        return Err(Failure::new(code::REFUSED, "stale_approval", words));
+    }
+    if !common.json {
+        say_on!(
+            "{} {}{}",
+            text(&seen, "workflow"),
+            text(&seen, "id"),
+            shown::text(&as_hashed(approval, &read))
+        );
+    }
+    if !yes && digest.is_none() && !is_sure(verdict)? {
+        return Err(Failure::new(code::REFUSED, "not_voted", "nothing was said to it"));
+    }
     let body = json!({
         "verdict": verdict,
-        "digest": approval["digest"],
+        "digest": computed,
         "policy_version": approval["policy_version"],
     });
     tell(common, &Ask::post(format!("/v1/workflows/{id}/approvals"), Some(body)).send(common)?)
+}
+
+/// An approval in which everything that is hashed stands as it was hashed.
+fn as_hashed(approval: &Value, document: &Value) -> Value {
+    let mut shown = approval.clone();
+    for name in ["consequence", "expires", "needs", "policy_version", "request"] {
+        shown[name] = document[name].clone();
+    }
+    shown["initiator"] = document["requester"].clone();
+    shown
+}
+
+/// Asks whoever sits at the terminal; where nobody does, nobody is sure.
+fn is_sure(verdict: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        let words =
+            "nobody can be asked here; say --yes, or --digest with the digest that you have looked at";
+        return Err(Failure::new(code::USAGE, "usage", words));
+    }
+    say_on!("\n{verdict} this? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|why| Failure::because(code::USAGE, "usage", &why))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn text<'v>(answer: &'v Value, name: &str) -> &'v str {
+    answer[name].as_str().unwrap_or_default()
 }
 
 fn lead(common: &Common, verb: &str, because: &Because, result: Option<Value>) -> Result<(), Failure> {

@@ -72,7 +72,7 @@ impl Leases {
         let request = LeaseRequest {
             scope: scope(by),
             name: name.to_string(),
-            holder: by.actor().as_str().to_owned(),
+            holder: by.actor().to_string(),
             // Sent again after a crash, the request finds its lease, or its place in line.
             request_key: origin.once.as_ref().map(|once| once.key().to_owned()),
             ttl,

@@ -3,6 +3,7 @@
 //! What leaves: runs in words and pictures; votes and verbs, each told on the ledger.
 
 pub mod routes;
+pub mod shown;
 pub mod wire;
 
 use std::sync::Arc;
@@ -14,10 +15,12 @@ use sagas::{Detail, End, Filter, HistoryLine, SagaId, SagaKey, Scope, StartRefus
 use crate::api::guard::{Permit, may, scope_missing};
 use crate::api::{Offer, OperatorPermit, Origin, Problem};
 use crate::ids::WorkspaceId;
+use crate::moment::Moment;
 use crate::refused_by_ledger;
 use crate::runner::RunRefused;
+use crate::services::credentials::{self, Withdrawn};
 use crate::services::ground::{Ground, LedgerRefused, Signal, Telling, was_read, written};
-use crate::services::signing::approvals::{self, APPROVE, Ballot, Pending, REFUSE, Vote, same_hand};
+use crate::services::signing::approvals::{self, Ballot, Decision, Pending, Vote};
 
 /// Why nothing was shown or done.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,9 @@ pub enum RunsRefused {
     /// The voter has seen another request, or another policy.
     #[error("the vote is about another request or policy")]
     Stale,
+    /// The time to agree is over.
+    #[error("the time to agree ended {0}")]
+    TooLate(Moment),
     /// Nobody approves what they asked for.
     #[error("nobody approves what they asked for")]
     OwnRequest,
@@ -50,8 +56,10 @@ pub struct Shown {
     pub detail: Detail,
     /// What waits for a vote, if anything ever did.
     pub pending: Option<Pending>,
-    /// The votes that counted.
-    pub votes: Vec<Vote>,
+    /// The votes, and of those that do not count any more, why.
+    pub votes: Vec<(Vote, Option<String>)>,
+    /// Why whoever asked may not ask any more: then nothing will be done, whatever others say.
+    pub withdrawn: Option<String>,
 }
 
 /// The room.
@@ -129,13 +137,20 @@ impl Runs {
         let shown = was_read::<_, RunsRefused>(shown.map_err(|refused| refused.map(RunsRefused::from)))?;
         let detail = shown.ok_or(RunsRefused::NoSuchRun)?;
         let Some(workspace) = scope.cloned() else {
-            return Ok(Shown { detail, pending: None, votes: Vec::new() });
+            return Ok(Shown { detail, pending: None, votes: Vec::new(), withdrawn: None });
         };
+        let now = self.ground.now();
         self.ground
             .read::<_, RunsRefused>(move |view| {
                 let pending = approvals::pending(view, &workspace, &id.to_string())?;
-                let votes = approvals::votes(view, &workspace, &id.to_string())?;
-                Ok(Shown { detail, pending, votes })
+                let votes = approvals::standing(view, &workspace, &id.to_string(), now)?;
+                let mut detail = detail;
+                detail.advice.splice(0..0, advice(&detail.summary, pending.as_ref()));
+                let requester = pending.as_ref().map(|pending| &pending.requester);
+                let withdrawn = requester
+                    .map(|requester| credentials::withdrawn(view, &workspace, requester, None, now))
+                    .transpose()?;
+                Ok(Shown { detail, pending, votes, withdrawn: withdrawn.flatten().map(Withdrawn::words) })
             })
             .await
     }
@@ -157,25 +172,28 @@ impl Runs {
     /// Says yes or no to a request that waits for approval.
     ///
     /// # Errors
-    /// Nothing waits, the voter has seen something else, or it is the voter's own request.
+    /// Nothing waits, the voter has seen something else, it is the voter's own request, or the time to agree is over.
     pub async fn vote(
         &self,
         by: &Permit<may::Approve>,
         origin: &Origin,
         id: SagaId,
         ballot: Ballot,
-        yes: bool,
+        decision: Decision,
     ) -> Result<(), RunsRefused> {
         let workspace = by.workspace().clone();
         let pending = self.pending(&workspace, id).await?;
         if pending.ballot != ballot {
             return Err(RunsRefused::Stale);
         }
-        if same_hand(by.actor().as_str(), &pending.initiator) {
+        if by.actor().is_same_hand(&pending.requester) {
             return Err(RunsRefused::OwnRequest);
         }
-        let name = if yes { APPROVE } else { REFUSE };
-        let vote = Signal { name, dedupe: by.actor().as_str().to_owned(), payload: &ballot };
+        // A no is heard as long as there is something to stop, also in a time lock or a grace after the time to agree.
+        if decision == Decision::Approve && pending.expires <= self.ground.now() {
+            return Err(RunsRefused::TooLate(pending.expires));
+        }
+        let vote = Signal { name: decision.text(), dedupe: by.actor().to_string(), payload: &ballot };
         self.ground.signal(Telling::member(by, origin), &key(Some(&workspace), id), vote).await
     }
 
@@ -246,6 +264,22 @@ impl Runs {
         Ok(None)
     }
 }
+
+/// What those who are asked can do.
+fn advice(run: &Summary, pending: Option<&Pending>) -> Vec<String> {
+    let waits_at = run.step.filter(|_| run.state == State::Waiting.as_str());
+    match (pending, waits_at) {
+        (Some(pending), Some(step)) if step == pending.step => vec![
+            "`approve`, if you did not ask for it and agree to exactly this".to_owned(),
+            "`refuse` to end it".to_owned(),
+        ],
+        (Some(_), Some(TIME_LOCK)) => vec!["`refuse` to veto it while its time lock runs".to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+/// The wait in which a change that was agreed to can be vetoed.
+const TIME_LOCK: &str = "signing.await_timelock";
 
 fn key(scope: Option<&WorkspaceId>, id: SagaId) -> SagaKey {
     let scope = scope.map_or(Scope::Appliance, |workspace| Scope::Workspace(workspace.on_ledger().clone()));

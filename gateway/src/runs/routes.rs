@@ -8,7 +8,7 @@ use std::time::Duration;
 use sagas::{SagaId, Scope, State};
 use serde_json::Value;
 
-use super::{Runs, wire};
+use super::{Runs, shown, wire};
 use crate::api::exchange::Json;
 use crate::api::guard::may;
 use crate::api::{
@@ -106,11 +106,15 @@ async fn show(
     (): (),
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let shown = runs.show(Some(by.workspace()), ex.param(0)?).await?;
-    if ex.wants_text {
-        return Ok(Reply::text("text/plain; charset=utf-8", sagas::picture(&shown.detail)));
+    let run = runs.show(Some(by.workspace()), ex.param(0)?).await?;
+    if !ex.wants_text {
+        return Reply::json(200, &wire::RunAnswer::try_from(run)?);
     }
-    Reply::json(200, &wire::RunAnswer::try_from(shown)?)
+    let picture = sagas::picture(&run.detail);
+    let approval = wire::RunAnswer::try_from(run)?.approval;
+    let approval = approval.map(serde_json::to_value).transpose().map_err(|why| Problem::internal(&why))?;
+    let approval = approval.as_ref().map(shown::text).unwrap_or_default();
+    Ok(Reply::text("text/plain; charset=utf-8", picture + &approval))
 }
 
 async fn offers(
@@ -157,8 +161,8 @@ async fn vote(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let id: SagaId = ex.param(0)?;
-    let (ballot, yes) = body.parts()?;
-    runs.vote(&by, &ex.origin, id, ballot, yes).await?;
+    let (ballot, decision) = body.parts()?;
+    runs.vote(&by, &ex.origin, id, ballot, decision).await?;
     Reply::json(200, &wire::RunAnswer::try_from(runs.show(Some(by.workspace()), id).await?)?)
 }
 

@@ -14,7 +14,7 @@ use crate::api::{Code, Offer, Problem};
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use crate::moment::Moment;
 use crate::services::keys::incoming::Blob;
-use crate::services::signing::approvals::Ballot;
+use crate::services::signing::approvals::{self, Ballot, Decision, Pending, Vote};
 
 /// Which runs to list.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -77,9 +77,17 @@ pub struct RunAnswer {
     pub approval: Option<ApprovalAnswer>,
 }
 
-/// What an approver needs to know.
+/// What an approver needs to know. All of it stands in `document`, and the digest is over nothing else: SHA-256 over the text
+/// `chancery.approval.v2`, a zero byte and the document's bytes.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ApprovalAnswer {
+    /// What happens once enough others agree.
+    pub consequence: String,
+    /// What exactly it is about: the key with its version and fingerprint, the content's digest, intent and context, or
+    /// whatever else the workflow asks for.
+    pub request: Value,
+    /// The document, as JSON in canonical form: no blanks, names in the order of their bytes.
+    pub document: String,
     /// Which step waits.
     pub step: String,
     /// What a vote repeats: the digest of the exact request.
@@ -87,24 +95,32 @@ pub struct ApprovalAnswer {
     /// And the version of the policy.
     pub policy_version: i64,
     /// How many others have to agree.
-    pub needs: i64,
+    pub needs: u32,
     /// Who asked, and therefore has no vote.
     pub initiator: String,
+    /// Why whoever asked may not ask any more, if it is so: then nothing will be done, whatever others say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<String>,
     /// Until when.
     pub expires: Moment,
-    /// The votes that counted.
+    /// The votes.
     pub votes: Vec<VoteAnswer>,
 }
 
-/// A vote that counted.
+/// A vote that was counted when it came.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct VoteAnswer {
     /// Who.
     pub approver: String,
     /// `approve` or `refuse`.
-    pub verdict: String,
+    pub verdict: &'static str,
     /// When.
     pub at: Moment,
+    /// Whether it counts now.
+    pub counts: bool,
+    /// Why it counts no longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lapsed: Option<String>,
 }
 
 /// A page of runs.
@@ -162,17 +178,14 @@ impl RunsQuery {
 }
 
 impl CastVote {
-    /// The vote's parts: what was seen, and whether it is a yes.
+    /// The vote's parts: what was seen, and what is said to it.
     ///
     /// # Errors
     /// The verdict is neither yes nor no.
-    pub fn parts(self) -> Result<(Ballot, bool), Problem> {
-        let yes = match self.verdict.as_str() {
-            "approve" => true,
-            "refuse" => false,
-            _ => return Err(Problem::new(Code::Invalid, "a verdict is `approve` or `refuse`").at("/verdict")),
-        };
-        Ok((Ballot { digest: self.digest, policy_version: self.policy_version }, yes))
+    pub fn parts(self) -> Result<(Ballot, Decision), Problem> {
+        let no_verdict = |_| Problem::new(Code::Invalid, "a verdict is `approve` or `refuse`").at("/verdict");
+        let decision = self.verdict.parse().map_err(no_verdict)?;
+        Ok((Ballot { digest: self.digest, policy_version: self.policy_version }, decision))
     }
 }
 
@@ -220,19 +233,42 @@ impl TryFrom<Shown> for RunAnswer {
 
     fn try_from(shown: Shown) -> Result<Self, Problem> {
         let run = serde_json::to_value(&shown.detail).map_err(|why| Problem::internal(&why))?;
-        let votes = shown.votes.into_iter();
-        let votes: Vec<_> =
-            votes.map(|it| VoteAnswer { approver: it.approver, verdict: it.verdict, at: it.at }).collect();
-        let approval = shown.pending.map(|pending| ApprovalAnswer {
+        let votes: Vec<_> = shown.votes.into_iter().map(VoteAnswer::from).collect();
+        Ok(Self {
+            run,
+            approval: shown.pending.map(|pending| ApprovalAnswer::new(pending, votes, shown.withdrawn)),
+        })
+    }
+}
+
+impl ApprovalAnswer {
+    fn new(pending: Pending, votes: Vec<VoteAnswer>, withdrawn: Option<String>) -> Self {
+        let shown = approvals::shown(&pending.document).unwrap_or_default();
+        Self {
+            consequence: shown["consequence"].as_str().unwrap_or_default().to_owned(),
+            request: shown["request"].clone(),
+            document: pending.document,
             step: pending.step,
             digest: pending.ballot.digest,
             policy_version: pending.ballot.policy_version,
             needs: pending.needs,
-            initiator: pending.initiator,
+            initiator: pending.requester.to_string(),
+            withdrawn,
             expires: pending.expires,
             votes,
-        });
-        Ok(Self { run, approval })
+        }
+    }
+}
+
+impl From<(Vote, Option<String>)> for VoteAnswer {
+    fn from((vote, lapsed): (Vote, Option<String>)) -> Self {
+        Self {
+            approver: vote.approver.to_string(),
+            verdict: vote.decision.text(),
+            at: vote.at,
+            counts: lapsed.is_none(),
+            lapsed,
+        }
     }
 }
 

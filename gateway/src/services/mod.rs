@@ -12,6 +12,7 @@ pub mod policy;
 pub mod problems;
 pub mod roster;
 pub mod signing;
+pub mod subject;
 pub mod succession;
 pub mod workspaces;
 

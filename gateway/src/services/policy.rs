@@ -14,6 +14,7 @@ use crate::limits::{
     POLICY_APPROVALS_MAX, POLICY_EXPIRES_MAX, POLICY_EXPIRES_MIN, POLICY_INTENT_BYTES_MAX,
     POLICY_INTENTS_MAX, POLICY_TIMELOCK_MAX, POLICY_WINDOW_MAX,
 };
+use crate::moment::Moment;
 
 /// What a policy says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +51,18 @@ pub struct Limit {
     pub uses: u32,
     /// In one window of so many seconds.
     pub per_seconds: u64,
+}
+
+impl Limit {
+    /// How long a window is, in microseconds.
+    pub fn length_us(self) -> i64 {
+        i64::try_from(self.per_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000).max(1)
+    }
+
+    /// When the window of a moment began, in microseconds since 1970.
+    pub fn window_us(self, now: Moment) -> i64 {
+        now.micros() - now.micros().rem_euclid(self.length_us())
+    }
 }
 
 fn a_day() -> u64 {

@@ -147,7 +147,7 @@ pub(super) fn of_answer(came: &HeaderMap, to_head: bool) -> HeaderMap {
 /// Says who asks, how long there is, and where the trace is.
 pub(super) fn say(headers: &mut HeaderMap, said: &Said<'_>) {
     put(headers, WORKSPACE, said.entrant.workspace().as_str());
-    put(headers, ACTOR, said.entrant.actor().as_str());
+    put(headers, ACTOR, &said.entrant.actor().to_string());
     if let Some(client) = said.entrant.client() {
         put(headers, CLIENT, client.as_str());
     }

@@ -11,6 +11,7 @@ use super::keys::{key_lock, name_lock};
 use super::{DAY, MINUTE};
 use crate::ids::WorkspaceId;
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
+use crate::services::credentials;
 use crate::services::keys::Keys;
 use crate::services::keys::backup::{self, BackupPlan, Offsite, Wrapped};
 use crate::services::keys::incoming::{self, Arrived, BLOB, ImportPlan, TakenIn};
@@ -56,7 +57,10 @@ pub fn import(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "keys.hsm_unwrap",
             |step| {
                 step.within(TOKEN_GENERATE_WAIT_MAX)
-                    .order(|tx, cx, plan, _: &Arrived| making::order(tx, cx, &plan.first()))
+                    .order(|tx, cx, plan, _: &Arrived| {
+                        credentials::confirm_requester(tx, cx, &plan.workspace)?;
+                        making::order(tx, cx, &plan.first())
+                    })
                     .act(move |_, plan: ImportPlan, arrived, order| {
                         let keys = taking.clone();
                         async move { keys.take_in(&plan, arrived, KeyId::clone(order.value())).await }
@@ -84,6 +88,7 @@ pub fn import(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             Undo::none("a proof changes nothing, and what it ends was to end in any case"),
         )
         .pivot_local("keys.activate", |tx, cx, plan, version: &MadeVersion| {
+            credentials::confirm_requester(tx, cx, &plan.workspace)?;
             incoming::activate(tx, cx, plan, version)
         })
         .build()
@@ -94,7 +99,7 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
     let (wrap, unwrap, keep, delete) = (keys.clone(), keys.clone(), keys.clone(), keys.clone());
     let (try_out, tidy) = (keys.clone(), keys.clone());
     Workflow::define("key.backup")
-        .version(1)
+        .version(2)
         .input::<BackupPlan>()
         .locks(|plan| vec![key_lock(&plan.key)])
         .deadline(DAY)
@@ -103,18 +108,22 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             |step| {
                 step.at_most(|_, ()| DAY / 2)
                     .open(|tx, cx, plan: &BackupPlan, ()| {
-                        approvals::open(tx, cx, &two(&plan.workspace), plan)
+                        approvals::open(tx, cx, &two(&plan.workspace), &backup::subject(tx, plan)?)
                     })
                     .on(&[APPROVE, REFUSE], |tx, cx, plan, (), signal| {
                         approvals::hear(tx, cx, &two(&plan.workspace), signal, ())
                     })
             },
-            Undo::none("waiting changes nothing"),
+            Undo::local(|tx, cx, plan: &BackupPlan, ()| approvals::close(tx, cx, &plan.workspace)),
         )
         .remote(
             "keys.hsm_wrap_export",
             |step| {
                 step.within(TOKEN_GENERATE_WAIT_MAX)
+                    .order(|tx, cx, plan, ()| {
+                        let lapsed = approvals::confirm(tx, cx, &plan.workspace, TWO)?;
+                        Ok(backup::order(tx, cx, plan)?.and(lapsed))
+                    })
                     .act(move |cx, plan, (), _| wrap.clone().wrap_for_backup(cx.effect, plan))
                     .probe(|_, _, ()| super::made_again())
             },
@@ -142,7 +151,9 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             }),
         )
         .pivot_local("keys.record_backup", |tx, cx, plan, offsite: &Offsite| {
-            backup::record(tx, cx, plan, offsite)
+            let lapsed = approvals::confirm(tx, cx, &plan.workspace, TWO)?;
+            backup::confirm(tx, plan)?;
+            Ok(backup::record(tx, cx, plan, offsite)?.and(lapsed))
         })
         .build()
 }
@@ -151,7 +162,7 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
 pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
     let (fetch, restore, unmake, prove) = (keys.clone(), keys.clone(), keys.clone(), keys.clone());
     Workflow::define("key.restore")
-        .version(2)
+        .version(3)
         .input::<RestorePlan>()
         .locks(|plan| vec![key_lock(&plan.key)])
         .deadline(DAY)
@@ -160,14 +171,17 @@ pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             |step| {
                 step.at_most(|_, ()| DAY / 2)
                     .open(|tx, cx, plan: &RestorePlan, ()| {
-                        approvals::open(tx, cx, &two(&plan.workspace), plan)
+                        approvals::open(tx, cx, &two(&plan.workspace), &restoring::subject(tx, plan)?)
                     })
                     .on(&[APPROVE, REFUSE], |tx, cx, plan, (), signal| {
                         approvals::hear(tx, cx, &two(&plan.workspace), signal, ())
                     })
             },
             // The version that a later step orders is taken off the record here: a call outside has no rows to take back.
-            Undo::local(|tx, cx, plan, ()| restoring::forget(tx, cx, plan)),
+            Undo::local(|tx, cx, plan: &RestorePlan, ()| {
+                let forgotten = restoring::forget(tx, cx, plan)?;
+                Ok(forgotten.absorb(approvals::close(tx, cx, &plan.workspace)?))
+            }),
         )
         .remote(
             "vault.fetch_offsite",
@@ -182,7 +196,11 @@ pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "keys.hsm_unwrap",
             |step| {
                 step.within(TOKEN_GENERATE_WAIT_MAX)
-                    .order(|tx, cx, _, fetched: &Fetched| making::order(tx, cx, &fetched.making))
+                    .order(|tx, cx, plan, fetched: &Fetched| {
+                        let lapsed = approvals::confirm(tx, cx, &plan.workspace, TWO)?;
+                        restoring::confirm(tx, plan)?;
+                        Ok(making::order(tx, cx, &fetched.making)?.and(lapsed))
+                    })
                     .act(move |cx, _, fetched, _| restore.clone().restore(cx.effect, fetched))
                     .probe(|_, _, _| super::made_again())
                     .settle(|tx, cx, _, fetched, restored: &Restored| {
@@ -203,13 +221,16 @@ pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             },
             Undo::none("a proof changes nothing"),
         )
-        .pivot_local("keys.activate_restored", |tx, cx, _, restored: &Restored| {
-            restoring::activate(tx, cx, restored)
+        .pivot_local("keys.activate_restored", |tx, cx, plan, restored: &Restored| {
+            let lapsed = approvals::confirm(tx, cx, &plan.workspace, TWO)?;
+            Ok(restoring::activate(tx, cx, plan, restored)?.and(lapsed))
         })
         .build()
 }
 
-/// Two others, as the workflow itself says.
+/// How many others, as the workflow itself says.
+const TWO: u32 = 2;
+
 fn two(workspace: &WorkspaceId) -> Quorum {
-    Quorum { workspace: workspace.clone(), needs: 2, policy_version: 0, within: DAY / 2 }
+    Quorum { workspace: workspace.clone(), needs: TWO, policy_version: 0, within: DAY / 2 }
 }

@@ -9,6 +9,7 @@ use sagas::{Definition, DefinitionRefused, Lock, Probe, Ruling, Undo, Workflow};
 
 use super::{DAY, MINUTE};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
+use crate::services::credentials;
 use crate::services::keys::destruction::{self, Announced, DestructionPlan};
 use crate::services::keys::making::{self, Attested, MadeVersion, Making, NewKeyPlan};
 use crate::services::keys::rotation::{self, Next, RotationPlan};
@@ -16,6 +17,9 @@ use crate::services::keys::{Keys, backup};
 use crate::services::signing::approvals::{self, APPROVE, Quorum, REFUSE};
 use crate::services::signing::policies;
 use crate::topics;
+
+/// How many others have to agree to a destruction.
+const TWO: u32 = 2;
 
 /// A key's name is taken by one workflow at a time.
 pub(super) fn name_lock(name: &crate::ids::Name) -> Lock {
@@ -44,7 +48,10 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "keys.hsm_generate",
             |step| {
                 step.within(TOKEN_GENERATE_WAIT_MAX)
-                    .order(|tx, cx, plan, ()| making::order(tx, cx, &plan.first()))
+                    .order(|tx, cx, plan, ()| {
+                        credentials::confirm_requester(tx, cx, &plan.workspace)?;
+                        making::order(tx, cx, &plan.first())
+                    })
                     .act(move |_, plan, (), order| {
                         let keys = make.clone();
                         async move { keys.make(&plan.first(), order).await }
@@ -83,6 +90,7 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             }),
         )
         .pivot_local("keys.activate", |tx, cx, plan, attested: &Attested| {
+            credentials::confirm_requester(tx, cx, &plan.workspace)?;
             making::activate(tx, cx, plan, ("key.create", topics::KEY_CREATED), attested)
         })
         .build()
@@ -104,7 +112,10 @@ pub fn rotate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "keys.hsm_generate",
             |step| {
                 step.within(TOKEN_GENERATE_WAIT_MAX)
-                    .order(|tx, cx, _, making: &Making| making::order(tx, cx, making))
+                    .order(|tx, cx, plan, making: &Making| {
+                        credentials::confirm_requester(tx, cx, &plan.workspace)?;
+                        making::order(tx, cx, making)
+                    })
                     .act(move |_, _, making, order| {
                         let keys = make.clone();
                         async move { Ok(Next { version: keys.make(&making, order).await?, making }) }
@@ -141,7 +152,10 @@ pub fn rotate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             },
             Undo::none("waiting changes nothing"),
         )
-        .pivot_local("keys.promote", |tx, cx, _, next: &Next| rotation::promote(tx, cx, next))
+        .pivot_local("keys.promote", |tx, cx, plan, next: &Next| {
+            credentials::confirm_requester(tx, cx, &plan.workspace)?;
+            rotation::promote(tx, cx, next)
+        })
         .local("keys.schedule_retire", |tx, cx, _, making: &Making| rotation::retire(tx, cx, making))
         .build()
 }
@@ -151,12 +165,12 @@ pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
     let (destroy, look, backups) = (keys.clone(), keys.clone(), keys.clone());
     let quorum = |plan: &DestructionPlan| Quorum {
         workspace: plan.workspace.clone(),
-        needs: 2,
+        needs: TWO,
         policy_version: 0,
         within: DAY,
     };
     Workflow::define("key.destroy")
-        .version(1)
+        .version(2)
         .input::<DestructionPlan>()
         .locks(|plan| vec![key_lock(&plan.key)])
         .local(
@@ -168,12 +182,16 @@ pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             "signing.await_approvals",
             |step| {
                 step.at_most(move |plan, _| quorum(plan).within)
-                    .open(move |tx, cx, plan, _: &Announced| approvals::open(tx, cx, &quorum(plan), plan))
+                    .open(move |tx, cx, plan, _: &Announced| {
+                        approvals::open(tx, cx, &quorum(plan), &destruction::subject(tx, plan)?)
+                    })
                     .on(&[APPROVE, REFUSE], move |tx, cx, plan, before, signal| {
                         approvals::hear(tx, cx, &quorum(plan), signal, before.clone())
                     })
             },
-            Undo::none("waiting changes nothing"),
+            Undo::local(|tx, cx, plan: &DestructionPlan, _: &Announced| {
+                approvals::close(tx, cx, &plan.workspace)
+            }),
         )
         .wait(
             "keys.await_cooling",
@@ -189,7 +207,14 @@ pub fn destroy(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
         )
         .pivot_remote("keys.hsm_destroy", |step| {
             step.within(TOKEN_GENERATE_WAIT_MAX)
-                .order(|tx, cx, plan, _: &Announced| destruction::order(tx, cx, plan))
+                .order(|tx, cx, plan, _: &Announced| {
+                    // Once a version may be gone, nothing that was withdrawn since brings it back.
+                    let lapsed = match cx.begun {
+                        true => Vec::new(),
+                        false => approvals::confirm(tx, cx, &plan.workspace, TWO)?,
+                    };
+                    Ok(destruction::order(tx, cx, plan)?.and(lapsed))
+                })
                 .act(move |_, plan, _, _, untouched| destroy.clone().destroy(plan, untouched))
                 .probe(move |_, plan, _| look.clone().was_destroyed(plan))
         })

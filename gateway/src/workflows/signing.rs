@@ -24,7 +24,7 @@ use crate::services::signing::requests::{self, Made, RequestPlan};
 pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
     let sign = signing.clone();
     Workflow::define("signing.request")
-        .version(2)
+        .version(3)
         .input::<RequestPlan>()
         .locks(|plan| vec![Lock::exclusive(format!("nonce/{}/{}", plan.key, plan.nonce))])
         .deadline(POLICY_EXPIRES_MAX + DAY)
@@ -35,7 +35,11 @@ pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> 
                 policies::release(tx, cx, &plan.workspace, &plan.key)
             }),
         )
-        .wait("signing.await_approvals", agreed, Undo::none("waiting changes nothing"))
+        .wait(
+            "signing.await_approvals",
+            agreed,
+            Undo::local(|tx, cx, plan, _| agreement::close(tx, cx, plan)),
+        )
         .local(
             "signing.claim",
             |tx, cx, plan, asked: &Asked| requests::claim(tx, cx, plan, asked),
@@ -66,7 +70,7 @@ pub fn request(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> 
 pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
     let sign = signing.clone();
     Workflow::define("signing.batch")
-        .version(2)
+        .version(3)
         .input::<BatchPlan>()
         .locks(|plan| vec![Lock::exclusive(format!("nonce/{}/{}", plan.key, plan.nonce))])
         .deadline(POLICY_EXPIRES_MAX + DAY)
@@ -75,7 +79,11 @@ pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
             |tx, cx, plan, ()| bundle::validate(tx, cx, plan),
             Undo::local(|tx, cx, plan, ()| bundle::release(tx, cx, plan)),
         )
-        .wait("signing.await_approvals", agreed, Undo::none("waiting changes nothing"))
+        .wait(
+            "signing.await_approvals",
+            agreed,
+            Undo::local(|tx, cx, plan, _| agreement::close(tx, cx, plan)),
+        )
         .local(
             "signing.claim_items",
             |tx, cx, plan, asked: &Asked| bundle::claim(tx, cx, plan, asked),
@@ -102,7 +110,7 @@ pub fn batch(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
 pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRefused> {
     let (call_off, again) = (signing.clone(), signing.clone());
     Workflow::define("signing.policy_change")
-        .version(1)
+        .version(2)
         .input::<ChangePlan>()
         .locks(|plan| vec![Lock::exclusive(format!("policy/{}", plan.scope))])
         .deadline(POLICY_CHANGE_WAIT_MAX + POLICY_TIMELOCK_MAX + DAY)
@@ -111,7 +119,11 @@ pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRef
             |tx, cx, plan, ()| changes::stage(tx, cx, plan),
             Undo::local(|tx, cx, plan, ()| changes::discard(tx, cx, plan)),
         )
-        .wait("signing.await_approvals", agreed, Undo::none("waiting changes nothing"))
+        .wait(
+            "signing.await_approvals",
+            agreed,
+            Undo::local(|tx, cx, plan, _| agreement::close(tx, cx, plan)),
+        )
         .wait(
             "signing.await_timelock",
             |step| {
@@ -140,7 +152,7 @@ pub fn policy_change(signing: &Arc<Signing>) -> Result<Definition, DefinitionRef
 /// Others have to agree to exactly this plan, in the time and number that the policy says.
 fn agreed<P, B>(step: Wait<P, B, Reason>) -> WaitStep<P, B, Reason, B>
 where
-    P: Concerns + Serialize + DeserializeOwned + Send + 'static,
+    P: Concerns + DeserializeOwned + Send + 'static,
     B: AsRef<Asked> + Serialize + DeserializeOwned + Clone + Send + 'static,
 {
     step.until(

@@ -12,6 +12,7 @@ use sagas::{
 
 use super::audit::BUNDLE_WAIT_MAX;
 use super::{DAY, MINUTE};
+use crate::api::Code;
 use crate::limits::{SHRED_AGREE_WAIT_MAX, SHRED_GRACE_MAX, TOKEN_CALL_WAIT_MAX};
 use crate::services::audit::Audit;
 use crate::services::audit::bundles::{self, Bundle, ExportPlan};
@@ -64,7 +65,7 @@ pub fn close(workspaces: &Arc<Workspaces>, audit: &Arc<Audit>) -> Result<Definit
     let (shut, delete) = ((workspaces.clone(), audit.clone()), audit.clone());
     let (shred, look, seal) = (workspaces.clone(), workspaces.clone(), audit.clone());
     Workflow::define("workspace.close")
-        .version(2)
+        .version(3)
         .input::<ClosingPlan>()
         .locks(|plan| vec![Lock::exclusive(format!("workspace/{}", plan.workspace))])
         .deadline(SHRED_GRACE_MAX + DAY)
@@ -92,16 +93,22 @@ pub fn close(workspaces: &Arc<Workspaces>, audit: &Arc<Audit>) -> Result<Definit
             |step| {
                 step.until(|_, _| SHRED_AGREE_WAIT_MAX, time_is_over)
                     .protective()
-                    .open(|tx, cx, plan, _| approvals::open(tx, cx, &quorum(plan), plan))
+                    .open(|tx, cx, plan, _| {
+                        approvals::open(tx, cx, &quorum(plan), &closing::subject(tx, plan)?)
+                    })
                     .on(&[APPROVE, REFUSE], hear)
             },
-            Undo::none("waiting changes nothing"),
+            Undo::local(|tx, cx, plan: &ClosingPlan, _: &Bundle| approvals::close(tx, cx, &plan.workspace)),
         )
         .pivot_remote("keys.hsm_destroy_kek", |step| {
             step.within(3 * TOKEN_CALL_WAIT_MAX)
                 .order(|tx, cx, plan, _: &Bundle| {
                     no_keys_left(tx, plan)?;
-                    closing::order(tx, cx, plan)
+                    let lapsed = match cx.begun {
+                        true => Vec::new(),
+                        false => approvals::confirm(tx, cx, &plan.workspace, plan.approvals)?,
+                    };
+                    Ok(closing::order(tx, cx, plan)?.and(lapsed))
                 })
                 .act(move |_, plan, _, _, untouched| shred.clone().shred(plan, untouched))
                 .probe(move |_, plan, _| look.clone().was_shredded(plan))
@@ -123,7 +130,7 @@ fn no_keys_left(tx: &Tx<'_>, plan: &ClosingPlan) -> Result<(), Refused> {
         0 => Ok(()),
         left => {
             let words = format!("{left} keys of the workspace still stand; destroy them, then close it");
-            Err(Refused::business("wrong_state", words))
+            Err(Refused::business(Code::WrongState, words))
         }
     }
 }
@@ -153,7 +160,7 @@ fn hear(
     bundle: &Bundle,
     signal: &Signal,
 ) -> Result<Ruling<Bundle>, Refused> {
-    let agreed_before = approvals::agreed(tx, &plan.workspace, &cx.saga.id.to_string())?;
+    let agreed_before = approvals::agreed(tx, cx, &plan.workspace)?;
     Ok(match approvals::hear(tx, cx, &quorum(plan), signal, bundle.clone())? {
         Ruling::Passed(_, entries) if agreed_before => Ruling::StillWaiting(entries),
         Ruling::Passed(_, mut entries) => {
@@ -171,9 +178,9 @@ fn time_is_over(
     plan: &ClosingPlan,
     bundle: &Bundle,
 ) -> Result<Ruling<Bundle>, Refused> {
-    if approvals::agreed(tx, &plan.workspace, &cx.saga.id.to_string())? {
+    if approvals::agreed(tx, cx, &plan.workspace)? {
         return Ok(Ruling::Passed(bundle.clone(), Vec::new()));
     }
     let words = "not enough others agreed in time; the workspace stands as before";
-    Ok(Ruling::Refused(Reason::new("no_quorum", words), Vec::new()))
+    Ok(Ruling::Refused(Reason::new(Code::NoQuorum, words), Vec::new()))
 }

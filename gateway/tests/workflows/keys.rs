@@ -15,7 +15,7 @@ use sagas::{Scope, StartRequest};
 use serde_json::{Value as Json, json};
 
 use crate::common::house::Standing;
-use crate::keys_in_and_out::votes;
+use crate::keys_in_and_out::{latest, votes};
 use crate::world::{Seen, Stage, Story, now, proven};
 
 /// More keys than any proof has rounds: each round changes one of its own.
@@ -84,10 +84,14 @@ struct Destroying {
 }
 
 impl Story for Destroying {
-    fn request(&self, _: &Stage, round: u64) -> StartRequest {
+    fn request(&self, stage: &Stage, round: u64) -> StartRequest {
+        let key = key_of(&self.places, &self.keys, round);
+        let (version, fingerprint) = now(latest(stage, &self.workspace, key));
         let plan = DestructionPlan {
             workspace: self.workspace.clone(),
-            key: key_of(&self.places, &self.keys, round).parse().unwrap(),
+            key: key.parse().unwrap(),
+            version,
+            fingerprint,
             reason: "old".to_owned(),
             notice_seconds: 60,
         };

@@ -4,10 +4,11 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey};
-use base64::Engine;
+use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gateway::ids::{SigningKeyId, WorkspaceId};
 use gateway::services::keys::backup::BackupPlan;
@@ -19,7 +20,7 @@ use rcgen::{KeyPair, PublicKeyData};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject;
 use sagas::testing::Heard;
-use sagas::{Scope, StartRequest};
+use sagas::{Engine, EngineParts, Origin, Scope, StartRequest, State};
 use serde_json::{Value as Json, json};
 
 use crate::common::house::{Asker, Program, Standing, fresh, house};
@@ -97,13 +98,24 @@ pub(crate) async fn votes(stage: &Stage, workspace: &WorkspaceId) -> Vec<Heard> 
     let opened = within.get("/v1/audit/entries?action=approval.open&newest_first=true&limit=1").await.json();
     let Some(digest) = opened["entries"][0]["detail"]["after"]["digest"].as_str() else { return Vec::new() };
     let payload = json!({ "digest": digest, "policy_version": 0 });
-    let vote = |by: &str| Heard { name: "approve", dedupe: fresh(by), payload: payload.clone() };
-    vec![vote("one"), vote("two")]
+    // Each voter is another operator, and none of them the one who asked.
+    let vote =
+        || Heard { name: "approve", dedupe: fresh("operator:1").replace('-', "0"), payload: payload.clone() };
+    vec![vote(), vote()]
 }
 
 async fn shown(stage: &Stage, workspace: &WorkspaceId, key: &str) -> Json {
     let within = stage.standing.operator().with("chancery-workspace", workspace.as_str());
     within.get(&format!("/v1/keys/{key}")).await.json()
+}
+
+/// The version of a key that signs, and its fingerprint.
+pub(crate) async fn latest(stage: &Stage, workspace: &WorkspaceId, key: &str) -> (i64, String) {
+    let key = shown(stage, workspace, key).await;
+    let latest = key["latest_version"].as_i64().unwrap();
+    let versions = key["versions"].as_array().unwrap();
+    let version = versions.iter().find(|it| it["version"] == latest).unwrap();
+    (latest, version["fingerprint"].as_str().unwrap().to_owned())
 }
 
 fn files(stage: &Stage) -> usize {
@@ -127,8 +139,10 @@ struct Backing {
 }
 
 impl Story for Backing {
-    fn request(&self, _: &Stage, _: u64) -> StartRequest {
-        let plan = BackupPlan { workspace: self.workspace.clone(), key: self.key.clone() };
+    fn request(&self, stage: &Stage, _: u64) -> StartRequest {
+        let (version, fingerprint) = now(latest(stage, &self.workspace, "root"));
+        let (workspace, key) = (self.workspace.clone(), self.key.clone());
+        let plan = BackupPlan { workspace, key, version, fingerprint };
         StartRequest::new("key.backup", Scope::Workspace(self.workspace.on_ledger().clone()), &plan).unwrap()
     }
 
@@ -160,11 +174,13 @@ struct Restoring {
 }
 
 impl Story for Restoring {
-    fn request(&self, _: &Stage, _: u64) -> StartRequest {
-        let (workspace, key) = (self.workspace.clone(), self.key.clone());
+    fn request(&self, stage: &Stage, _: u64) -> StartRequest {
+        let (workspace, key, backup) = (self.workspace.clone(), self.key.clone(), self.backup.clone());
         let scope = Scope::Workspace(workspace.on_ledger().clone());
-        StartRequest::new("key.restore", scope, &RestorePlan { workspace, key, backup: self.backup.clone() })
-            .unwrap()
+        let (latest, fingerprint) = now(latest(stage, &workspace, "root"));
+        let (version, latest_fingerprint) = (1, fingerprint.clone());
+        let plan = RestorePlan { workspace, key, backup, version, fingerprint, latest, latest_fingerprint };
+        StartRequest::new("key.restore", scope, &plan).unwrap()
     }
 
     fn answer(&self, stage: &Stage, _: &str, _: u64) -> Vec<Heard> {
@@ -346,4 +362,54 @@ async fn a_key_that_is_not_the_announced_one_leaves_nothing_behind() {
     assert_eq!(ended(&program.asker, &id).await["state"], "compensated");
     assert_eq!(program.asker.get("/v1/keys/brought").await.status, 404);
     assert_eq!((standing.double.keys_held(), standing.double.ceremony_keys_held()), held);
+}
+
+#[tokio::test]
+async fn an_older_version_comes_back_only_if_that_is_said_and_shown_to_those_who_agree() {
+    let standing = house().await;
+    let _ = recoverable(&standing).await;
+    let backup = agreed(&standing, "key.backup", json!({ "key": "root" })).await;
+    let within = standing.operator().with("chancery-workspace", "acme");
+    assert_eq!(within.post_nothing("/v1/keys/root/rotate").await.status, 201);
+    let key = within.get("/v1/keys/root").await.json();
+    let fingerprints: Vec<_> =
+        key["versions"].as_array().unwrap().iter().map(|it| &it["fingerprint"]).collect();
+    let form = json!({ "backup": backup["id"] });
+    let refused = within.post("/v1/workflows/key.restore", form).await;
+    assert_eq!((refused.status, refused.code().as_str()), (409, "wrong_state"), "{refused:?}");
+    assert_eq!(refused.json()["pointer"], "/older_version", "{refused:?}");
+    let said =
+        agreed(&standing, "key.restore", json!({ "backup": backup["id"], "older_version": true })).await;
+    assert_eq!(said["state"], "succeeded", "{said}");
+    let request = &said["approval"]["request"];
+    assert_eq!(
+        (&request["is_older"], &request["fingerprint"], &request["key"]["fingerprint"]),
+        (&json!(true), fingerprints[0], fingerprints[1]),
+        "{said}"
+    );
+    let consequence = said["approval"]["consequence"].as_str().unwrap();
+    assert!(
+        consequence.contains("OLDER version 1") && consequence.contains("version 2 is taken out"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_agreed_to_for_one_version_is_not_done_for_another() {
+    let (stage, (workspace, key)) = Stage::set(recoverable).await;
+    let (version, fingerprint) = latest(&stage, &workspace, "root").await;
+    let catalog = stage.standing.house.workflows.clone();
+    let engine = Engine::start(EngineParts { catalog, ..stage.parts() }).await.unwrap();
+    let scope = Scope::Workspace(workspace.on_ledger().clone());
+    let operator = || Origin { actor: "operator:0".to_owned(), ..Origin::default() };
+    // Asked for when another version signed.
+    let plan = BackupPlan { workspace: workspace.clone(), key, version, fingerprint: "00".repeat(32) };
+    for plan in [BackupPlan { version: 2, fingerprint: fingerprint.clone(), ..plan.clone() }, plan] {
+        let wish = StartRequest::new("key.backup", scope.clone(), &plan).unwrap().origin(operator());
+        let run = engine.launch(wish).await.unwrap().key;
+        let end = engine.wait(&run, Duration::from_secs(30)).await.unwrap().expect("an end");
+        assert_eq!((end.state, end.code.as_deref()), (State::Compensated, Some("wrong_state")), "{end:?}");
+    }
+    assert_eq!(files(&stage), 0);
+    engine.close().await;
 }

@@ -6,10 +6,12 @@
 mod audit;
 #[path = "../common/mod.rs"]
 mod common;
+mod direct;
 mod fences;
 mod keys;
 mod keys_in_and_out;
 mod sign_world;
 mod signing;
+mod standing;
 mod workspaces;
 mod world;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use audit::verify::{Source, Terms, verify};
-use audit::{Ledger, LedgerLimits, LedgerOptions, MachineRandom, SqlFault, View};
+use audit::{EntryFilter, EntryScope, Ledger, LedgerLimits, LedgerOptions, MachineRandom, SqlFault, View};
 use gateway::admission::Admission;
 use gateway::custody::Custody;
 use gateway::dice::Dice;
@@ -23,7 +23,9 @@ use gateway::services::roster::Roster;
 use gateway::services::signing::approvals::{self, Ballot};
 use gateway::services::signing::bundle::{self, BatchPlan};
 use gateway::services::signing::changes::ChangePlan;
+use gateway::services::signing::policies::PolicyScope;
 use gateway::services::signing::requests::{Content, RequestPlan};
+use gateway::services::signing::store::{ClaimKey, PolicyState};
 use gateway::services::signing::{Signing, store};
 use gateway::services::workspaces::Workspaces;
 use gateway::signer::Signer;
@@ -133,7 +135,7 @@ impl SignWorld {
             policy: None,
         };
         self.succeeds(&engine, "key.generate", &plan).await;
-        let plan = ChangePlan { workspace, scope: "workspace".to_owned(), policy: policy(60) };
+        let plan = ChangePlan { workspace, scope: PolicyScope::Workspace, policy: policy(60) };
         self.succeeds(&engine, "signing.policy_change", &plan).await;
         engine.close().await;
     }
@@ -189,10 +191,12 @@ impl SignWorld {
         let change = self.proven == Proven::Change;
         self.look(move |view, workspace| {
             let newest = if change {
-                let staged = store::policies(view, workspace)?.into_iter().filter(|it| it.state == "staged");
+                let staged = store::policies(view, workspace)?
+                    .into_iter()
+                    .filter(|it| it.state == PolicyState::Staged);
                 staged.map(|it| it.id).max()
             } else {
-                store::requests(view, workspace)?.into_iter().map(|it| it.workflow).max()
+                store::requests(view, workspace)?.into_iter().map(|it| it.workflow.to_string()).max()
             };
             let Some(newest) = newest else { return Ok(None) };
             Ok(approvals::pending(view, workspace, &newest)?.map(|it| it.ballot))
@@ -205,14 +209,15 @@ impl SignWorld {
         let workflow_of = move |view: &View<'_>, workspace: &WorkspaceId| {
             let mut claimed = 0;
             for content in &contents {
-                let what = (key.as_str(), &*nonce(round), &*content.digest());
-                claimed += usize::from(store::claimed_by(view, workspace, what)?.is_some());
+                let (nonce, digest) = (nonce(round), content.digest());
+                let claim = ClaimKey { key: &key, nonce: &nonce, digest: &digest };
+                claimed += usize::from(store::claimed_by(view, workspace, claim)?.is_some());
             }
-            let used = store::used(view, workspace, "workspace")?.unwrap_or_default();
+            let used = store::used(view, workspace, &PolicyScope::Workspace)?.unwrap_or_default();
             let open = store::requests(view, workspace)?;
             let mut reserved = 0;
             for request in &open {
-                reserved += store::reserved(view, workspace, &request.workflow)?.len();
+                reserved += store::reserved(view, workspace, &request.workflow.to_string())?.len();
             }
             Ok((claimed, used, i64::try_from(open.len() + reserved).unwrap_or(i64::MAX)))
         };
@@ -228,9 +233,10 @@ impl SignWorld {
 
     async fn changed(&self, round: u64) -> Json {
         let policies = self.look(store::policies).await;
-        let staged = i64::try_from(policies.iter().filter(|it| it.state == "staged").count()).unwrap();
+        let staged =
+            i64::try_from(policies.iter().filter(|it| it.state == PolicyState::Staged).count()).unwrap();
         let staged = staged - self.baseline(round, staged);
-        let active: Vec<_> = policies.iter().filter(|it| it.state == "active").collect();
+        let active: Vec<_> = policies.iter().filter(|it| it.state == PolicyState::Active).collect();
         let ours = active.iter().any(|it| it.policy == policy(60 + round));
         let version = active.iter().map(|it| it.version).max().unwrap_or_default();
         let newer = version - self.baseline(round + (1 << 40), version);
@@ -240,7 +246,7 @@ impl SignWorld {
     async fn made(&self, round: u64) -> Json {
         let card = self.services().0.card(&self.workspace, &format!("key-{round}")).await.ok();
         let (state, key) =
-            (card.as_ref().map(|it| it.row.state.text()), card.map(|it| it.row.id.to_string()));
+            (card.as_ref().map(|it| it.row.state.text()), card.map(|it| PolicyScope::Key(it.row.id.clone())));
         let policies = self.look(store::policies).await;
         let own = policies.iter().filter(|it| Some(&it.scope) == key.as_ref()).count();
         let policies = i64::try_from(policies.len()).unwrap();
@@ -252,7 +258,7 @@ impl SignWorld {
 
     /// A change of the workspace's policy to one that expires after so many seconds.
     pub(crate) fn change(&self, expires_seconds: u64) -> ChangePlan {
-        let scope = "workspace".to_owned();
+        let scope = PolicyScope::Workspace;
         ChangePlan { workspace: self.workspace.clone(), scope, policy: policy(expires_seconds) }
     }
 
@@ -267,6 +273,23 @@ impl SignWorld {
             }
         });
         open.await.expect("a vote opens")
+    }
+
+    /// How many entries of an action have this outcome in their `after`.
+    pub(crate) async fn told(&self, action: &str, outcome: &str) -> usize {
+        let filter = EntryFilter {
+            scope: EntryScope::Workspace(self.workspace.on_ledger().clone()),
+            action: Some(action.to_owned()),
+            limit: 500,
+            ..EntryFilter::default()
+        };
+        let entries = self.look(move |view, _| view.entries(&filter)).await;
+        entries
+            .iter()
+            .filter(|entry| {
+                String::from_utf8_lossy(&entry.payload).contains(&format!("\"outcome\":\"{outcome}\""))
+            })
+            .count()
     }
 
     /// Everything that was written agrees with itself, as an auditor's own tool finds it.
@@ -378,13 +401,13 @@ impl World for SignWorld {
                 StartRequest::new("key.generate", self.scope(), &plan)
             }
         };
-        wish.expect("a wish").origin(by("cl_asker/ak_asker"))
+        wish.expect("a wish").origin(by("operator:1"))
     }
 
     fn answer(&self, step: &str, round: u64) -> Vec<Heard> {
         let heard = |name, payload| {
             let call = self.called.fetch_add(1, Ordering::SeqCst);
-            vec![Heard { name, dedupe: format!("voter-{call}"), payload }]
+            vec![Heard { name, dedupe: format!("operator:{}", 1000 + call), payload }]
         };
         match step {
             "signing.await_approvals" => {

@@ -8,7 +8,7 @@ use audit::Told;
 use base64::Engine;
 use gateway::services::signing::changes::{self, ChangePlan, Staged};
 use sagas::testing::{Proof, World, expected_cells, prove};
-use sagas::{Definition, SignalRequest, State, Undo, Workflow};
+use sagas::{Definition, Origin, SignalRequest, State, Undo, Workflow};
 use serde_json::{Value, json};
 
 use crate::common::house::{Answer, Program, Standing, house};
@@ -61,10 +61,12 @@ async fn a_vote_under_a_policy_that_no_longer_holds_counts_for_nothing() {
     world.succeeds(&engine, "test.change_behind", &world.change(61)).await;
     let before = world.signatures();
     let yes = SignalRequest::new(asked.key.clone(), "approve", "voter", &ballot).expect("a signal");
-    engine.signal(yes).await.expect("a vote");
+    let by = Origin { actor: "operator:2".to_owned(), ..Origin::default() };
+    engine.signal(yes.origin(by)).await.expect("a vote");
     let end = engine.wait(&asked.key, Duration::from_secs(30)).await.expect("a ledger").expect("an end");
     assert_eq!((end.state, end.code.as_deref()), (State::Compensated, Some("policy_refused")), "{end:?}");
     assert_eq!(world.signatures(), before);
+    assert_eq!(world.told("approval.vote", "not counted: the policy has changed").await, 1);
     engine.close().await;
 }
 
@@ -80,7 +82,11 @@ fn change_behind_ones_back() -> Definition {
         )
         .local(
             "look",
-            |_, cx, _, staged: &Staged| Ok(Told::new(staged.clone(), cx.entry("test.look", "policy"))),
+            |_, cx, _, staged: &Staged| {
+                let mut staged = staged.clone();
+                staged.asked.approvals = 0;
+                Ok(Told::new(staged, cx.entry("test.look", "policy")))
+            },
             Undo::none("looking changes nothing"),
         )
         .pivot_local("activate", |tx, cx, plan, staged: &Staged| changes::activate(tx, cx, plan, staged))
@@ -384,6 +390,11 @@ async fn a_lost_signature_is_made_again_and_the_counter_shows_both() {
     let signed = ask(&programs[0], 1, "one", "wait=30").await;
     assert_eq!(signed.status, 201, "{signed:?}");
     assert_eq!((&signed.json()["use"], uses(&programs[0]).await), (&json!(2), 2));
+    let operator = standing.operator().with("chancery-workspace", "acme");
+    let failed = operator.get("/v1/audit/entries?action=key.sign_failed").await.json();
+    let outcomes: Vec<_> =
+        failed["entries"].as_array().unwrap().iter().map(|it| &it["detail"]["after"]["outcome"]).collect();
+    assert_eq!(outcomes, ["outcome_unknown"], "the order that came to nothing is told: {failed}");
     assert_eq!(standing.house.keys.check_counters().await.expect("a ledger"), 0, "and so does the ledger");
 }
 

@@ -122,7 +122,7 @@ pub(crate) async fn proven(stage: Stage, story: impl Story, definition: &Definit
     assert_eq!(proof.told, tells(definition.name()), "what {} tells others", definition.name());
     let house = &theatre.stage.standing.house;
     house.keeper.seal().await.expect("the ledger is sealed");
-    house.keeper.examine_everything().await;
+    house.keeper.examine_everything().await.expect("the ledger verifies");
     assert_eq!(house.ground.ledger.health().standing, audit::Standing::Open, "the ledger does not verify");
     proof
 }
@@ -131,16 +131,16 @@ pub(crate) async fn proven(stage: Stage, story: impl Story, definition: &Definit
 pub(crate) fn tells(workflow: &str) -> &'static [&'static str] {
     match workflow {
         "workspace.create" => &["workspace.created"],
-        "workspace.close" => &["workspace.closing", "workspace.closed"],
+        "workspace.close" => &["workspace.closing", "approval.wanted", "workspace.closed"],
         "key.generate" => &["key.created"],
         "key.import" => &["key.imported"],
         "key.rotate" => &["key.next_version_announced", "key.rotated"],
-        "key.backup" => &["key.backed_up"],
-        "key.restore" => &["key.restored"],
-        "key.destroy" => &["key.destruction_announced", "key.destroyed"],
-        "signing.request" => &["signature.made"],
-        "signing.batch" => &["signature.batch_made"],
-        "signing.policy_change" => &["policy.changed"],
+        "key.backup" => &["approval.wanted", "key.backed_up"],
+        "key.restore" => &["approval.wanted", "key.restored"],
+        "key.destroy" => &["key.destruction_announced", "approval.wanted", "key.destroyed"],
+        "signing.request" => &["approval.wanted", "signature.made"],
+        "signing.batch" => &["approval.wanted", "signature.batch_made"],
+        "signing.policy_change" => &["approval.wanted", "policy.changed"],
         "audit.seal_export" => &["audit.exported"],
         other => panic!("say what {other} tells others"),
     }

@@ -80,6 +80,7 @@ impl Live {
             attempt,
             now_us,
             proven_us: self.time.now_us(),
+            begun: self.row.begun && place == self.def.pivot() && place == self.row.cursor,
             origin: self.row.origin.clone(),
         }
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use promises::people::sign_p256;
-use promises::programs::said;
+use promises::programs::{complained, said};
 use promises::{Appliance, Hardware, Load, Member, Plan, Until, eventually, evidence, get, post};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -27,7 +27,8 @@ pub(crate) async fn frozen(house: &Appliance, member: &Member, key: &str) {
     member.ask(create).await.refused(503, "ledger_frozen");
     let operator = house.operator();
     operator.ask(post("/v1/workspaces", json!({ "name": "new" }))).await.refused(503, "ledger_frozen");
-    assert!(!operator.is_ready().await, "frozen, and called ready");
+    let not_ready = || async { (!operator.is_ready().await).then_some(()) };
+    eventually("a frozen one is not called ready", FOUND_OUT_MAX, not_ready).await;
     let status = house.cli(&["status"]);
     let words = said(&status);
     assert!(!status.status.success(), "{words}");
@@ -171,4 +172,28 @@ async fn a_file_that_is_no_ledger_is_refused_and_left_alone() {
     std::fs::write(house.ledger(), b"not a ledger at all").unwrap();
     assert!(house.try_serve().await.is_err(), "it serves over a broken file");
     assert_eq!(std::fs::read(house.ledger()).unwrap(), b"not a ledger at all");
+}
+
+/// The appliance has just looked at everything; the change comes after that, and what is exported is evidence.
+#[tokio::test]
+async fn an_export_of_a_ledger_that_was_changed_meanwhile_freezes_it_and_says_so() {
+    let (mut house, member, key) = with_history(Hardware::Token).await;
+    house.serve().await;
+    let operator = house.operator();
+    let examined = || async {
+        let figures = operator.ask(get("/metrics")).await.expect(200).text();
+        let figure = figures.lines().find(|line| line.contains("part=\"ledger\",figure=\"examinations\""));
+        figure.is_some_and(|line| !line.ends_with(" 0.0")).then_some(())
+    };
+    eventually("everything was looked at", FOUND_OUT_MAX, examined).await;
+    member.ask(sign_p256(&key, b"yes")).await.expect(200);
+    edit(&house, "UPDATE entry SET actor = 'somebody else' WHERE action = 'key.create'");
+    operator.ask(post("/v1/audit/export", Value::Null)).await.refused(503, "ledger_frozen");
+    frozen(&house, &member, &key).await;
+    let exported = std::fs::read_dir(house.state().join("exports")).into_iter().flatten().count();
+    assert_eq!(exported, 0, "something was kept of what does not verify");
+    let again = house.cli(&["audit", "export"]);
+    let words = complained(&again);
+    assert!(!again.status.success() && words.contains("the ledger does not agree"), "{words}");
+    operator.ask(post("/v1/audit/seal", Value::Null)).await.refused(503, "ledger_frozen");
 }

@@ -27,6 +27,8 @@ const BOOKS: [&str; 12] = [
 ];
 /// Who was asked and who agreed stays on record, however it ended.
 const RECORDS: [&str; 2] = ["approval_requests", "approvals"];
+/// The column of what approvers are shown.
+const DOCUMENT: &str = "document";
 /// A use is counted when it is allowed, and never taken back: an attempt that was cut off counts. Requests of others flush the rest.
 const COUNTERS: [&str; 2] = ["uses", "last_used_us"];
 /// Objects without a name.
@@ -117,9 +119,18 @@ fn cell(name: &str, value: ValueRef<'_>) -> String {
         ValueRef::Integer(number) if number > MOMENTS_MIN => "moment".to_owned(),
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => number.to_string(),
+        ValueRef::Text(text) if name == DOCUMENT => blotted(&timeless(text)),
         ValueRef::Text(text) => blotted(&String::from_utf8_lossy(text)),
         ValueRef::Blob(bytes) => format!("{}bytes", if bytes.is_empty() { "no " } else { "" }),
     }
+}
+
+/// What approvers are shown, without the moment until which they have time.
+fn timeless(document: &[u8]) -> String {
+    let mut document: serde_json::Value = serde_json::from_slice(document).expect("a document is JSON");
+    let expires = document.as_object_mut().and_then(|all| all.remove("expires"));
+    assert!(expires.is_some(), "it says until when: {document}");
+    document.to_string()
 }
 
 /// The text with everything blotted out that is too long to be a word: ids, digests, keys.

@@ -16,19 +16,21 @@ use crate::words;
 
 type Outcome = Result<Verdict, Box<dyn Error>>;
 
-pub(crate) fn verify(
-    evidence: &Path,
-    keys: &[NoteKey],
-    ak: Option<&Path>,
-    checkpoint: Option<&Path>,
-    json: bool,
-) -> Outcome {
-    let ak = match ak {
+/// What the auditor wrote down at enrolment.
+pub(crate) struct Pins<'a> {
+    pub(crate) keys: &'a [NoteKey],
+    pub(crate) ak: Option<&'a Path>,
+    pub(crate) hardware_since: u64,
+}
+
+pub(crate) fn verify(evidence: &Path, pins: &Pins<'_>, checkpoint: Option<&Path>, json: bool) -> Outcome {
+    let keys = pins.keys;
+    let ak = match pins.ak {
         Some(path) => Some(verify::spki_of_pem(&read(path)?).ok_or_else(|| not_a(path, "PEM public key"))?),
         None => None,
     };
     let known = checkpoint.map(|path| known_checkpoint(path, keys)).transpose()?;
-    let terms = Terms { keys: keys.to_vec(), ak, known };
+    let terms = Terms { keys: keys.to_vec(), ak, hardware_since: Some(pins.hardware_since), known };
     let source = Source::open(evidence)?;
     let bar = progress_bar(source.size()?);
     let report = verify::verify(&source, &terms, |done| bar.set_position(done))?;

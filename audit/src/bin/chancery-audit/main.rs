@@ -35,9 +35,12 @@ enum Command {
         evidence: PathBuf,
         #[command(flatten)]
         trust: TrustArguments,
-        /// The attestation key written down at enrolment (PEM).
+        /// The attestation key written down at enrolment (PEM). It is a demand: every checkpoint must be attested by it.
         #[arg(long, value_name = "FILE")]
         ak: Option<PathBuf>,
+        /// The first checkpoint that the TPM holds, where the log is older than its TPM.
+        #[arg(long, value_name = "STEP", default_value_t = 1)]
+        hardware_since: u64,
         /// A checkpoint kept from an earlier visit; the log must contain it.
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
@@ -74,7 +77,8 @@ enum Command {
 
 #[derive(Args)]
 struct TrustArguments {
-    /// A verifier key written down at enrolment (`name+id+key`); may be given several times.
+    /// A verifier key written down at enrolment (`name+id+key`); may be given several times. Each that bears a name of the
+    /// log is a demand: its line must be there, on every checkpoint.
     #[arg(long = "key", value_name = "VKEY")]
     keys: Vec<NoteKey>,
 }
@@ -106,8 +110,10 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<Verdict, Box<dyn std::error::Error>> {
     let json = arguments.json;
     match &arguments.command {
-        Command::Verify { evidence, trust, ak, checkpoint } => {
-            commands::verify(evidence, &trust.keys, ak.as_deref(), checkpoint.as_deref(), json)
+        Command::Verify { evidence, trust, ak, hardware_since, checkpoint } => {
+            let pins =
+                commands::Pins { keys: &trust.keys, ak: ak.as_deref(), hardware_since: *hardware_since };
+            commands::verify(evidence, &pins, checkpoint.as_deref(), json)
         }
         Command::Prove { evidence, entry } => commands::prove(evidence, *entry),
         Command::Check { receipt, trust } => commands::check(receipt, &trust.keys, json),

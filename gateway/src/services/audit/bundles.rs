@@ -9,8 +9,8 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use audit::export::{Archive, Exported, Folder, Wanted, export};
-use audit::{Entry, Told, Tx};
+use audit::export::{Archive, ExportRefused, Exported, Folder, Wanted, export};
+use audit::{Entry, Freeze, ReadRefused, RecoverRefused, SealRefused, Told, Tx};
 use sagas::{EffectId, Never, PivotFault, PivotProbe, Reason, Refused, RemoteFault, StepContext, Untouched};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,6 +18,7 @@ use serde_json::json;
 use super::Audit;
 use super::recipient::{Recipient, Sealed};
 use super::shelves;
+use crate::api::Code;
 use crate::ids::WorkspaceId;
 use crate::topics;
 
@@ -74,7 +75,10 @@ pub fn freeze_range(tx: &Tx<'_>, cx: &StepContext, plan: &ExportPlan) -> Result<
     let size = tx.size()?;
     let last = plan.to.or(plan.from);
     if let Some(last) = last.filter(|last| *last >= size) {
-        return Err(Refused::business("invalid", format!("there is no entry {last}; the log has {size}")));
+        return Err(Refused::business(
+            Code::Invalid,
+            format!("there is no entry {last}; the log has {size}"),
+        ));
     }
     let object = format!("workflow/{}", cx.saga.id);
     Ok(Told::new((), cx.entry_with("audit.export", object, |detail| detail.after(json!(plan)))))
@@ -108,45 +112,65 @@ fn told(cx: &StepContext, action: &'static str, bundle: &Bundle) -> Entry {
 }
 
 impl Audit {
-    /// Seals what is new, and writes what is wanted of it. Built again, it replaces what a call cut short left.
+    /// Looks at the whole ledger, seals what is new, and writes what is wanted of it. Built again, it replaces what a call cut
+    /// short left.
     ///
     /// # Errors
-    /// Ledger, hardware or disk did not do their part: tried again.
+    /// Ledger, hardware or disk did not do their part: tried again. Somebody changed the ledger: it is frozen, and nothing is
+    /// tried again.
     pub async fn build(self: Arc<Self>, effect: EffectId, plan: ExportPlan) -> Result<Bundle, RemoteFault> {
         // A call that was given up on goes on to its end; the next one waits for it, and then builds anew.
         let building = tokio::spawn(async move {
             let _alone = self.building.lock().await;
             self.build_alone(name_of(effect), plan).await
         });
-        building.await.map_err(later)?.map_err(RemoteFault::later)
+        building.await.map_err(later)?.map_err(|unbuilt| match unbuilt {
+            NotBuilt::NotYet(why) => RemoteFault::later(why),
+            NotBuilt::Frozen(freeze) => {
+                RemoteFault::Business(Reason::new("ledger_frozen", format!("the ledger is frozen: {freeze}")))
+            }
+        })
     }
 
-    async fn build_alone(&self, name: String, plan: ExportPlan) -> Result<Bundle, String> {
+    async fn build_alone(&self, name: String, plan: ExportPlan) -> Result<Bundle, NotBuilt> {
         let kept = self.shelves.kept(&name);
         if kept.exists() {
             // What is in its place stays as it is, however late a call comes.
             let facts = std::fs::read(kept.join(FACTS)).map_err(|why| why.to_string())?;
             let facts = serde_json::from_slice(&facts).map_err(|why| why.to_string())?;
-            return on_disk(move || of(name, facts, &kept)).await;
+            return Ok(on_disk(move || of(name, facts, &kept)).await?);
         }
-        self.keeper.seal().await.map_err(|why| why.to_string())?;
+        // What leaves the machine as evidence is looked at as its reader will.
+        self.keeper.examine_everything().await?;
+        self.keeper.seal().await?;
         let making = self.shelves.clear(&name).map_err(|why| why.to_string())?;
         let exported = match plan.recipient {
             None => self.write_plain(plan.wanted(), &making).await?,
             Some(recipient) => self.write_sealed(plan.wanted(), recipient, &making).await?,
         };
         let facts = Facts { entries: exported.entries, size: exported.size };
-        on_disk(move || {
+        let built = on_disk(move || {
             std::fs::write(making.join(FACTS), serde_json::to_vec(&facts)?)?;
             of(name, facts, &making)
-        })
-        .await
+        });
+        Ok(built.await?)
     }
 
-    async fn write_plain(&self, wanted: Wanted, making: &Path) -> Result<Exported, String> {
+    async fn write_plain(&self, wanted: Wanted, making: &Path) -> Result<Exported, NotBuilt> {
         let folder = Folder::create(making).map_err(|why| why.to_string())?;
         let exported = export(&self.ground.ledger, &self.keys, wanted, folder).await;
-        exported.map(|(exported, _)| exported).map_err(|why| why.to_string())
+        exported.map(|(exported, _)| exported).map_err(|why| self.not_written(why))
+    }
+
+    /// An edit that the export met is no fault that passes.
+    fn not_written(&self, why: ReadRefused<ExportRefused>) -> NotBuilt {
+        match &why {
+            ReadRefused::Rejected(refused) => match self.keeper.freeze_for(refused) {
+                Some(freeze) => NotBuilt::Frozen(freeze),
+                None => NotBuilt::NotYet(refused.to_string()),
+            },
+            other => NotBuilt::NotYet(other.to_string()),
+        }
     }
 
     /// The archive goes through the cipher as it is written: nothing of it is ever plain on disk.
@@ -155,13 +179,13 @@ impl Audit {
         wanted: Wanted,
         recipient: Recipient,
         making: &Path,
-    ) -> Result<Exported, String> {
+    ) -> Result<Exported, NotBuilt> {
         let path = making.join(ENCRYPTED);
         let opened = std::fs::create_dir(making).and_then(|()| File::create_new(path));
         let sealed = opened.and_then(|file| Sealed::to(&recipient, BufWriter::new(file)));
         let archive = Archive::onto(sealed.map_err(|why| why.to_string())?);
         let exported = export(&self.ground.ledger, &self.keys, wanted, archive).await;
-        let (exported, archive) = exported.map_err(|why| why.to_string())?;
+        let (exported, archive) = exported.map_err(|why| self.not_written(why))?;
         on_disk(move || archive.end()?.end()?.into_inner()?.sync_all()).await?;
         Ok(exported)
     }
@@ -235,6 +259,38 @@ impl Audit {
     }
 }
 
+/// Why no bundle was built.
+enum NotBuilt {
+    /// Something did not do its part, and may the next time.
+    NotYet(String),
+    /// The ledger does not verify.
+    Frozen(Freeze),
+}
+
+impl From<String> for NotBuilt {
+    fn from(why: String) -> Self {
+        Self::NotYet(why)
+    }
+}
+
+impl From<RecoverRefused> for NotBuilt {
+    fn from(refused: RecoverRefused) -> Self {
+        match refused {
+            RecoverRefused::Frozen(freeze) => Self::Frozen(freeze),
+            other => Self::NotYet(other.to_string()),
+        }
+    }
+}
+
+impl From<SealRefused> for NotBuilt {
+    fn from(refused: SealRefused) -> Self {
+        match refused {
+            SealRefused::Frozen(freeze) => Self::Frozen(freeze),
+            other => Self::NotYet(other.to_string()),
+        }
+    }
+}
+
 /// What a bundle says of itself beside its files, whoever can open them; the ledger says the same.
 const FACTS: &str = "about.json";
 
@@ -267,5 +323,5 @@ fn later(why: impl std::fmt::Display) -> RemoteFault {
 }
 
 fn changed_since() -> Reason {
-    Reason::new("wrong_state", "the bundle on disk is not the one that was built; somebody changed it")
+    Reason::new(Code::WrongState, "the bundle on disk is not the one that was built; somebody changed it")
 }

@@ -192,10 +192,10 @@ impl Audit {
         self.directory.workspace(text).ok_or(AuditRefused::NoSuchWorkspace)
     }
 
-    /// Tells of the export, seals, and writes what an outsider needs to check the log, or the part of it that is asked for.
+    /// Tells of the export, looks at the whole ledger, seals, and writes what an outsider needs to check the log, or the part of it that is asked for.
     ///
     /// # Errors
-    /// There are no such entries, or ledger, hardware or disk did not do their part.
+    /// There are no such entries; ledger, hardware or disk did not do their part; or somebody changed the ledger: it is frozen.
     pub async fn export(
         &self,
         by: &OperatorPermit,
@@ -204,7 +204,12 @@ impl Audit {
     ) -> Result<Exported, AuditRefused> {
         let telling = Telling::operator(by, None, origin);
         let workflow = self.ground.launch::<AuditRefused>(telling, "audit.seal_export", plan).await?;
-        Ok(match self.ground.outcome::<Stored, AuditRefused>(&workflow, origin.deadline).await? {
+        // A run cannot say how it ends on a ledger that takes no writes, so whoever waits for it is told by the freeze.
+        let ran = tokio::select! {
+            ran = self.ground.outcome::<Stored, AuditRefused>(&workflow, origin.deadline) => ran?,
+            freeze = self.ground.ledger.frozen() => return Err(LedgerRefused::Frozen(freeze).into()),
+        };
+        Ok(match ran {
             Ran::Done(stored) => Exported::Done(stored),
             Ran::Going => Exported::Going(workflow),
         })

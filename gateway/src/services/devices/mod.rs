@@ -13,7 +13,7 @@ use audit::{Entry, SqlFault, Told, Tx, View};
 use sagas::StepContext;
 use serde_json::json;
 
-use self::store::ClientRow;
+use self::store::{ClientRow, ClientState};
 use super::ground::{Ground, LedgerRefused, Say, Telling};
 use super::roster::Roster;
 use crate::api::guard::{Permit, may};
@@ -92,16 +92,14 @@ impl Devices {
     /// # Errors
     /// The ledger gave nothing.
     pub async fn load(&self) -> Result<(), DevicesRefused> {
-        let rows = self
-            .ground
-            .read::<_, DevicesRefused>(|view| store::roster(view).map_err(DevicesRefused::from))
-            .await?;
+        let (rows, as_of) =
+            self.ground.read::<_, DevicesRefused>(|view| Ok((store::roster(view)?, view.size()?))).await?;
         for row in rows {
             let client = Client { id: row.id, workspace: row.workspace };
             let standing =
                 if row.enrolled { ClientStanding::Enrolled(client) } else { ClientStanding::Revoked };
             self.roster.put_client_end(row.certificate, row.not_after);
-            self.roster.put_client(row.certificate, standing);
+            self.roster.put_client(row.certificate, standing, as_of);
         }
         Ok(())
     }
@@ -136,7 +134,7 @@ impl Devices {
         let row = ClientRow {
             id: ClientId::new(&self.ground.dice),
             name: new.name,
-            state: "drafted".to_owned(),
+            state: ClientState::Drafted,
             serial: draft.serial.clone(),
             certificate: None,
             created: now,
@@ -148,10 +146,10 @@ impl Devices {
         let certificate = self.issue(&telling, &new.workspace, &row, draft, order).await?;
         let client = Client { id: row.id.clone(), workspace: new.workspace };
         let hash = CertificateHash::of(&certificate);
-        let row = ClientRow { state: "enrolled".to_owned(), certificate: Some(hash), ..row };
+        let row = ClientRow { state: ClientState::Enrolled, certificate: Some(hash), ..row };
         self.roster.put_client_end(hash, row.not_after);
-        let reply = self.finish(telling, &client, EnrolledClient { row, certificate }, say).await?;
-        self.roster.put_client(hash, ClientStanding::Enrolled(client));
+        let (reply, as_of) = self.finish(telling, &client, EnrolledClient { row, certificate }, say).await?;
+        self.roster.put_client(hash, ClientStanding::Enrolled(client), as_of);
         Ok(reply)
     }
 
@@ -185,7 +183,7 @@ impl Devices {
         client: &Client,
         enrolled: EnrolledClient,
         say: impl Say<EnrolledClient>,
-    ) -> Result<Reply, DevicesRefused> {
+    ) -> Result<(Reply, u64), DevicesRefused> {
         let (client, hash) = (client.clone(), CertificateHash::of(&enrolled.certificate));
         let act = move |tx: &mut Tx<'_>, telling: &Telling| {
             // A draft that is gone was revoked together with its CA.
@@ -196,7 +194,8 @@ impl Devices {
             let entry = telling.entry("client.enrol", client.id.as_str(), |detail| detail.after(after));
             Ok(Told::new(enrolled.clone(), entry))
         };
-        Ok(self.ground.answer::<_, DevicesRefused>(telling, act, say).await?.0)
+        let (reply, recorded) = self.ground.answer::<_, DevicesRefused>(telling, act, say).await?;
+        Ok((reply, recorded.seq() + 1))
     }
 
     /// The clients of a workspace.
@@ -241,7 +240,8 @@ impl Devices {
     /// What follows a recorded revocation: the certificates do nothing from now on, and their connections end.
     pub fn cut_off(&self, certificates: &[CertificateHash]) {
         for certificate in certificates {
-            self.roster.put_client(*certificate, ClientStanding::Revoked);
+            // Nothing comes after a revocation, so it needs no number of its own.
+            self.roster.put_client(*certificate, ClientStanding::Revoked, u64::MAX);
             self.register.hang_up(certificate);
         }
     }
@@ -301,8 +301,10 @@ impl Devices {
     pub async fn refresh(&self, workspace: &WorkspaceId) -> Result<(), DevicesRefused> {
         let of = workspace.clone();
         let rows = self.ground.read::<_, DevicesRefused>(move |view| Ok(store::clients(view, &of)?)).await?;
-        for hash in rows.iter().filter(|row| row.state == "revoked").filter_map(|row| row.certificate) {
-            self.roster.put_client(hash, ClientStanding::Revoked);
+        for hash in
+            rows.iter().filter(|row| row.state == ClientState::Revoked).filter_map(|row| row.certificate)
+        {
+            self.roster.put_client(hash, ClientStanding::Revoked, u64::MAX);
             self.register.hang_up(&hash);
         }
         Ok(())

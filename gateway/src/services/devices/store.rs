@@ -2,10 +2,13 @@
 //! Who enters: the commands, inside a ledger transaction or view.
 //! What leaves: rows as types. No other service can run these statements.
 
+use std::str::FromStr;
+
 use audit::{Row, Schema, SqlFault, Statement, Table, Tx, View, params};
 
 use crate::api::CertificateHash;
 use crate::ids::{ClientId, Name, WorkspaceId};
+use crate::malformed::Malformed;
 use crate::moment::Moment;
 use crate::services::columns::{bytes, moment, typed};
 
@@ -63,6 +66,39 @@ static ISSUED: Statement = Statement::across_workspaces(
     "SELECT authority, COUNT(*) FROM clients WHERE state = 'enrolled' GROUP BY authority",
 );
 
+/// Where a client stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientState {
+    /// Its certificate is not signed yet.
+    Drafted,
+    /// It may connect.
+    Enrolled,
+    /// It may not connect any more.
+    Revoked,
+}
+
+impl ClientState {
+    /// As stored and shown.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Drafted => "drafted",
+            Self::Enrolled => "enrolled",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl FromStr for ClientState {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        [Self::Drafted, Self::Enrolled, Self::Revoked]
+            .into_iter()
+            .find(|state| state.text() == text)
+            .ok_or(Malformed { expected: "client state" })
+    }
+}
+
 /// A client row.
 #[derive(Clone, Debug)]
 pub struct ClientRow {
@@ -70,8 +106,8 @@ pub struct ClientRow {
     pub id: ClientId,
     /// Its name.
     pub name: Name,
-    /// `drafted` until its certificate was signed, `enrolled`, or `revoked`.
-    pub state: String,
+    /// Where it stands.
+    pub state: ClientState,
     /// The certificate's serial number.
     pub serial: String,
     /// The certificate's hash.
@@ -130,7 +166,7 @@ pub(super) fn clients(view: &View<'_>, workspace: &WorkspaceId) -> Result<Vec<Cl
         Ok(ClientRow {
             id: typed(row, 0)?,
             name: typed(row, 1)?,
-            state: row.text(2)?,
+            state: typed(row, 2)?,
             serial: row.text(3)?,
             certificate: certificate_or_none(row, 4)?,
             created: moment(row, 5)?,
@@ -146,7 +182,7 @@ pub(super) fn roster(view: &View<'_>) -> Result<Vec<RosterRow>, SqlFault> {
         Ok(RosterRow {
             workspace,
             id,
-            enrolled: row.text(2)? == "enrolled",
+            enrolled: typed::<ClientState>(row, 2)? == ClientState::Enrolled,
             certificate: CertificateHash(bytes(row, 3)?),
             not_after: Moment::from_micros(row.integer(4)?),
         })
@@ -189,15 +225,18 @@ pub(super) fn revoke_all(tx: &Tx<'_>, workspace: &WorkspaceId) -> Result<usize, 
     tx.within(workspace.on_ledger()).run(&REVOKE_ALL, params![])
 }
 
-/// Is the client still enrolled, as the database sees it in this very transaction?
+/// Is the client still enrolled, and its certificate still valid, as the database sees it in this very transaction?
 ///
 /// # Errors
 /// The database did not do it.
-pub fn stands(tx: &Tx<'_>, workspace: &WorkspaceId, id: &ClientId, now: Moment) -> Result<bool, SqlFault> {
-    Ok(tx
-        .within(workspace.on_ledger())
-        .one(&STANDS, params![id.as_str(), now.micros()], |_| Ok(()))?
-        .is_some())
+pub fn stands(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    id: &ClientId,
+    now: Moment,
+) -> Result<bool, SqlFault> {
+    let params = params![id.as_str(), now.micros()];
+    Ok(view.within(workspace.on_ledger()).one(&STANDS, params, |_| Ok(()))?.is_some())
 }
 
 fn certificate_or_none(row: &Row<'_>, column: usize) -> Result<Option<CertificateHash>, SqlFault> {

@@ -11,7 +11,7 @@ use super::store::ClientRow;
 use super::{EnrolledClient, NewClient};
 use crate::api::{Code, Problem};
 use crate::crypto::pem;
-use crate::ids::WorkspaceId;
+use crate::ids::{Name, WorkspaceId};
 use crate::limits::CERTIFICATE_DAYS_MAX;
 use crate::moment::Moment;
 
@@ -36,7 +36,7 @@ pub struct Client {
     /// Its name.
     pub name: String,
     /// `drafted`, `enrolled` or `revoked`.
-    pub state: String,
+    pub state: &'static str,
     /// The certificate's serial number, as hex.
     pub serial: String,
     /// SHA-256 of the certificate, as hex.
@@ -78,8 +78,8 @@ impl EnrolClient {
     /// # Errors
     /// A name or a number of days that cannot be.
     pub fn into_command(self, workspace: WorkspaceId) -> Result<NewClient, Problem> {
-        let name =
-            self.name.parse().map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
+        let name = Name::chosen(&self.name)
+            .map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
         let days = self.days.unwrap_or(DAYS_DEFAULT);
         if days == 0 || days > CERTIFICATE_DAYS_MAX {
             let detail = format!("a certificate lives 1 to {CERTIFICATE_DAYS_MAX} days");
@@ -95,7 +95,7 @@ impl From<ClientRow> for Client {
         Self {
             id: row.id.to_string(),
             name: row.name.to_string(),
-            state: row.state,
+            state: row.state.text(),
             serial: row.serial,
             certificate_hash: row.certificate.map(|hash| hash.to_string()),
             authority: row.authority.map(|hash| hash.to_string()),

@@ -45,6 +45,9 @@ pub enum LedgerRefused {
     /// The client behind the act was revoked since the guard saw it.
     #[error("the client certificate no longer stands")]
     ClientWithdrawn,
+    /// The workspace was closed since the guard saw it open.
+    #[error("the workspace is closed")]
+    WorkspaceClosed,
     /// Somebody else has leased the name since.
     #[error("the fence {carried} of `{name}` is not the latest")]
     Fenced {

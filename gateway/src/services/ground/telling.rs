@@ -65,7 +65,7 @@ impl Telling {
     /// For an act of the appliance itself.
     pub fn own(workspace: Option<&WorkspaceId>) -> Self {
         Self {
-            actor: Actor::appliance(),
+            actor: Actor::Appliance,
             workspace: workspace.cloned(),
             request: String::new(),
             ip: None,
@@ -80,6 +80,11 @@ impl Telling {
     #[must_use]
     pub fn sequel(self) -> Self {
         Self { standing: None, once: None, fences: Vec::new(), ..self }
+    }
+
+    /// The workspace that the act is told in.
+    pub fn workspace(&self) -> Option<&WorkspaceId> {
+        self.workspace.as_ref()
     }
 
     /// The request's claim on its idempotency key, if it has one.
@@ -120,7 +125,7 @@ impl Telling {
     /// Who asked, from where and in which trace, as workflows keep it.
     pub fn origin(&self) -> sagas::Origin {
         sagas::Origin {
-            actor: self.actor.as_str().to_owned(),
+            actor: self.actor.to_string(),
             request: self.request.clone(),
             traceparent: here().map(|here| here.context().to_string()),
             ip: self.ip.clone(),
@@ -148,8 +153,7 @@ impl Telling {
         if !self.user_agent.is_empty() {
             facts = facts.user_agent(&self.user_agent);
         }
-        let entry =
-            Entry::new(action).actor(self.actor.as_str().to_owned()).object(object).request(&self.request);
+        let entry = Entry::new(action).actor(self.actor.to_string()).object(object).request(&self.request);
         let entry = match &self.workspace {
             Some(workspace) => entry.workspace(workspace.on_ledger()),
             None => entry,

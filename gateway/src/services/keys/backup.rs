@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use audit::{Entry, Told, Tx};
+use audit::{Entry, Told, Tx, View};
 use hsm::{BackupKek, Custody, KeyId, KeyRef, PublicKey, TokenError};
 use sagas::{EffectId, Never, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
@@ -17,9 +17,11 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::store::{self, BackupRow};
-use super::{Keys, KeysRefused, faults};
+use super::{Described, Keys, KeysRefused, faults};
+use crate::api::Code;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
+use crate::services::subject::Subject;
 use crate::topics;
 
 /// The input of `key.backup`.
@@ -27,8 +29,12 @@ use crate::topics;
 pub struct BackupPlan {
     /// The workspace.
     pub workspace: WorkspaceId,
-    /// The key, whose newest version is backed up.
+    /// The key.
     pub key: SigningKeyId,
+    /// The version that signs when this is asked for: this one is backed up, or none.
+    pub version: i64,
+    /// SHA-256 of its public key.
+    pub fingerprint: String,
 }
 
 /// A key on its way out or back, wrapped. What a backup file holds.
@@ -55,6 +61,48 @@ pub struct Offsite {
     pub file: String,
     /// SHA-256 of the file.
     pub digest: [u8; 32],
+}
+
+/// What approvers are shown of a backup.
+///
+/// # Errors
+/// The key is gone, or another version signs by now.
+pub fn subject(view: &View<'_>, plan: &BackupPlan) -> Result<Subject, Refused> {
+    let key = confirm(view, plan)?;
+    let consequence = format!(
+        "the private key of {} leaves the token, wrapped under a key that the token keeps, and is written to the backup directory",
+        key.words()
+    );
+    Ok(Subject::new(plan.key.as_str(), json!({ "key": key }), consequence))
+}
+
+/// The version that was agreed to is still the one that signs.
+///
+/// # Errors
+/// It is not.
+pub fn confirm(view: &View<'_>, plan: &BackupPlan) -> Result<Described, Refused> {
+    let key = super::described_latest(view, &plan.workspace, &plan.key).map_err(super::rule)?;
+    match key.version == plan.version && key.fingerprint == plan.fingerprint {
+        true => Ok(key),
+        false => Err(Refused::business(
+            Code::WrongState,
+            format!(
+                "this was asked for version {} of the key, and {} signs by now; ask again",
+                plan.version,
+                key.words()
+            ),
+        )),
+    }
+}
+
+/// Says that the agreed version leaves the token now, wrapped.
+///
+/// # Errors
+/// Another version signs by now.
+pub fn order(tx: &Tx<'_>, cx: &StepContext, plan: &BackupPlan) -> Result<Told<()>, Refused> {
+    let key = confirm(tx, plan)?;
+    let after = json!({ "version": key.version, "fingerprint": key.fingerprint, "attempt": cx.attempt });
+    Ok(Told::new((), cx.entry_with("key.backup.begin", plan.key.as_str(), |detail| detail.after(after))))
 }
 
 /// Puts the backup on record.
@@ -101,7 +149,7 @@ pub fn strike(
 }
 
 impl Keys {
-    /// Makes a backup key for this one backup, and has the token wrap the newest version under it.
+    /// Makes a backup key for this one backup, and has the token wrap the agreed version under it.
     ///
     /// # Errors
     /// The key was made never to leave, or the token's.
@@ -112,12 +160,18 @@ impl Keys {
     ) -> Result<Wrapped, RemoteFault> {
         let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(later)?;
         if found.custody() != Custody::Recoverable {
-            return Err(refused("not_recoverable", "the key was made never to leave the token"));
+            return Err(refused(Code::NotRecoverable, "the key was made never to leave the token"));
         }
-        let version = found.versions.iter().find(|version| version.version == found.row.latest);
+        let version = found.versions.iter().find(|version| version.version == plan.version);
         let Some((version, made)) = version.and_then(|it| Some((it, it.made.as_ref()?))) else {
-            return Err(refused("wrong_state", "the key has no version to back up"));
+            return Err(refused(Code::WrongState, "the key has no version to back up"));
         };
+        if made.fingerprint.to_string() != plan.fingerprint {
+            return Err(refused(
+                Code::WrongState,
+                "the version is not the one that was agreed to; ask again",
+            ));
+        }
         let (id, kind, fingerprint) = (version.token_key, found.row.kind, made.fingerprint);
         let key = KeyRef { id, kind, fingerprint, blob: Vec::new() };
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
@@ -225,12 +279,12 @@ impl Keys {
         let bytes = match fs::read(self.backups.join(file)) {
             Ok(bytes) => bytes,
             Err(why) => {
-                return Err(refused("not_found", &format!("the backup {file} cannot be read: {why}")));
+                return Err(refused(Code::NotFound, &format!("the backup {file} cannot be read: {why}")));
             }
         };
         if <[u8; 32]>::from(Sha256::digest(&bytes)) != *digest {
             return Err(refused(
-                "wrong_state",
+                Code::WrongState,
                 "the backup is not the one that was written; fetch another copy of it",
             ));
         }
@@ -242,7 +296,7 @@ pub(super) fn later(why: impl std::fmt::Display) -> RemoteFault {
     RemoteFault::later(why.to_string())
 }
 
-pub(super) fn refused(code: &'static str, words: &str) -> RemoteFault {
+pub(super) fn refused(code: Code, words: &str) -> RemoteFault {
     RemoteFault::Business(Reason::new(code, words))
 }
 

@@ -92,10 +92,14 @@ impl Keys {
         if !(DESTRUCTION_NOTICE_MIN..=DESTRUCTION_NOTICE_MAX).contains(&notice) {
             return Err(KeysRefused::Notice);
         }
-        let key = self.find(by.workspace(), selector).await?.row.id;
+        let found = self.find(by.workspace(), selector).await?;
+        let (version, fingerprint) = found.latest().ok_or(KeysRefused::NoSuchVersion)?;
+        let key = found.row.id;
         let plan = DestructionPlan {
             workspace: by.workspace().clone(),
             key: key.clone(),
+            version,
+            fingerprint,
             reason,
             notice_seconds: notice.as_secs(),
         };

@@ -5,18 +5,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{Entry, Told, Tx};
+use audit::{Entry, Told, Tx, View};
 use hsm::{KeyRef, Presence, TokenError};
 use sagas::{Never, Part, PivotFault, PivotProbe, Reason, Refused, StepContext, Untouched};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Keys;
 use super::making::now;
 use super::state::{KeyEvent, KeyState};
 use super::store;
+use super::{Described, Keys};
+use crate::api::Code;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
+use crate::services::subject::Subject;
 use crate::topics;
 
 /// The input of `key.destroy`.
@@ -26,6 +28,10 @@ pub struct DestructionPlan {
     pub workspace: WorkspaceId,
     /// The key.
     pub key: SigningKeyId,
+    /// The version that signs when this is asked for. It goes with all others.
+    pub version: i64,
+    /// SHA-256 of its public key.
+    pub fingerprint: String,
     /// Why, for those who approve.
     pub reason: String,
     /// Seconds of notice after the approvals.
@@ -51,13 +57,13 @@ impl DestructionPlan {
 /// # Errors
 /// Not possible in its present state.
 pub fn announce(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Told<Announced>, Refused> {
-    let no_key = || Refused::business("not_found", "no such key in this workspace");
+    let no_key = || Refused::business(Code::NotFound, "no such key in this workspace");
     let row = store::key(tx, &plan.workspace, plan.key.as_str())?.ok_or_else(no_key)?;
     let next = row.state.after(KeyEvent::ScheduleDestruction);
-    let next = next.map_err(|why| Refused::business("key_unusable", why.to_string()))?;
+    let next = next.map_err(|why| Refused::business(Code::KeyUnusable, why.to_string()))?;
     if !store::set_workflow(tx, &plan.workspace, &row.id, Some(&cx.saga.id.to_string()))? {
         return Err(Refused::business(
-            "wrong_state",
+            Code::WrongState,
             "another workflow is changing this key; wait for its end",
         ));
     }
@@ -70,6 +76,43 @@ pub fn announce(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result
         detail.before(json!({ "state": row.state.text() })).after(after)
     });
     Ok(Told::new(Announced { before: row.state.text().to_owned() }, entry))
+}
+
+/// What approvers are shown of a destruction.
+///
+/// # Errors
+/// The key is gone, or another version signs by now.
+pub fn subject(view: &View<'_>, plan: &DestructionPlan) -> Result<Subject, Refused> {
+    let key = confirm(view, plan)?;
+    let versions = store::versions(view, &plan.workspace, &plan.key)?.into_iter();
+    let versions: Vec<_> = versions
+        .filter_map(|it| {
+            Some(json!({ "version": it.version, "fingerprint": it.made?.fingerprint.to_string() }))
+        })
+        .collect();
+    let consequence = format!(
+        "after {} seconds of notice the key `{}` is destroyed in the token with all its {} versions and its backups; nothing brings it back",
+        plan.notice_seconds,
+        key.name,
+        versions.len()
+    );
+    let facts = json!({ "key": key, "notice_seconds": plan.notice_seconds, "reason": plan.reason });
+    Ok(Subject::new(plan.key.as_str(), facts, consequence).and_long(json!({ "versions": versions })))
+}
+
+fn confirm(view: &View<'_>, plan: &DestructionPlan) -> Result<Described, Refused> {
+    let key = super::described_latest(view, &plan.workspace, &plan.key).map_err(super::rule)?;
+    match key.version == plan.version && key.fingerprint == plan.fingerprint {
+        true => Ok(key),
+        false => Err(Refused::business(
+            Code::WrongState,
+            format!(
+                "this was asked for version {} of the key, and {} signs by now; ask again",
+                plan.version,
+                key.words()
+            ),
+        )),
+    }
 }
 
 /// Lets the key stand as it stood before.
@@ -89,8 +132,8 @@ pub fn keep(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Tol
         return Ok(Told::new((), entry("untouched", "untouched")));
     };
     // Also from `destroying`: the engine turns round there only when the token has certainly destroyed nothing of any version.
-    if matches!(row.state, KeyState::DestructionPending | KeyState::Destroying) {
-        store::set_state(tx, &plan.workspace, &plan.key, row.state, was, None)?;
+    if let Ok(kept) = row.state.after(KeyEvent::CalledOff(was)) {
+        store::set_state(tx, &plan.workspace, &plan.key, row.state, kept, None)?;
     }
     store::remember_state(tx, &plan.workspace, &plan.key, None)?;
     store::set_workflow(tx, &plan.workspace, &plan.key, None)?;
@@ -113,11 +156,12 @@ pub fn begin_notice(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Re
 /// # Errors
 /// The key is not waiting for its destruction.
 pub fn order(tx: &Tx<'_>, cx: &StepContext, plan: &DestructionPlan) -> Result<Told<()>, Refused> {
-    let no_key = || Refused::business("not_found", "no such key in this workspace");
+    let no_key = || Refused::business(Code::NotFound, "no such key in this workspace");
     let row = store::key(tx, &plan.workspace, plan.key.as_str())?.ok_or_else(no_key)?;
     if row.state != KeyState::Destroying {
+        confirm(tx, plan)?;
         let next = row.state.after(KeyEvent::NoticeOver);
-        let next = next.map_err(|why| Refused::business("key_unusable", why.to_string()))?;
+        let next = next.map_err(|why| Refused::business(Code::KeyUnusable, why.to_string()))?;
         store::set_state(tx, &plan.workspace, &plan.key, row.state, next, row.destroy_after)?;
     }
     let after = json!({ "state": KeyState::Destroying.text(), "attempt": cx.attempt });
@@ -169,7 +213,7 @@ impl Keys {
                 return Err(untouched.later(error.to_string()));
             }
             Err(error @ TokenError::WrongKey { .. }) => {
-                return Err(untouched.refused(Reason::new("token_refused", error.to_string())));
+                return Err(untouched.refused(Reason::new(Code::TokenRefused, error.to_string())));
             }
             Err(error) => return Err(PivotFault::unknown(error.to_string())),
         }

@@ -2,6 +2,7 @@
 //! Who enters: token errors, in steps of workflows.
 //! What leaves: one of the four classes, in words that may be kept and shown.
 
+use crate::api::Code;
 use hsm::{Refusal, TokenError};
 use sagas::{Reason, RemoteFault};
 
@@ -11,16 +12,18 @@ pub fn token(error: TokenError) -> RemoteFault {
     match error {
         TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired => RemoteFault::later(words),
         TokenError::OutcomeUnknown => RemoteFault::unknown(words),
-        TokenError::Unsupported { .. } => refused("token_cannot", words),
-        TokenError::Refused(Refusal::TokenFull) => refused("token_full", words),
-        TokenError::Refused(Refusal::NotRecoverable) => refused("not_recoverable", words),
-        TokenError::Refused(Refusal::WrongImport | Refusal::ImportBroken) => refused("import_refused", words),
+        TokenError::Unsupported { .. } => refused(Code::TokenCannot, words),
+        TokenError::Refused(Refusal::TokenFull) => refused(Code::TokenFull, words),
+        TokenError::Refused(Refusal::NotRecoverable) => refused(Code::NotRecoverable, words),
+        TokenError::Refused(Refusal::WrongImport | Refusal::ImportBroken) => {
+            refused(Code::ImportRefused, words)
+        }
         TokenError::Refused(_) | TokenError::WrongKey { .. } | TokenError::KeyMissing { .. } => {
-            refused("token_refused", words)
+            refused(Code::TokenRefused, words)
         }
     }
 }
 
-fn refused(code: &'static str, words: String) -> RemoteFault {
+fn refused(code: Code, words: String) -> RemoteFault {
     RemoteFault::Business(Reason::new(code, words))
 }

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::making::{Attested, MadeVersion, Making, NewKeyPlan};
 use super::{Keys, faults, store};
+use crate::api::Code;
 use crate::crypto::{self, PinnedKey};
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
@@ -256,7 +257,7 @@ impl Keys {
         version: &MadeVersion,
         expected: &[u8],
     ) -> Result<(), RemoteFault> {
-        let wrong = |why: String| RemoteFault::Business(Reason::new("import_refused", why));
+        let wrong = |why: String| RemoteFault::Business(Reason::new(Code::ImportRefused, why));
         let pinned = PinnedKey::new(making.kind, expected).map_err(|why| wrong(why.to_string()))?;
         let Some(scheme) = making.kind.schemes().first().copied() else {
             return Err(wrong(format!("a {} key signs nothing", making.kind)));

@@ -8,15 +8,16 @@ use std::time::Instant;
 use audit::{Entry, Recorded, Told, Tx};
 use hsm::{Custody, KeyAttestation, KeyId, KeyKind, KeyRef, NewKey, Presence};
 use sagas::outbox::Topic;
-use sagas::{EffectId, Never, Probe, Refused, RemoteFault, StepContext};
+use sagas::{EffectId, Never, Probe, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::state::{KeyEvent, KeyState};
 use super::store::{self, KeyRow, Made};
 use super::{Keys, faults};
+use crate::api::Code;
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
-use crate::limits::{TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
+use crate::limits::{KEY_VERSIONS_MAX, TOKEN_CALL_WAIT_MAX, TOKEN_GENERATE_WAIT_MAX};
 use crate::moment::Moment;
 use crate::services::policy::Policy;
 
@@ -81,6 +82,19 @@ impl NewKeyPlan {
     }
 }
 
+/// The version after these, if the key may have one more: rotations and restores alike stop at the bound.
+///
+/// # Errors
+/// It has all the versions it may have.
+pub(super) fn next_version(newest: i64) -> Result<i64, Reason> {
+    match newest < KEY_VERSIONS_MAX {
+        true => Ok(newest + 1),
+        false => {
+            Err(Reason::new(Code::WrongState, "the key has all the versions it may have; create a new key"))
+        }
+    }
+}
+
 /// Reserves the name and puts the key down as being created.
 ///
 /// # Errors
@@ -101,7 +115,7 @@ pub fn reserve(tx: &Tx<'_>, cx: &StepContext, plan: &NewKeyPlan) -> Result<Told<
     };
     if !store::insert(tx, &plan.workspace, &row)? {
         let words = format!("there is a key named {}; choose another name", plan.name);
-        return Err(Refused::business("name_taken", words));
+        return Err(Refused::business(Code::NameTaken, words));
     }
     let after = json!({ "name": plan.name, "kind": plan.kind.name(), "state": row.state.text(), "custody": plan.custody });
     Ok(Told::new((), cx.entry_with("key.reserve", plan.key.as_str(), |detail| detail.after(after))))
@@ -262,4 +276,16 @@ impl Keys {
 /// The time of a step.
 pub(super) fn now(cx: &StepContext) -> Moment {
     Moment::from_micros(i64::try_from(cx.now_us).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_no_more_versions_than_it_may_have() {
+        assert_eq!(next_version(0), Ok(1));
+        assert_eq!(next_version(KEY_VERSIONS_MAX - 1), Ok(KEY_VERSIONS_MAX));
+        assert!(next_version(KEY_VERSIONS_MAX).is_err());
+    }
 }

@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 use audit::{SqlFault, Told, Tx, View};
 use hsm::{Custody, KeyRef, Token};
+use sagas::Refused;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use self::commands::Changed;
@@ -33,10 +35,10 @@ use self::store::{KeyRow, VersionRow};
 use super::ground::{Ground, LedgerRefused, Say, Telling};
 use super::workspaces::{Workspaces, WorkspacesRefused};
 use crate::api::guard::{Permit, may};
-use crate::api::{Origin, Reply};
+use crate::api::{Code, Origin, Reply};
 use crate::crypto::{PinnedKey, Unusable};
 use crate::custody::CustodyRefused;
-use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::refused_by_ledger;
 use crate::runner::RunRefused;
 use crate::signer::SigningKey;
@@ -105,6 +107,17 @@ pub struct KeyWithVersions {
 }
 
 impl KeyWithVersions {
+    /// The version that signs, and the fingerprint of its public key, if the token has made it.
+    pub fn latest(&self) -> Option<(i64, String)> {
+        Some((self.row.latest, self.fingerprint(self.row.latest)?))
+    }
+
+    /// The fingerprint of a version's public key, if the token has made it.
+    pub fn fingerprint(&self, version: i64) -> Option<String> {
+        let found = self.versions.iter().find(|it| it.version == version)?;
+        Some(found.made.as_ref()?.fingerprint.to_string())
+    }
+
     /// Whether the key may ever leave the token, as its newest version says.
     pub fn custody(&self) -> Custody {
         let newest = self.versions.iter().rev().find_map(|version| version.made.as_ref());
@@ -260,6 +273,83 @@ pub fn signing_key(
         key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() },
         pinned,
     })
+}
+
+/// What a key's refusal means to a step.
+pub fn rule(refused: KeysRefused) -> Refused {
+    match refused {
+        KeysRefused::Ledger(LedgerRefused::Fault(Some(fault))) => Refused::Sql(fault),
+        KeysRefused::NoSuchKey | KeysRefused::NoSuchVersion => {
+            Refused::business(Code::NotFound, refused.to_string())
+        }
+        KeysRefused::WrongState(_) | KeysRefused::OnlyVerifies { .. } => {
+            Refused::business(Code::KeyUnusable, refused.to_string())
+        }
+        KeysRefused::Fenced => Refused::business(Code::Fenced, format!("{refused}; ask again")),
+        other => Refused::Bug(other.to_string()),
+    }
+}
+
+/// A version of a key as those who approve are shown it.
+///
+/// # Errors
+/// There is none, or the token has not made it.
+pub fn described(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    version: i64,
+) -> Result<Described, KeysRefused> {
+    let found = found(view, workspace, key.as_str())?;
+    let row = found.row;
+    let made = found.versions.into_iter().find(|it| it.version == version).and_then(|it| it.made);
+    let fingerprint = made.ok_or(KeysRefused::NoSuchVersion)?.fingerprint.to_string();
+    let latest = row.latest;
+    Ok(Described {
+        id: row.id,
+        name: row.name,
+        kind: row.kind.name().to_owned(),
+        version,
+        fingerprint,
+        latest,
+    })
+}
+
+/// The version of a key that signs now, as [`described`].
+///
+/// # Errors
+/// As there.
+pub fn described_latest(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+) -> Result<Described, KeysRefused> {
+    let latest = store::key(view, workspace, key.as_str())?.ok_or(KeysRefused::NoSuchKey)?.latest;
+    described(view, workspace, key, latest)
+}
+
+/// A version of a key, by everything that tells it from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Described {
+    /// The key's id.
+    pub id: SigningKeyId,
+    /// The key's name.
+    pub name: Name,
+    /// The key's kind.
+    pub kind: String,
+    /// The version.
+    pub version: i64,
+    /// SHA-256 of its public key.
+    pub fingerprint: String,
+    /// The version that signs where nobody says another.
+    pub latest: i64,
+}
+
+impl Described {
+    /// In words.
+    pub fn words(&self) -> String {
+        format!("version {} of the key `{}`", self.version, self.name)
+    }
 }
 
 /// How many keys of a workspace are not yet destroyed.

@@ -17,7 +17,7 @@ use super::incoming::ImportPlan;
 use super::making::NewKeyPlan;
 use super::restoring::RestorePlan;
 use super::rotation::RotationPlan;
-use super::{Keys, KeysRefused, store, wire};
+use super::{Keys, KeysRefused, found, store, wire};
 use crate::api::{Code, Offer, Problem, Scope};
 use crate::crypto::PinnedKey;
 use crate::ids::{SigningKeyId, WorkspaceId};
@@ -68,6 +68,9 @@ struct BackupForm {
 struct RestoreForm {
     /// The backup: the id of the workflow that made it.
     backup: String,
+    /// Has to be `true` where the backup is of another version than the one that signs now: that version would sign again.
+    #[serde(default)]
+    older_version: bool,
 }
 
 /// What the keys service offers.
@@ -145,17 +148,32 @@ impl Keys {
         if found.custody() != Custody::Recoverable {
             return Err(KeysRefused::NotRecoverable.into());
         }
-        Ok(BackupPlan { workspace, key: found.row.id })
+        let (version, fingerprint) = found.latest().ok_or(KeysRefused::NoSuchVersion)?;
+        Ok(BackupPlan { workspace, key: found.row.id, version, fingerprint })
     }
 
     async fn plan_restore(&self, workspace: WorkspaceId, form: RestoreForm) -> Result<RestorePlan, Problem> {
         let (of, backup) = (workspace.clone(), form.backup.clone());
-        let key = self
+        let (row, found) = self
             .ground
-            .read::<_, KeysRefused>(move |view| Ok(store::backup_key(view, &of, &backup)?))
+            .read::<_, KeysRefused>(move |view| {
+                let key = store::backup_key(view, &of, &backup)?.ok_or(KeysRefused::NoSuchBackup)?;
+                let row = store::backups(view, &of, &key)?.into_iter().find(|row| row.id == backup);
+                Ok((row.ok_or(KeysRefused::NoSuchBackup)?, found(view, &of, key.as_str())?))
+            })
             .await?;
-        let key = key.ok_or(KeysRefused::NoSuchBackup)?;
-        Ok(RestorePlan { workspace, key, backup: form.backup })
+        let version = row.version;
+        let fingerprint = found.fingerprint(version).ok_or(KeysRefused::NoSuchVersion)?;
+        let (latest, latest_fingerprint) = found.latest().ok_or(KeysRefused::NoSuchVersion)?;
+        if fingerprint != latest_fingerprint && !form.older_version {
+            let words = format!(
+                "the backup is of version {version}, and version {latest} signs now; with `older_version` the older one signs again in its place"
+            );
+            return Err(Problem::new(Code::WrongState, words).at("/older_version"));
+        }
+        let key = found.row.id;
+        let backup = form.backup;
+        Ok(RestorePlan { workspace, key, backup, version, fingerprint, latest, latest_fingerprint })
     }
 
     fn plan_import(&self, workspace: WorkspaceId, form: ImportForm) -> Result<ImportPlan, Problem> {
@@ -188,7 +206,9 @@ impl Keys {
         if !(DESTRUCTION_NOTICE_MIN..=DESTRUCTION_NOTICE_MAX).contains(&notice) {
             return Err(KeysRefused::Notice.into());
         }
-        let key = self.find(&workspace, &form.key).await?.row.id;
-        Ok(DestructionPlan { workspace, key, reason: form.reason, notice_seconds: notice.as_secs() })
+        let found = self.find(&workspace, &form.key).await?;
+        let (version, fingerprint) = found.latest().ok_or(KeysRefused::NoSuchVersion)?;
+        let (key, reason, notice_seconds) = (found.row.id, form.reason, notice.as_secs());
+        Ok(DestructionPlan { workspace, key, version, fingerprint, reason, notice_seconds })
     }
 }

@@ -5,17 +5,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use audit::{Told, Tx};
+use audit::{Told, Tx, View};
 use hsm::{Custody, KeyId};
 use sagas::{EffectId, Never, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::backup::{Wrapped, later, refused};
-use super::making::{MadeVersion, Making};
-use super::{Keys, KeysRefused, faults, store};
+use super::making::{self, MadeVersion, Making};
+use super::{Described, Keys, KeysRefused, faults, store};
+use crate::api::Code;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::TOKEN_GENERATE_WAIT_MAX;
+use crate::services::subject::Subject;
 use crate::topics;
 
 /// The input of `key.restore`.
@@ -27,6 +29,14 @@ pub struct RestorePlan {
     pub key: SigningKeyId,
     /// The backup.
     pub backup: String,
+    /// Which version it is of.
+    pub version: i64,
+    /// SHA-256 of the public key that it brings back.
+    pub fingerprint: String,
+    /// The version that signs when this is asked for, and that the copy takes the place of.
+    pub latest: i64,
+    /// SHA-256 of its public key.
+    pub latest_fingerprint: String,
 }
 
 /// A backup that was fetched, and the version that it becomes.
@@ -49,6 +59,45 @@ pub struct Restored {
     pub expected: Vec<u8>,
 }
 
+/// What approvers are shown of a restore.
+///
+/// # Errors
+/// Another version signs by now than when this was asked for.
+pub fn subject(view: &View<'_>, plan: &RestorePlan) -> Result<Subject, Refused> {
+    let key = confirm(view, plan)?;
+    let consequence = match plan.fingerprint == plan.latest_fingerprint {
+        true => format!("a copy of {} comes back from the backup, and signs in its place", key.words()),
+        false => format!(
+            "the OLDER version {} of the key `{}` comes back from the backup and signs again; version {} is taken out of use",
+            plan.version, key.name, plan.latest
+        ),
+    };
+    let facts = json!({
+        "backup": plan.backup, "fingerprint": plan.fingerprint, "is_older": plan.fingerprint != plan.latest_fingerprint,
+        "key": key, "version": plan.version,
+    });
+    Ok(Subject::new(plan.key.as_str(), facts, consequence))
+}
+
+/// The version that the copy takes the place of is still the one that signs.
+///
+/// # Errors
+/// It is not.
+pub fn confirm(view: &View<'_>, plan: &RestorePlan) -> Result<Described, Refused> {
+    let key = super::described_latest(view, &plan.workspace, &plan.key).map_err(super::rule)?;
+    match key.version == plan.latest && key.fingerprint == plan.latest_fingerprint {
+        true => Ok(key),
+        false => Err(Refused::business(
+            Code::WrongState,
+            format!(
+                "version {} signed when this was asked for, and {} signs by now; ask again",
+                plan.latest,
+                key.words()
+            ),
+        )),
+    }
+}
+
 /// Takes a restore's version off the record again.
 ///
 /// # Errors
@@ -64,10 +113,16 @@ pub fn forget(tx: &Tx<'_>, cx: &StepContext, plan: &RestorePlan) -> Result<Told<
 /// that one only verifies.
 ///
 /// # Errors
-/// The key was destroyed meanwhile.
-pub fn activate(tx: &Tx<'_>, cx: &StepContext, restored: &Restored) -> Result<Told<SigningKeyId>, Refused> {
+/// The key was destroyed, or another version took over meanwhile.
+pub fn activate(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &RestorePlan,
+    restored: &Restored,
+) -> Result<Told<SigningKeyId>, Refused> {
+    confirm(tx, plan)?;
     let making = &restored.making;
-    let gone = || Refused::business("not_found", "the key is gone");
+    let gone = || Refused::business(Code::NotFound, "the key is gone");
     let row = store::key(tx, &making.workspace, making.key.as_str())?.ok_or_else(gone)?;
     let copy_of = &restored.version.made.fingerprint;
     let fence = store::take_over(tx, &making.workspace, &making.key, making.version, copy_of)?;
@@ -93,10 +148,14 @@ impl Keys {
             Ok(store::backups(view, &workspace, &key)?.into_iter().find(|row| row.id == backup))
         });
         let row =
-            row.await.map_err(later)?.ok_or_else(|| refused("not_found", "no such backup of this key"))?;
+            row.await.map_err(later)?.ok_or_else(|| refused(Code::NotFound, "no such backup of this key"))?;
         let key = self.read_offsite(&row.file, &row.digest)?;
         let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(later)?;
-        let version = found.row.latest + 1;
+        let brought = key.public.fingerprint().to_string();
+        if row.version != plan.version || brought != plan.fingerprint {
+            return Err(refused(Code::WrongState, "the backup is not the one that was agreed to; ask again"));
+        }
+        let version = making::next_version(found.row.latest).map_err(RemoteFault::Business)?;
         let making = Making {
             workspace: plan.workspace,
             key: found.row.id,

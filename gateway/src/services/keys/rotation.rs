@@ -7,11 +7,11 @@ use sagas::{Never, Refused, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::making::{MadeVersion, Making};
+use super::making::{self, MadeVersion, Making};
 use super::state::KeyEvent;
 use super::store;
+use crate::api::Code;
 use crate::ids::{SigningKeyId, WorkspaceId};
-use crate::limits::KEY_VERSIONS_MAX;
 use crate::topics;
 
 /// The input of `key.rotate`.
@@ -41,19 +41,18 @@ pub struct Next {
 /// # Errors
 /// The key does not sign, is being changed, or has all the versions it may have.
 pub fn begin(tx: &Tx<'_>, cx: &StepContext, plan: &RotationPlan) -> Result<Told<Making>, Refused> {
-    let no_key = || Refused::business("not_found", "no such key in this workspace");
+    let no_key = || Refused::business(Code::NotFound, "no such key in this workspace");
     let row = store::key(tx, &plan.workspace, plan.key.as_str())?.ok_or_else(no_key)?;
     // Only a key that could be disabled, that is an enabled one, gets a new version.
-    row.state.after(KeyEvent::Disable).map_err(|why| Refused::business("key_unusable", why.to_string()))?;
+    row.state
+        .after(KeyEvent::Disable)
+        .map_err(|why| Refused::business(Code::KeyUnusable, why.to_string()))?;
     let versions = store::versions(tx, &plan.workspace, &row.id)?;
-    let version = versions.last().map_or(1, |last| last.version + 1);
-    if version > KEY_VERSIONS_MAX {
-        let words = "the key has all the versions it may have; create a new key";
-        return Err(Refused::business("wrong_state", words));
-    }
+    let newest = versions.last().map_or(0, |last| last.version);
+    let version = making::next_version(newest).map_err(Refused::Business)?;
     if !store::set_workflow(tx, &plan.workspace, &row.id, Some(&cx.saga.id.to_string()))? {
         return Err(Refused::business(
-            "wrong_state",
+            Code::WrongState,
             "another workflow is changing this key; wait for its end",
         ));
     }
@@ -121,9 +120,11 @@ pub fn withdraw(tx: &Tx<'_>, cx: &StepContext, next: &Next) -> Result<Told<()>, 
 /// The key stopped signing meanwhile.
 pub fn promote(tx: &Tx<'_>, cx: &StepContext, next: &Next) -> Result<Told<Making>, Refused> {
     let making = &next.making;
-    let gone = || Refused::business("not_found", "the key is gone");
+    let gone = || Refused::business(Code::NotFound, "the key is gone");
     let row = store::key(tx, &making.workspace, making.key.as_str())?.ok_or_else(gone)?;
-    row.state.after(KeyEvent::Disable).map_err(|why| Refused::business("key_unusable", why.to_string()))?;
+    row.state
+        .after(KeyEvent::Disable)
+        .map_err(|why| Refused::business(Code::KeyUnusable, why.to_string()))?;
     let fence = store::set_latest(tx, &making.workspace, &making.key, making.version)?;
     let before = json!({ "latest_version": row.latest, "fence": row.fence });
     let fingerprint = next.version.made.fingerprint.to_string();

@@ -39,8 +39,8 @@ pub enum KeyEvent {
     Enable,
     /// Its destruction was scheduled.
     ScheduleDestruction,
-    /// The scheduled destruction was called off.
-    KeepAfterAll,
+    /// The scheduled destruction was called off, and certainly nothing was destroyed: the key stands as it stood before.
+    CalledOff(KeyState),
     /// The notice is over.
     NoticeOver,
     /// The token has destroyed all versions.
@@ -78,8 +78,11 @@ impl KeyState {
             (Self::Enabled, KeyEvent::Disable) => Self::Disabled,
             (Self::Disabled, KeyEvent::Enable) => Self::Enabled,
             (Self::Enabled | Self::Disabled, KeyEvent::ScheduleDestruction) => Self::DestructionPending,
-            // Kept, but not at once signing again: somebody wanted it gone, so somebody enables it knowingly.
-            (Self::DestructionPending, KeyEvent::KeepAfterAll) => Self::Disabled,
+            // Whoever may call a destruction off may also enable a key: it comes back as it was, disabled only if it was so.
+            (
+                Self::DestructionPending | Self::Destroying,
+                KeyEvent::CalledOff(was @ (Self::Enabled | Self::Disabled)),
+            ) => was,
             (Self::DestructionPending, KeyEvent::NoticeOver) => Self::Destroying,
             (Self::Destroying, KeyEvent::Gone) => Self::Destroyed,
             (state, _) => return Err(WrongState { state }),
@@ -121,16 +124,24 @@ mod tests {
     #[test]
     fn a_destroyed_or_failed_key_never_comes_back() {
         use KeyEvent::*;
-        for event in [Made, NotMade, Disable, Enable, ScheduleDestruction, KeepAfterAll, NoticeOver, Gone] {
+        let called_off = CalledOff(KeyState::Enabled);
+        for event in [Made, NotMade, Disable, Enable, ScheduleDestruction, called_off, NoticeOver, Gone] {
             assert!(KeyState::Destroyed.after(event).is_err());
             assert!(KeyState::Failed.after(event).is_err());
         }
     }
 
     #[test]
-    fn a_key_called_back_from_destruction_does_not_sign_by_itself() {
-        let pending = KeyState::Enabled.after(KeyEvent::ScheduleDestruction).unwrap();
-        assert_eq!(pending.after(KeyEvent::KeepAfterAll), Ok(KeyState::Disabled));
+    fn a_key_called_back_from_destruction_stands_as_it_stood_before() {
+        for was in [KeyState::Enabled, KeyState::Disabled] {
+            let pending = was.after(KeyEvent::ScheduleDestruction).unwrap();
+            assert_eq!(pending.after(KeyEvent::CalledOff(was)), Ok(was));
+            let ordered = pending.after(KeyEvent::NoticeOver).unwrap();
+            assert_eq!(ordered.after(KeyEvent::CalledOff(was)), Ok(was));
+        }
+        for never in [KeyState::Creating, KeyState::Destroyed, KeyState::Failed] {
+            assert!(KeyState::DestructionPending.after(KeyEvent::CalledOff(never)).is_err());
+        }
     }
 
     #[test]

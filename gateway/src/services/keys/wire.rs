@@ -177,7 +177,7 @@ impl CreateKey {
 /// # Errors
 /// One of them cannot be.
 pub(super) fn named(name: &str, kind: &str) -> Result<(Name, KeyKind), Problem> {
-    let name = name.parse().map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
+    let name = Name::chosen(name).map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
     let kind = kind.parse().map_err(|_| {
         let known = KeyKind::ALL.map(KeyKind::name).join(", ");
         Problem::new(Code::Invalid, format!("a kind is one of {known}")).at("/kind")

@@ -20,7 +20,7 @@ impl From<LedgerRefused> for Problem {
         let frozen = |detail: &str| Self::new(Code::LedgerFrozen, detail);
         match refused {
             LedgerRefused::Frozen(_) => frozen(
-                "the ledger does not agree with its anchor; nothing is signed or changed. The operator sees why with `chancery status`",
+                "the ledger does not agree with itself or with its anchor; nothing is signed or changed. The operator sees why with `chancery status`",
             ),
             LedgerRefused::Waiting => {
                 frozen("the ledger waits for its anchor; nothing was changed, try again").after(SOON)
@@ -47,6 +47,9 @@ impl From<LedgerRefused> for Problem {
             }
             LedgerRefused::ClientWithdrawn => {
                 Self::new(Code::ClientRevoked, "the client certificate was revoked; nothing was done")
+            }
+            LedgerRefused::WorkspaceClosed => {
+                Self::new(Code::WorkspaceClosed, "the workspace was closed meanwhile; nothing was done")
             }
             LedgerRefused::Fenced { .. } => Self::new(
                 Code::Fenced,

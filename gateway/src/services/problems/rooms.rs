@@ -9,6 +9,7 @@ use crate::api::{Code, Problem};
 use crate::ca::CaRefused;
 use crate::services::audit::AuditRefused;
 use crate::services::devices::DevicesRefused;
+use crate::services::ground::LedgerRefused;
 use crate::services::keys::KeysRefused;
 use crate::services::signing::SigningRefused;
 use crate::services::succession::SuccessionRefused;
@@ -162,6 +163,9 @@ impl From<AuditRefused> for Problem {
                 tracing::warn!(%fault, "not sealed");
                 Self::new(Code::TokenUnavailable, "the hardware did not do its part of the seal; try again")
                     .after(SOON)
+            }
+            AuditRefused::Seal(SealRefused::Frozen(freeze)) => {
+                LedgerRefused::Frozen(std::sync::Arc::new(freeze)).into()
             }
             AuditRefused::Seal(fault) => Self::internal(&chain(&fault)),
             AuditRefused::Run(refused) => refused.into(),

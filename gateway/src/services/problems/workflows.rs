@@ -69,6 +69,9 @@ impl From<RunsRefused> for Problem {
                 Code::StaleApproval,
                 "the vote names another request or policy than the one that waits; look at it again",
             ),
+            RunsRefused::TooLate(_) => {
+                Self::new(Code::ApprovalExpired, format!("{refused}; it has to be asked for again"))
+            }
             RunsRefused::OwnRequest => {
                 Self::new(Code::OwnRequest, "nobody approves what they asked for; ask somebody else")
             }

@@ -4,19 +4,26 @@
 
 use std::time::Duration;
 
-use audit::{Entry, Tx};
-use sagas::{Reason, Refused, Ruling, Signal, StepContext};
-use serde::Serialize;
+use audit::{Entry, Told, Tx, View};
+use sagas::{Never, Reason, Refused, Ruling, Signal, StepContext};
 use serde_json::json;
 
 use super::approvals::{self, Quorum};
-use super::policies::{self, Asked};
+use super::policies::{self, Asked, PolicyScope};
+use crate::api::Code;
 use crate::ids::WorkspaceId;
+use crate::services::subject::Subject;
 
 /// What a plan is about: the workspace, and the key or the scope of a policy in it.
 pub trait Concerns {
     /// Which workspace, and what in it.
-    fn place(&self) -> (&WorkspaceId, &str);
+    fn place(&self) -> (&WorkspaceId, PolicyScope);
+
+    /// What approvers are shown of it.
+    ///
+    /// # Errors
+    /// What it is about is gone, or the ledger cannot be read.
+    fn subject(&self, view: &View<'_>) -> Result<Subject, Refused>;
 }
 
 /// How long others have to agree; no time at all where the policy says in so many words that nobody has to.
@@ -43,7 +50,7 @@ fn quorum(workspace: &WorkspaceId, asked: &Asked) -> Quorum {
 pub fn open(
     tx: &mut Tx<'_>,
     cx: &StepContext,
-    plan: &(impl Concerns + Serialize),
+    plan: &impl Concerns,
     before: &impl AsRef<Asked>,
 ) -> Result<Vec<Entry>, Refused> {
     let asked = before.as_ref();
@@ -52,7 +59,7 @@ pub fn open(
         let object = format!("workflow/{}", cx.saga.id);
         return Ok(vec![cx.entry_with("approval.not_asked", object, |detail| detail.after(after))]);
     }
-    approvals::open(tx, cx, &quorum(plan.place().0, asked), plan)
+    approvals::open(tx, cx, &quorum(plan.place().0, asked), &plan.subject(tx)?)
 }
 
 /// Hears a vote on what is asked for in a scope. One under a policy that no longer holds counts for nothing, and ends it.
@@ -67,7 +74,7 @@ pub fn hear<B: AsRef<Asked> + Clone>(
     signal: &Signal,
 ) -> Result<Ruling<B>, Refused> {
     let (asked, (workspace, scope)) = (before.as_ref(), plan.place());
-    match policies::confirm(tx, workspace, scope, asked) {
+    match policies::confirm(tx, workspace, &scope, asked) {
         Err(Refused::Business(reason)) => {
             let facts = json!({ "vote": signal.name, "outcome": "not counted: the policy has changed" });
             let object = format!("workflow/{}", cx.saga.id);
@@ -79,13 +86,36 @@ pub fn hear<B: AsRef<Asked> + Clone>(
     }
 }
 
+/// Closes the vote of a run that turns round.
+///
+/// # Errors
+/// The ledger did not do it.
+pub fn close(tx: &mut Tx<'_>, cx: &StepContext, plan: &impl Concerns) -> Result<Told<()>, Refused<Never>> {
+    approvals::close(tx, cx, plan.place().0)
+}
+
+/// What was agreed to still holds, in the transaction that makes it come true: the policy, whoever asked, and the votes.
+///
+/// # Errors
+/// It does not hold: nothing is done.
+pub fn confirm(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &impl Concerns,
+    asked: &Asked,
+) -> Result<Vec<Entry>, Refused> {
+    let (workspace, scope) = plan.place();
+    policies::confirm(tx, workspace, &scope, asked)?;
+    approvals::confirm(tx, cx, workspace, asked.approvals)
+}
+
 /// The time to agree is over: nobody had to, or too few did.
 pub fn at_deadline<B: AsRef<Asked> + Clone>(before: &B) -> Ruling<B> {
     match before.as_ref().approvals {
         0 => Ruling::Passed(before.clone(), Vec::new()),
         needs => {
             let words = format!("{needs} approvals were needed and did not come in time; ask again");
-            Ruling::Refused(Reason::new("deadline", words), Vec::new())
+            Ruling::Refused(Reason::new(Code::ApprovalExpired, words), Vec::new())
         }
     }
 }

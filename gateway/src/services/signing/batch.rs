@@ -11,6 +11,7 @@ use super::order::{Prepared, SignCommand, Target, Unrecorded};
 use super::{Signed, Signing, SigningRefused, policies};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
+use crate::moment::Moment;
 use crate::services::ground::Telling;
 use crate::services::keys::KeysRefused;
 use crate::services::keys::ring::KeyCard;
@@ -43,9 +44,11 @@ impl Signing {
         // One place in the queue says whether there is time at all; the items then take their turns one by one.
         drop(self.admission.admit(by.workspace(), origin.urgent, origin.deadline).await?);
         let telling = Telling::member(by, origin);
-        if let Some(recorded) = self.authorise_all(by, &telling, fitting.orders).await? {
+        let counted = self.ground.now();
+        if let Some(recorded) = self.authorise_all(by, &telling, fitting.orders, counted).await? {
             let places = fitting.places.into_iter().zip(targets);
-            self.act_on_all(by, origin, recorded, places.collect(), &telling, &mut outcomes).await;
+            let telling = (&telling, counted);
+            self.act_on_all(by, origin, recorded, places.collect(), telling, &mut outcomes).await;
         }
         Ok(outcomes.into_iter().flatten().collect())
     }
@@ -77,11 +80,12 @@ impl Signing {
         by: &Permit<may::Sign>,
         telling: &Telling,
         orders: Vec<Unrecorded>,
+        now: Moment,
     ) -> Result<Option<Recorded<Each<SignOrder>>>, SigningRefused> {
         if orders.is_empty() {
             return Ok(None);
         }
-        let (workspace, now) = (by.workspace().clone(), self.ground.now());
+        let workspace = by.workspace().clone();
         let recorded = self
             .ground
             .authorise::<_, SigningRefused>(telling.clone(), orders.len(), move |tx, telling| {
@@ -110,7 +114,7 @@ impl Signing {
         origin: &Origin,
         recorded: Recorded<Each<SignOrder>>,
         places: Vec<(usize, Target)>,
-        telling: &Telling,
+        (telling, counted): (&Telling, Moment),
         outcomes: &mut [Option<Result<Signed, SigningRefused>>],
     ) {
         let mut going = JoinSet::new();
@@ -120,7 +124,7 @@ impl Signing {
             going.spawn(async move {
                 let outcome = match signing.admission.admit(&workspace, urgent, deadline).await {
                     Ok(_slot) => signing.act(order, target, telling).await,
-                    Err(shed) => signing.give_up(order, &target, telling, shed).await,
+                    Err(shed) => signing.give_up(order, &target, (telling, counted), shed).await,
                 };
                 (place, outcome)
             });

@@ -2,19 +2,23 @@
 //! Who enters: the steps of `signing.batch`, inside their transactions and calls.
 //! What leaves: a report that says of each item whether it was signed; what was not signed is given back.
 
-use audit::{Entry, Recorded, Told, Tx, merkle};
+use audit::{Entry, Recorded, Told, Tx, View, merkle};
 use hsm::Scheme;
 use sagas::{Never, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::agreement::Concerns;
-use super::policies::{self, Asked, Wish};
+use super::agreement::{self, Concerns};
+use super::policies::{self, Asked, PolicyScope, Wish};
 use super::requests::{self, Content, Item, Made};
+use super::store::ClaimKey;
 use super::{Signing, store};
+use crate::api::Code;
 use crate::crypto::Encoding;
 use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::services::keys;
+use crate::services::subject::Subject;
 use crate::signer::SignOrder;
 use crate::topics;
 
@@ -100,8 +104,25 @@ pub fn merkle_root(items: &[Content]) -> Result<String, String> {
 }
 
 impl Concerns for BatchPlan {
-    fn place(&self) -> (&WorkspaceId, &str) {
-        (&self.workspace, self.key.as_str())
+    fn place(&self) -> (&WorkspaceId, PolicyScope) {
+        (&self.workspace, PolicyScope::Key(self.key.clone()))
+    }
+
+    fn subject(&self, view: &View<'_>) -> Result<Subject, Refused> {
+        let key = keys::described(view, &self.workspace, &self.key, self.version).map_err(keys::rule)?;
+        let facts = json!({
+            "context": self.context, "encoding": self.encoding, "fence": self.fence, "intent": self.intent,
+            "items": self.items.len(), "key": key, "merkle_root": self.merkle_root, "nonce": self.nonce,
+            "scheme": self.scheme.name(),
+        });
+        let digests: Vec<_> = self.items.iter().map(Content::digest).collect();
+        let consequence = format!(
+            "one signature over each of these {} contents is made with {}",
+            digests.len(),
+            key.words()
+        );
+        let subject = Subject::new(self.key.as_str(), facts, consequence);
+        Ok(subject.and_long(json!({ "digests": digests })))
     }
 }
 
@@ -112,6 +133,10 @@ impl BatchPlan {
         let Self { workspace, key, version, fence, scheme, context, .. } = self;
         let (version, fence, scheme, context) = (*version, *fence, *scheme, context.as_deref());
         Ok(Item { workspace, key, version, fence, scheme, content, context })
+    }
+
+    fn claim<'a>(&'a self, digest: &'a str) -> ClaimKey<'a> {
+        ClaimKey { key: &self.key, nonce: &self.nonce, digest }
     }
 
     /// The items by number.
@@ -127,7 +152,7 @@ impl BatchPlan {
 pub fn validate(tx: &Tx<'_>, cx: &StepContext, plan: &BatchPlan) -> Result<Told<Asked>, Refused> {
     let root = merkle_root(&plan.items).map_err(Refused::Bug)?;
     if root != plan.merkle_root {
-        return Err(Refused::business("invalid", "the root is not that of the items"));
+        return Err(Refused::business(Code::Invalid, "the root is not that of the items"));
     }
     let uses = i64::try_from(plan.items.len()).unwrap_or(i64::MAX);
     let BatchPlan { workspace, key, scheme, intent, .. } = plan;
@@ -149,9 +174,9 @@ pub fn release(tx: &Tx<'_>, cx: &StepContext, plan: &BatchPlan) -> Result<Told<(
 /// # Errors
 /// One of them was claimed before, or the policy has changed.
 pub fn claim(tx: &Tx<'_>, cx: &StepContext, plan: &BatchPlan, asked: &Asked) -> Result<Told<Asked>, Refused> {
-    policies::confirm(tx, &plan.workspace, plan.key.as_str(), asked)?;
+    policies::confirm(tx, &plan.workspace, &plan.place().1, asked)?;
     for item in &plan.items {
-        requests::claim_one(tx, cx, &plan.workspace, (plan.key.as_str(), &plan.nonce, &item.digest()))?;
+        requests::claim_one(tx, cx, &plan.workspace, plan.claim(&item.digest()))?;
     }
     let after = json!({ "nonce": plan.nonce, "merkle_root": plan.merkle_root, "items": plan.items.len() });
     let entry = cx.entry_with("signing.claim", plan.key.as_str(), |detail| detail.after(after));
@@ -169,10 +194,9 @@ pub fn order(
     asked: &Asked,
     at: u32,
 ) -> Result<Told<ItemOrder>, Refused<Never>> {
-    let confirmed = policies::confirm(tx, &plan.workspace, plan.key.as_str(), asked);
     let item = plan.item(at).map_err(Refused::Bug)?;
-    match confirmed.and_then(|()| requests::order_item(tx, cx, &item)) {
-        Ok((order, entry)) => Ok(Told::new((None, Some(order)), entry)),
+    match authorise(tx, cx, plan, asked, &item) {
+        Ok((order, entry, lapsed)) => Ok(Told::new((None, Some(order)), entry).and(lapsed)),
         Err(Refused::Business(reason)) => {
             let after = json!({ "digest": item.content.digest(), "code": reason.code, "why": reason.words });
             let entry =
@@ -183,6 +207,19 @@ pub fn order(
         Err(Refused::Sql(fault)) => Err(Refused::Sql(fault)),
         Err(Refused::Bug(what)) => Err(Refused::Bug(what)),
     }
+}
+
+fn authorise(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    plan: &BatchPlan,
+    asked: &Asked,
+    item: &Item<'_>,
+) -> Result<(SignOrder, Entry, Vec<Entry>), Refused> {
+    let lapsed = agreement::confirm(tx, cx, plan, asked)?;
+    policies::move_reservation(tx, cx, &plan.workspace, &plan.key)?;
+    let (order, entry) = requests::order_item(tx, cx, item)?;
+    Ok((order, entry, lapsed))
 }
 
 impl Signing {
@@ -200,7 +237,7 @@ impl Signing {
         let (refused, order) = order.split();
         let Some(order) = order.transpose() else {
             return Ok(ItemOutcome::from(
-                refused.unwrap_or_else(|| Reason::new("not_signed", "it was not ordered")),
+                refused.unwrap_or_else(|| Reason::new(Code::Internal, "it was not ordered")),
             ));
         };
         let item = plan.item(at).map_err(RemoteFault::Bug)?;
@@ -250,8 +287,7 @@ pub fn finalize(
     let workflow = cx.saga.id.to_string();
     for (content, outcome) in plan.items.iter().zip(&report.items) {
         if let ItemOutcome::Refused { .. } = outcome {
-            let what = (plan.key.as_str(), plan.nonce.as_str(), &*content.digest());
-            store::unclaim_one(tx, &plan.workspace, what, &workflow)?;
+            store::unclaim_one(tx, &plan.workspace, plan.claim(&content.digest()), &workflow)?;
         }
     }
     let unsigned = i64::try_from(plan.items.len() - report.signed.min(plan.items.len())).unwrap_or(i64::MAX);

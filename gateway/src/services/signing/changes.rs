@@ -5,18 +5,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit::{Told, Tx, WriteRefused};
-use sagas::{Never, Refused, RemoteFault, SagaKey, Scope, StepContext, VerbRefused};
+use audit::{Told, Tx, View, WriteRefused};
+use sagas::{Never, Refused, RemoteFault, SagaKey, Scope, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::agreement::Concerns;
-use super::policies::{self, Asked, EVERY_KEY, PolicyRefused};
+use super::agreement::{self, Concerns};
+use super::policies::{self, Asked, PolicyRefused, PolicyScope};
 use super::{Signing, SigningRefused, store};
+use crate::api::Actor;
 use crate::ids::WorkspaceId;
 use crate::limits::POLICY_CHANGE_WAIT_MAX;
 use crate::services::policy::Policy;
+use crate::services::subject::Subject;
+use crate::services::{credentials, keys};
 use crate::topics;
 
 /// The input of `signing.policy_change`. Whoever agrees, agrees to exactly this.
@@ -25,14 +28,34 @@ pub struct ChangePlan {
     /// The workspace.
     pub workspace: WorkspaceId,
     /// `workspace`, or a key's id.
-    pub scope: String,
+    pub scope: PolicyScope,
     /// What is to hold.
     pub policy: Policy,
 }
 
 impl Concerns for ChangePlan {
-    fn place(&self) -> (&WorkspaceId, &str) {
-        (&self.workspace, self.scope.as_str())
+    fn place(&self) -> (&WorkspaceId, PolicyScope) {
+        (&self.workspace, self.scope.clone())
+    }
+
+    fn subject(&self, view: &View<'_>) -> Result<Subject, Refused> {
+        let current = policies::effective(view, &self.workspace, &self.scope)?;
+        let (what, key) = match &self.scope {
+            PolicyScope::Workspace => ("every key of the workspace".to_owned(), None),
+            PolicyScope::Key(key) => {
+                let key = keys::described_latest(view, &self.workspace, key).map_err(keys::rule)?;
+                (key.words(), Some(key))
+            }
+        };
+        let facts = json!({
+            "key": key, "policy": self.policy, "policy_digest": self.policy.digest(), "present": current.policy,
+            "present_version": current.version, "scope": self.scope,
+        });
+        let consequence = format!(
+            "this policy holds for {what} after {} seconds in which it can be vetoed, and requests under the present one are called off",
+            current.policy.timelock_seconds
+        );
+        Ok(Subject::new(self.scope.as_str(), facts, consequence))
     }
 }
 
@@ -57,7 +80,7 @@ impl AsRef<Asked> for Staged {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InForce {
     /// `workspace`, or a key's id.
-    pub scope: String,
+    pub scope: PolicyScope,
     /// Its version.
     pub version: i64,
     /// The requests under older policies that were called off.
@@ -77,10 +100,12 @@ impl Staged {
 /// Nobody could agree to it.
 pub fn stage(tx: &Tx<'_>, cx: &StepContext, plan: &ChangePlan) -> Result<Told<Staged>, Refused> {
     let current = policies::effective(tx, &plan.workspace, &plan.scope)?;
-    let approvals = quorum(current.version, current.policy.approvals, &cx.origin.actor)?;
+    let by = credentials::actor(&cx.origin.actor)?;
+    let approvals = quorum(current.version, current.policy.approvals, &by)?;
     let (before, after) = (current.policy.digest(), plan.policy.digest());
     let diff = Sha256::new().chain_update(b"chancery.policy_change.v1\0");
-    let diff = diff.chain_update(&plan.scope).chain_update([0]).chain_update(&before).chain_update(&after);
+    let diff =
+        diff.chain_update(plan.scope.as_str()).chain_update([0]).chain_update(&before).chain_update(&after);
     let staged = Staged {
         asked: Asked {
             policy_version: current.version,
@@ -90,7 +115,7 @@ pub fn stage(tx: &Tx<'_>, cx: &StepContext, plan: &ChangePlan) -> Result<Told<St
         timelock_seconds: current.policy.timelock_seconds,
         diff: hex::encode(diff.finalize()),
     };
-    let by = (cx.origin.actor.as_str(), policies::now(cx).micros());
+    let by = (&by, credentials::now(cx));
     store::stage(tx, &plan.workspace, (&cx.saga.id.to_string(), &plan.scope), &plan.policy, by)?;
     let entry = cx.entry_with("policy.stage", plan.scope.as_str(), |detail| {
         let before = json!({ "version": current.version, "policy": current.policy });
@@ -102,10 +127,9 @@ pub fn stage(tx: &Tx<'_>, cx: &StepContext, plan: &ChangePlan) -> Result<Told<St
 }
 
 /// How many others have to agree to a change of what holds.
-fn quorum(version: i64, approvals: Option<u32>, by: &str) -> Result<u32, PolicyRefused> {
+fn quorum(version: i64, approvals: Option<u32>, by: &Actor) -> Result<u32, PolicyRefused> {
     // Whoever sits at the machine itself could have set the first policy before anybody else had a key.
-    let by_operator = by.starts_with("operator:");
-    match (version, approvals, by_operator) {
+    match (version, approvals, by.is_operator()) {
         (0, _, true) => Ok(0),
         (0, _, false) => Ok(1),
         (_, Some(needs @ 1..), _) => Ok(needs),
@@ -135,7 +159,7 @@ pub fn activate(
     plan: &ChangePlan,
     staged: &Staged,
 ) -> Result<Told<InForce>, Refused> {
-    policies::confirm(tx, &plan.workspace, &plan.scope, &staged.asked)?;
+    let lapsed = agreement::confirm(tx, cx, plan, &staged.asked)?;
     let version = store::activate(tx, &plan.workspace, &cx.saga.id.to_string(), &plan.scope)?;
     let version = version.ok_or_else(|| Refused::Bug("the policy to activate is not staged".to_owned()))?;
     cx.publish(tx, topics::POLICY_CHANGED, plan.scope.as_str(), json!({ "version": version }))?;
@@ -143,7 +167,7 @@ pub fn activate(
     let after = json!({ "version": version, "policy": plan.policy, "diff": staged.diff });
     let entry =
         cx.entry_with("policy.activate", plan.scope.as_str(), |detail| detail.before(before).after(after));
-    Ok(Told::new(InForce { scope: plan.scope.clone(), version, called_off: Vec::new() }, entry))
+    Ok(Told::new(InForce { scope: plan.scope.clone(), version, called_off: Vec::new() }, entry).and(lapsed))
 }
 
 impl Signing {
@@ -163,23 +187,19 @@ impl Signing {
         let workspace = plan.workspace.clone();
         let open =
             self.ground.read::<_, SigningRefused>(move |view| Ok(store::requests(view, &workspace)?)).await;
-        let older = open.map_err(|why| later(&why))?.into_iter().filter(|request| {
-            request.policy_version < now.version && (plan.scope == EVERY_KEY || plan.scope == request.key)
-        });
+        let older = open
+            .map_err(|why| later(&why))?
+            .into_iter()
+            .filter(|request| request.policy_version < now.version && plan.scope.covers(&request.key));
         let mut called_off = Vec::new();
         for request in older {
-            let id = request
-                .workflow
-                .parse()
-                .map_err(|_| RemoteFault::Bug("a request's id does not read".to_owned()))?;
-            let run = SagaKey { scope: Scope::Workspace(plan.workspace.on_ledger().clone()), id };
+            let scope = Scope::Workspace(plan.workspace.on_ledger().clone());
+            let run = SagaKey { scope, id: request.workflow };
             let reason = format!("the policy changed to version {}", now.version);
             match engine.cancel(&run, (*cx.origin).clone(), &reason).await {
-                Ok(()) => called_off.push(request.workflow),
-                // Over, past its pivot, or on its way back already.
-                Err(WriteRefused::Rejected(VerbRefused::NotOpen(why))) => {
-                    return Err(RemoteFault::later(why));
-                }
+                Ok(()) => called_off.push(request.workflow.to_string()),
+                // Over, past its pivot, or on its way back already; or of a definition that this build lacks, which can neither
+                // be turned round nor signed here: the build that has it looks at the policy again before it signs.
                 Err(WriteRefused::Rejected(_)) => {}
                 Err(why) => return Err(later(&why)),
             }
@@ -198,16 +218,21 @@ pub fn told(cx: &StepContext, plan: &ChangePlan, now: &InForce) -> Vec<audit::En
 mod tests {
     use super::*;
 
+    fn member() -> Actor {
+        format!("cl_{0}/ak_{0}", "a".repeat(20)).parse().unwrap()
+    }
+
     #[test]
     fn a_policy_that_names_nobody_is_not_changed_by_a_member_alone() {
-        assert_eq!(quorum(4, Some(0), "cl_a/ak_b"), Err(PolicyRefused::NoQuorum));
-        assert_eq!(quorum(4, None, "cl_a/ak_b"), Err(PolicyRefused::NoQuorum));
-        assert_eq!(quorum(4, None, "operator:0"), Ok(1), "with one other person");
-        assert_eq!(quorum(4, Some(3), "operator:0"), Ok(3), "an operator is no quorum");
+        let operator = Actor::Operator(0);
+        assert_eq!(quorum(4, Some(0), &member()), Err(PolicyRefused::NoQuorum));
+        assert_eq!(quorum(4, None, &member()), Err(PolicyRefused::NoQuorum));
+        assert_eq!(quorum(4, None, &operator), Ok(1), "with one other person");
+        assert_eq!(quorum(4, Some(3), &operator), Ok(3), "an operator is no quorum");
     }
 
     #[test]
     fn the_first_policy_takes_one_other_person_or_an_operator() {
-        assert_eq!((quorum(0, Some(0), "cl_a/ak_b"), quorum(0, Some(0), "operator:0")), (Ok(1), Ok(0)));
+        assert_eq!((quorum(0, Some(0), &member()), quorum(0, Some(0), &Actor::Operator(0))), (Ok(1), Ok(0)));
     }
 }

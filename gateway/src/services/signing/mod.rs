@@ -24,7 +24,7 @@ use sagas::SagaKey;
 use serde_json::json;
 
 use self::order::{Prepared, SignCommand, Target, Unrecorded, VerifyCommand};
-use self::policies::{Effective, PolicyRefused};
+use self::policies::{Effective, PolicyRefused, PolicyScope};
 use self::requests::{Made, RequestPlan};
 use self::store::PolicyRow;
 use super::ground::{Ground, LedgerRefused, Telling};
@@ -34,6 +34,7 @@ use crate::api::Origin;
 use crate::api::guard::{Permit, may};
 use crate::crypto::VerifyRefused;
 use crate::ids::WorkspaceId;
+use crate::moment::Moment;
 use crate::refused_by_ledger;
 use crate::runner::{Ran, RunRefused};
 use crate::signer::{SignFailed, SignOrder, Signer};
@@ -147,7 +148,7 @@ impl Signing {
         &self,
         by: &Permit<may::KeysRead>,
         scope: &str,
-    ) -> Result<(String, Effective), SigningRefused> {
+    ) -> Result<(PolicyScope, Effective), SigningRefused> {
         let (workspace, scope) = (by.workspace().clone(), self.scope(by.workspace(), scope).await?);
         let effective = self.ground.read::<_, SigningRefused>(move |view| {
             let effective = policies::effective(view, &workspace, &scope)?;
@@ -246,28 +247,41 @@ impl Signing {
         match self.signer.sign(authorised).await {
             Ok(signature) => Ok(Signed { raw: signature.raw, target, seq: signature.seq, use_number }),
             Err(failed) => {
-                self.tell_failure(telling, &target, seq, word_for(&failed)).await;
+                self.tell_failure(telling, &target, seq, word_for(&failed), None).await;
                 Err(failed.into())
             }
         }
     }
 
-    /// An authorised order whose time ran out before its turn at the token: never sent, and told so.
+    /// An authorised order whose time ran out before its turn at the token: never sent, told so, and its use of the policy's
+    /// limits given back.
     async fn give_up(
         &self,
         authorised: Recorded<SignOrder>,
         target: &Target,
-        telling: Telling,
+        (telling, counted): (Telling, Moment),
         shed: Shed,
     ) -> Result<Signed, SigningRefused> {
-        self.tell_failure(telling, target, authorised.seq(), "not_signed").await;
+        self.tell_failure(telling, target, authorised.seq(), "not_signed", Some(counted)).await;
         Err(shed.into())
     }
 
-    async fn tell_failure(&self, telling: Telling, target: &Target, seq: u64, what: &'static str) {
-        let object = target.key.to_string();
-        let told = self.ground.write::<_, SigningRefused>(telling.sequel(), move |_, telling| {
-            let entry = telling.entry("key.sign_failed", object.clone(), |detail| {
+    /// Tells a failure; what was counted at a moment and certainly not made is given back.
+    async fn tell_failure(
+        &self,
+        telling: Telling,
+        target: &Target,
+        seq: u64,
+        what: &'static str,
+        unmade: Option<Moment>,
+    ) {
+        let (key, workspace) = (target.key.clone(), telling.workspace().cloned());
+        let told = self.ground.write::<_, SigningRefused>(telling.sequel(), move |tx, telling| {
+            if let Some((counted, workspace)) = unmade.zip(workspace.as_ref()) {
+                policies::give_back_direct(tx, workspace, &key, counted)?;
+            }
+            let object = key.to_string();
+            let entry = telling.entry("key.sign_failed", object, |detail| {
                 detail.after(json!({ "authorised_in": seq, "outcome": what }))
             });
             Ok(Told::new((), entry.outcome(Outcome::Failed)))

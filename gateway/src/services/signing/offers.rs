@@ -11,12 +11,12 @@ use serde::Deserialize;
 use super::bundle::{self, BatchPlan};
 use super::changes::ChangePlan;
 use super::order::Target;
-use super::policies::EVERY_KEY;
+use super::policies::PolicyScope;
 use super::requests::{Content, RequestPlan};
 use super::{Signing, SigningRefused, wire};
 use crate::api::{Code, Offer, Problem, Scope};
 use crate::crypto::Encoding;
-use crate::ids::WorkspaceId;
+use crate::ids::{RESERVED_NAME, WorkspaceId};
 use crate::limits::{
     BATCH_ITEMS_MAX, NONCE_BYTES_MAX, POLICY_INTENT_BYTES_MAX, REPORT_BYTES_MAX, REQUEST_MESSAGE_BYTES_MAX,
 };
@@ -255,10 +255,14 @@ impl Signing {
     }
 
     /// The scope of a policy: the whole workspace, or the key of this id or name.
-    pub(super) async fn scope(&self, workspace: &WorkspaceId, text: &str) -> Result<String, SigningRefused> {
+    pub(super) async fn scope(
+        &self,
+        workspace: &WorkspaceId,
+        text: &str,
+    ) -> Result<PolicyScope, SigningRefused> {
         match text {
-            EVERY_KEY => Ok(EVERY_KEY.to_owned()),
-            key => Ok(self.keys.card(workspace, key).await?.row.id.to_string()),
+            RESERVED_NAME => Ok(PolicyScope::Workspace),
+            key => Ok(PolicyScope::Key(self.keys.card(workspace, key).await?.row.id.clone())),
         }
     }
 }

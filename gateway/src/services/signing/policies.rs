@@ -2,19 +2,81 @@
 //! Who enters: direct signing and signing requests, inside the transaction that authorises them.
 //! What leaves: uses that are counted or reserved, or which rule says no. Nothing is remembered that could be stale.
 
+use std::fmt;
+use std::str::FromStr;
+
 use audit::{SqlFault, Told, Tx, View};
 use hsm::Scheme;
-use sagas::{Never, Refused, StepContext};
+use sagas::{Later, Never, Refused, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::store::{self, RequestRow, Reservation};
-use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::api::Code;
+use crate::ids::{RESERVED_NAME, SigningKeyId, WorkspaceId};
+use crate::malformed::Malformed;
 use crate::moment::Moment;
+use crate::services::credentials::{self, now};
 use crate::services::policy::{Limit, Policy};
 
-/// The scope of a policy for every key of a workspace.
-pub const EVERY_KEY: &str = "workspace";
+/// What a policy is for. Written as `workspace`, or as the key's id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PolicyScope {
+    /// Every key of the workspace.
+    Workspace,
+    /// One key.
+    Key(SigningKeyId),
+}
+
+impl PolicyScope {
+    /// As rows, entries and answers name it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Workspace => RESERVED_NAME,
+            Self::Key(key) => key.as_str(),
+        }
+    }
+
+    /// Whether a policy of this scope holds for a key.
+    pub fn covers(&self, key: &SigningKeyId) -> bool {
+        match self {
+            Self::Workspace => true,
+            Self::Key(own) => own == key,
+        }
+    }
+}
+
+impl fmt::Display for PolicyScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for PolicyScope {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text {
+            RESERVED_NAME => Ok(Self::Workspace),
+            key => key.parse().map(Self::Key).map_err(|_| Malformed { expected: "policy scope" }),
+        }
+    }
+}
+
+impl TryFrom<String> for PolicyScope {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<PolicyScope> for String {
+    fn from(scope: PolicyScope) -> Self {
+        scope.as_str().to_owned()
+    }
+}
 
 /// Which rule says no.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +112,7 @@ pub enum PolicyRefused {
 
 impl From<PolicyRefused> for Refused {
     fn from(refused: PolicyRefused) -> Self {
-        Self::business("policy_refused", refused.to_string())
+        Self::business(Code::PolicyRefused, refused.to_string())
     }
 }
 
@@ -62,7 +124,7 @@ pub struct Effective {
     /// What they allow together.
     pub policy: Policy,
     /// The limits, each with the scope whose policy sets it; each is counted on its own.
-    pub limits: Vec<(String, Limit)>,
+    pub limits: Vec<(PolicyScope, Limit)>,
 }
 
 /// A request as the rules see it.
@@ -100,7 +162,11 @@ impl AsRef<Self> for Asked {
 ///
 /// # Errors
 /// The ledger cannot be read, or a policy does not read: then nothing is allowed.
-pub fn effective(view: &View<'_>, workspace: &WorkspaceId, scope: &str) -> Result<Effective, SqlFault> {
+pub fn effective(
+    view: &View<'_>,
+    workspace: &WorkspaceId,
+    scope: &PolicyScope,
+) -> Result<Effective, SqlFault> {
     let mut all = Effective::default();
     for (at, row) in store::active(view, workspace, scope)?.into_iter().enumerate() {
         all.limits.extend(row.policy.limit.map(|limit| (row.scope, limit)));
@@ -124,7 +190,7 @@ pub fn admit_direct<E>(
 where
     E: From<PolicyRefused> + From<SqlFault>,
 {
-    let effective = effective(tx, workspace, key.as_str())?;
+    let effective = effective(tx, workspace, &PolicyScope::Key(key.clone()))?;
     if !effective.policy.direct {
         return Err(PolicyRefused::NotDirect.into());
     }
@@ -148,18 +214,104 @@ impl Effective {
     {
         let mut held = Vec::with_capacity(self.limits.len());
         for (scope, limit) in &self.limits {
-            let length_us = i64::try_from(limit.per_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-            let window_us = now.micros() - now.micros().rem_euclid(length_us);
-            let (used, window_us) = store::count(tx, workspace, scope, window_us, uses)?;
-            if used > i64::from(limit.uses) {
-                let until = Moment::from_micros(window_us.saturating_add(length_us));
-                let Limit { uses, per_seconds } = *limit;
-                return Err(PolicyRefused::UsedUp { uses, per_seconds, until }.into());
-            }
-            held.push(Reservation { scope: scope.clone(), window_us, uses });
+            held.push(count_one::<E>(tx, workspace, (scope, limit), uses, now)?);
         }
         Ok(held)
     }
+}
+
+/// Counts uses of one limit, in the window of now.
+fn count_one<E>(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    (scope, limit): (&PolicyScope, &Limit),
+    uses: i64,
+    now: Moment,
+) -> Result<Reservation, E>
+where
+    E: From<PolicyRefused> + From<SqlFault>,
+{
+    let (used, window_us) = store::count(tx, workspace, scope, limit.window_us(now), uses)?;
+    if used > i64::from(limit.uses) {
+        let until = Moment::from_micros(window_us.saturating_add(limit.length_us()));
+        let Limit { uses, per_seconds } = *limit;
+        return Err(PolicyRefused::UsedUp { uses, per_seconds, until }.into());
+    }
+    Ok(Reservation { scope: scope.clone(), window_us, uses })
+}
+
+/// Moves what a request has reserved into the window in which it is signed: a limit bounds signatures, not wishes. A window
+/// that is full is waited for; what was reserved stays reserved meanwhile.
+///
+/// # Errors
+/// Not in this window.
+pub(super) fn move_reservation(
+    tx: &Tx<'_>,
+    cx: &StepContext,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+) -> Result<(), Refused> {
+    let (workflow, now) = (cx.saga.id.to_string(), now(cx));
+    let limits = effective(tx, workspace, &PolicyScope::Key(key.clone()))?.limits;
+    for held in store::reserved(tx, workspace, &workflow)? {
+        let Some(limit) = limits.iter().find(|(scope, _)| *scope == held.scope) else { continue };
+        if limit.1.window_us(now) <= held.window_us {
+            continue;
+        }
+        let moved = count_one::<Moved>(tx, workspace, (&limit.0, &limit.1), held.uses, now);
+        let moved = moved.map_err(|not| not.into_refused(now))?;
+        store::give_back(tx, workspace, &held, held.uses)?;
+        store::move_reservation(tx, workspace, &workflow, &moved)?;
+    }
+    Ok(())
+}
+
+/// Why a reservation was not moved.
+enum Moved {
+    /// The rule that says no.
+    Policy(PolicyRefused),
+    /// The database.
+    Sql(SqlFault),
+}
+
+impl From<PolicyRefused> for Moved {
+    fn from(refused: PolicyRefused) -> Self {
+        Self::Policy(refused)
+    }
+}
+
+impl From<SqlFault> for Moved {
+    fn from(fault: SqlFault) -> Self {
+        Self::Sql(fault)
+    }
+}
+
+impl Moved {
+    fn into_refused(self, now: Moment) -> Refused {
+        match self {
+            // The next window begins when this one ends.
+            Self::Policy(PolicyRefused::UsedUp { until, .. }) => {
+                let at = u64::try_from(until.max(now).micros()).unwrap_or_default();
+                Refused::Later(Later::at(format!("the limit is used up until {until}"), at))
+            }
+            Self::Policy(refused) => refused.into(),
+            Self::Sql(fault) => Refused::Sql(fault),
+        }
+    }
+}
+
+/// Gives back one direct use that was counted at a moment and certainly not made.
+pub(super) fn give_back_direct(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    key: &SigningKeyId,
+    counted: Moment,
+) -> Result<(), SqlFault> {
+    for (scope, limit) in effective(tx, workspace, &PolicyScope::Key(key.clone()))?.limits {
+        let held = Reservation { scope, window_us: limit.window_us(counted), uses: 1 };
+        store::give_back(tx, workspace, &held, 1)?;
+    }
+    Ok(())
 }
 
 /// Judges a request and reserves its uses, so that those who agree do not agree to what can no longer be had.
@@ -167,7 +319,7 @@ impl Effective {
 /// # Errors
 /// Which rule says no.
 pub fn reserve(tx: &Tx<'_>, cx: &StepContext, wish: &Wish<'_>, what: Value) -> Result<Told<Asked>, Refused> {
-    let effective = effective(tx, wish.workspace, wish.key.as_str())?;
+    let effective = effective(tx, wish.workspace, &PolicyScope::Key(wish.key.clone()))?;
     let policy = &effective.policy;
     let approvals = policy.approvals.ok_or(PolicyRefused::NoQuorum)?;
     if !policy.has_scheme(wish.scheme) {
@@ -180,7 +332,8 @@ pub fn reserve(tx: &Tx<'_>, cx: &StepContext, wish: &Wish<'_>, what: Value) -> R
     for held in effective.count::<Refused>(tx, wish.workspace, wish.uses, now(cx))? {
         store::reserve(tx, wish.workspace, &workflow, &held)?;
     }
-    let request = RequestRow { workflow, key: wish.key.to_string(), policy_version: effective.version };
+    let request =
+        RequestRow { workflow: cx.saga.id, key: wish.key.clone(), policy_version: effective.version };
     store::open_request(tx, wish.workspace, &request)?;
     let asked =
         Asked { policy_version: effective.version, approvals, expires_seconds: policy.expires_seconds };
@@ -231,7 +384,7 @@ pub(super) fn settle(
 pub(super) fn confirm(
     view: &View<'_>,
     workspace: &WorkspaceId,
-    scope: &str,
+    scope: &PolicyScope,
     asked: &Asked,
 ) -> Result<(), Refused> {
     match effective(view, workspace, scope)?.version == asked.policy_version {
@@ -252,9 +405,9 @@ pub fn attach<A>(
     then: A,
 ) -> Result<Told<A>, Refused> {
     let Some(policy) = policy else { return Ok(Told::new(then, cx.entry("policy.none", key.as_str()))) };
-    let id = cx.saga.id.to_string();
-    store::stage(tx, workspace, (&id, key.as_str()), policy, (&cx.origin.actor, now(cx).micros()))?;
-    let version = store::activate(tx, workspace, &id, key.as_str())?;
+    let (id, scope) = (cx.saga.id.to_string(), PolicyScope::Key(key.clone()));
+    store::stage(tx, workspace, (&id, &scope), policy, (&credentials::actor(&cx.origin.actor)?, now(cx)))?;
+    let version = store::activate(tx, workspace, &id, &scope)?;
     let version = version.ok_or_else(|| Refused::Bug("the policy to attach is not staged".to_owned()))?;
     let after = json!({ "version": version, "policy": policy });
     Ok(Told::new(then, cx.entry_with("policy.attach", key.as_str(), |detail| detail.after(after))))
@@ -273,9 +426,4 @@ pub fn detach(
     let was_there = store::drop_policy(tx, workspace, &cx.saga.id.to_string())?;
     let before = json!({ "attached": was_there });
     Ok(Told::new((), cx.entry_with("policy.detach", key.as_str(), |detail| detail.before(before))))
-}
-
-/// The time of a step.
-pub(super) fn now(cx: &StepContext) -> Moment {
-    Moment::from_micros(i64::try_from(cx.now_us).unwrap_or(i64::MAX))
 }

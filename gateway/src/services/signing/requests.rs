@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use audit::{Entry, Recorded, Told, Tx};
+use audit::{Entry, Recorded, Told, Tx, View};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hsm::{Hash, Scheme, SignInput, TokenError};
@@ -13,14 +13,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::agreement::Concerns;
-use super::policies::{self, Asked, Wish};
+use super::agreement::{self, Concerns};
+use super::policies::{self, Asked, PolicyScope, Wish};
+use super::store::ClaimKey;
 use super::{Signing, store, wire};
+use crate::api::Code;
 use crate::crypto::Encoding;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
-use crate::services::ground::{LedgerRefused, Telling};
-use crate::services::keys::{self, KeysRefused, faults};
+use crate::services::ground::Telling;
+use crate::services::keys::{self, faults};
+use crate::services::subject::Subject;
 use crate::signer::{SignFailed, SignOrder};
 use crate::topics;
 
@@ -128,8 +131,25 @@ impl Content {
 }
 
 impl Concerns for RequestPlan {
-    fn place(&self) -> (&WorkspaceId, &str) {
-        (&self.workspace, self.key.as_str())
+    fn place(&self) -> (&WorkspaceId, PolicyScope) {
+        (&self.workspace, PolicyScope::Key(self.key.clone()))
+    }
+
+    fn subject(&self, view: &View<'_>) -> Result<Subject, Refused> {
+        let key = keys::described(view, &self.workspace, &self.key, self.version).map_err(keys::rule)?;
+        let content = match &self.content {
+            Content::Digest(digest) => json!({ "digest": digest }),
+            Content::Message(_) => {
+                let bytes = self.content.bytes().map_err(Refused::Bug)?;
+                json!({ "message_bytes": bytes.len(), "message_sha256": self.content.digest() })
+            }
+        };
+        let facts = json!({
+            "content": content, "context": self.context, "encoding": self.encoding, "fence": self.fence,
+            "intent": self.intent, "key": key, "nonce": self.nonce, "scheme": self.scheme.name(),
+        });
+        let consequence = format!("one signature over this content is made with {}", key.words());
+        Ok(Subject::new(self.key.as_str(), facts, consequence))
     }
 }
 
@@ -165,8 +185,9 @@ pub fn claim(
     plan: &RequestPlan,
     asked: &Asked,
 ) -> Result<Told<Asked>, Refused> {
-    policies::confirm(tx, &plan.workspace, plan.key.as_str(), asked)?;
-    claim_one(tx, cx, &plan.workspace, (plan.key.as_str(), &plan.nonce, &plan.content.digest()))?;
+    policies::confirm(tx, &plan.workspace, &plan.place().1, asked)?;
+    let digest = plan.content.digest();
+    claim_one(tx, cx, &plan.workspace, ClaimKey { key: &plan.key, nonce: &plan.nonce, digest: &digest })?;
     let after = json!({ "nonce": plan.nonce, "digest": plan.content.digest() });
     let entry = cx.entry_with("signing.claim", plan.key.as_str(), |detail| detail.after(after));
     Ok(Told::new(asked.clone(), entry))
@@ -176,14 +197,14 @@ pub(super) fn claim_one(
     tx: &Tx<'_>,
     cx: &StepContext,
     workspace: &WorkspaceId,
-    what: (&str, &str, &str),
+    what: ClaimKey<'_>,
 ) -> Result<(), Refused> {
     match store::claim(tx, workspace, what, &cx.saga.id.to_string())? {
         None => Ok(()),
         Some(owner) => {
             let words =
                 format!("this was signed already under the same nonce, by workflow {owner}; look there");
-            Err(Refused::business("nonce_used", words))
+            Err(Refused::business(Code::NonceUsed, words))
         }
     }
 }
@@ -202,20 +223,22 @@ pub fn unclaim(
     Ok(Told::new((), cx.entry("signing.unclaim", key.as_str())))
 }
 
-/// Authorises the signature: the policy still holds, the key is enabled, and this use of it is counted. If we stop
+/// Authorises the signature: policy, requester and votes still hold, the limit has room in this window, the key is enabled,
+/// and this use of it is counted. If we stop
 /// after this, the ledger says that a signature was allowed, and none left the house; the next attempt counts anew.
 ///
 /// # Errors
-/// The policy has changed, or the key does not sign.
+/// The policy has changed, whoever asked or agreed may not do so any more, or the key does not sign.
 pub fn order(
     tx: &Tx<'_>,
     cx: &StepContext,
     plan: &RequestPlan,
     asked: &Asked,
 ) -> Result<Told<SignOrder>, Refused> {
-    policies::confirm(tx, &plan.workspace, plan.key.as_str(), asked)?;
+    let lapsed = agreement::confirm(tx, cx, plan, asked)?;
+    policies::move_reservation(tx, cx, &plan.workspace, &plan.key)?;
     let (order, entry) = order_item(tx, cx, &plan.item())?;
-    Ok(Told::new(order, entry))
+    Ok(Told::new(order, entry).and(lapsed))
 }
 
 pub(super) fn order_item(
@@ -223,9 +246,9 @@ pub(super) fn order_item(
     cx: &StepContext,
     item: &Item<'_>,
 ) -> Result<(SignOrder, Entry), Refused> {
-    let key = keys::signing_key(tx, item.workspace, item.key, item.version).map_err(rule)?;
+    let key = keys::signing_key(tx, item.workspace, item.key, item.version).map_err(keys::rule)?;
     let input = item.content.input().map_err(Refused::Bug)?;
-    let use_number = keys::count_uses(tx, item.workspace, item.key, 1, item.fence).map_err(rule)?;
+    let use_number = keys::count_uses(tx, item.workspace, item.key, 1, item.fence).map_err(keys::rule)?;
     let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
     let order = SignOrder { key: key.into(), scheme: item.scheme, input, deadline, use_number };
     let after = json!({
@@ -234,21 +257,6 @@ pub(super) fn order_item(
     });
     let entry = cx.entry_with("key.sign", item.key.as_str(), |detail| detail.after(after));
     Ok((order, entry))
-}
-
-/// What a key's refusal means to a step.
-fn rule(refused: KeysRefused) -> Refused {
-    match refused {
-        KeysRefused::Ledger(LedgerRefused::Fault(Some(fault))) => Refused::Sql(fault),
-        KeysRefused::NoSuchKey | KeysRefused::NoSuchVersion => {
-            Refused::business("not_found", refused.to_string())
-        }
-        KeysRefused::WrongState(_) | KeysRefused::OnlyVerifies { .. } => {
-            Refused::business("key_unusable", refused.to_string())
-        }
-        KeysRefused::Fenced => Refused::business("fenced", format!("{refused}; ask again")),
-        other => Refused::Bug(other.to_string()),
-    }
 }
 
 impl Signing {
@@ -328,7 +336,7 @@ fn sorted(failed: SignFailed) -> RemoteFault {
         }
         SignFailed::Token(error) => faults::token(error),
         // It never left, so nothing happened; a token that signs wrongly is not asked again.
-        SignFailed::Withheld(_) => RemoteFault::business("token_unavailable", failed.to_string()),
+        SignFailed::Withheld(_) => RemoteFault::business(Code::TokenUnavailable, failed.to_string()),
     }
 }
 

@@ -50,6 +50,7 @@ pub fn routes(service: &Arc<Signing>) -> Vec<Route> {
             .to(to(), sign_batch),
         Route::post("/v1/keys/{key}/verify")
             .guard::<InWorkspace<may::Verify>>()
+            .reads()
             .takes::<Json<wire::Verify>>()
             .says("Verify a signature against a recorded public key")
             .gives::<wire::Verdict>(200)

@@ -2,10 +2,18 @@
 //! Who enters: the service's rules, inside a ledger transaction or view.
 //! What leaves: rows as types. No other service can run these statements.
 
+use std::str::FromStr;
+
 use audit::{Row, Schema, SqlFault, Statement, Table, Tx, View, params};
+use sagas::SagaId;
 
 use super::approvals;
-use crate::ids::WorkspaceId;
+use super::policies::PolicyScope;
+use crate::api::Actor;
+use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::malformed::Malformed;
+use crate::moment::Moment;
+use crate::services::columns::typed;
 use crate::services::policy::Policy;
 
 pub(super) const SERVICE: &str = "signing";
@@ -22,12 +30,17 @@ pub static SCHEMA: Schema = Schema {
         Table { name: "signing_requests", tenant: true },
         Table { name: "signing_claims", tenant: true },
     ],
-    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
+    migrations: &[
+        include_str!("schema/0001.sql"),
+        include_str!("schema/0002.sql"),
+        include_str!("schema/0003.sql"),
+    ],
     statements: &[
         &approvals::OPEN,
         &approvals::REQUEST,
         &approvals::VOTE,
         &approvals::VOTES,
+        &approvals::LAPSE,
         &approvals::FORGET_VOTES,
         &approvals::FORGET_REQUEST,
         &ACTIVE,
@@ -43,6 +56,7 @@ pub static SCHEMA: Schema = Schema {
         &USED,
         &RESERVE,
         &RESERVED,
+        &MOVE_RESERVATION,
         &DROP_RESERVATIONS,
         &OPEN_REQUEST,
         &CLOSE_REQUEST,
@@ -105,6 +119,10 @@ static RESERVED: Statement = Statement::tenant(
     SERVICE,
     "SELECT scope, window_us, uses FROM policy_reservations WHERE workspace = ?1 AND workflow = ?2",
 );
+static MOVE_RESERVATION: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE policy_reservations SET window_us = ?4 WHERE workspace = ?1 AND workflow = ?2 AND scope = ?3",
+);
 static DROP_RESERVATIONS: Statement =
     Statement::tenant(SERVICE, "DELETE FROM policy_reservations WHERE workspace = ?1 AND workflow = ?2");
 static OPEN_REQUEST: Statement = Statement::tenant(
@@ -138,23 +156,67 @@ static UNCLAIM_ONE: Statement = Statement::tenant(
 pub struct PolicyRow {
     /// The workflow that put it there.
     pub id: String,
-    /// `workspace`, or a key's id.
-    pub scope: String,
+    /// What it is for.
+    pub scope: PolicyScope,
     /// Its number, counted through the workspace; 0 while it is staged.
     pub version: i64,
-    /// `staged`, `active` or `retired`.
-    pub state: String,
+    /// Where it stands.
+    pub state: PolicyState,
     /// What it says.
     pub policy: Policy,
     /// Who wanted it.
-    pub staged_by: String,
+    pub staged_by: Actor,
+}
+
+/// Where a policy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyState {
+    /// Put down, and binding nobody yet.
+    Staged,
+    /// In force.
+    Active,
+    /// Another one came in its place.
+    Retired,
+}
+
+impl PolicyState {
+    /// As stored and shown.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Staged => "staged",
+            Self::Active => "active",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+impl FromStr for PolicyState {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        [Self::Staged, Self::Active, Self::Retired]
+            .into_iter()
+            .find(|state| state.text() == text)
+            .ok_or(Malformed { expected: "policy state" })
+    }
+}
+
+/// What is signed at most once: this content, with this key, under this nonce.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimKey<'a> {
+    /// The key.
+    pub key: &'a SigningKeyId,
+    /// What its asker chose.
+    pub nonce: &'a str,
+    /// The content's digest, as hex.
+    pub digest: &'a str,
 }
 
 /// Uses that are counted and not yet made.
 #[derive(Clone, Debug)]
 pub struct Reservation {
     /// Of which limit.
-    pub scope: String,
+    pub scope: PolicyScope,
     /// In which window.
     pub window_us: i64,
     /// How many.
@@ -165,9 +227,9 @@ pub struct Reservation {
 #[derive(Clone, Debug)]
 pub struct RequestRow {
     /// Its workflow.
-    pub workflow: String,
+    pub workflow: SagaId,
     /// Its key.
-    pub key: String,
+    pub key: SigningKeyId,
     /// The version of the policy that it was made under.
     pub policy_version: i64,
 }
@@ -179,16 +241,16 @@ fn policy(row: &Row<'_>) -> Sql<PolicyRow> {
     let body = serde_json::from_str(&row.text(4)?).map_err(|_| SqlFault::Malformed { column: 4 })?;
     Ok(PolicyRow {
         id: row.text(0)?,
-        scope: row.text(1)?,
+        scope: typed(row, 1)?,
         version: row.integer(2)?,
-        state: row.text(3)?,
+        state: typed(row, 3)?,
         policy: body,
-        staged_by: row.text(5)?,
+        staged_by: typed(row, 5)?,
     })
 }
 
-pub(super) fn active(view: &View<'_>, workspace: &WorkspaceId, scope: &str) -> Sql<Vec<PolicyRow>> {
-    view.within(workspace.on_ledger()).all(&ACTIVE, params![scope], policy)
+pub(super) fn active(view: &View<'_>, workspace: &WorkspaceId, scope: &PolicyScope) -> Sql<Vec<PolicyRow>> {
+    view.within(workspace.on_ledger()).all(&ACTIVE, params![scope.as_str()], policy)
 }
 
 /// Every policy that the workspace has or had.
@@ -202,21 +264,26 @@ pub fn policies(view: &View<'_>, workspace: &WorkspaceId) -> Sql<Vec<PolicyRow>>
 pub(super) fn stage(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
-    (id, scope): (&str, &str),
+    (id, scope): (&str, &PolicyScope),
     policy: &Policy,
-    (by, at_us): (&str, i64),
+    (by, at): (&Actor, Moment),
 ) -> Sql<()> {
     let body = serde_json::to_string(policy).unwrap_or_default();
-    let digest = policy.digest();
-    let params = params![id, scope, body.as_str(), digest.as_str(), by, at_us];
+    let (digest, by) = (policy.digest(), by.to_string());
+    let params = params![id, scope.as_str(), body.as_str(), digest.as_str(), by.as_str(), at.micros()];
     tx.within(workspace.on_ledger()).run(&STAGE, params).map(drop)
 }
 
 /// Puts a staged policy in the place of the active one, under the workspace's next number.
-pub(super) fn activate(tx: &Tx<'_>, workspace: &WorkspaceId, id: &str, scope: &str) -> Sql<Option<i64>> {
+pub(super) fn activate(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    scope: &PolicyScope,
+) -> Sql<Option<i64>> {
     let within = tx.within(workspace.on_ledger());
     let newest = within.one(&NEWEST_VERSION, params![], |row| row.integer(0))?.unwrap_or_default();
-    within.run(&RETIRE, params![scope])?;
+    within.run(&RETIRE, params![scope.as_str()])?;
     let set = within.run(&SET_POLICY, params![id, newest + 1])?;
     Ok((set == 1).then_some(newest + 1))
 }
@@ -229,13 +296,14 @@ pub(super) fn drop_policy(tx: &Tx<'_>, workspace: &WorkspaceId, id: &str) -> Sql
 pub(super) fn count(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
-    scope: &str,
+    scope: &PolicyScope,
     window_us: i64,
     uses: i64,
 ) -> Sql<(i64, i64)> {
-    let counted = tx
-        .within(workspace.on_ledger())
-        .one(&COUNT, params![scope, window_us, uses], |row| Ok((row.integer(0)?, row.integer(1)?)));
+    let counted =
+        tx.within(workspace.on_ledger()).one(&COUNT, params![scope.as_str(), window_us, uses], |row| {
+            Ok((row.integer(0)?, row.integer(1)?))
+        });
     counted.map(|counted| counted.unwrap_or((i64::MAX, window_us)))
 }
 
@@ -249,9 +317,9 @@ pub(super) fn give_back(tx: &Tx<'_>, workspace: &WorkspaceId, held: &Reservation
 ///
 /// # Errors
 /// The ledger cannot be read.
-pub fn used(view: &View<'_>, workspace: &WorkspaceId, scope: &str) -> Sql<Option<(i64, i64)>> {
+pub fn used(view: &View<'_>, workspace: &WorkspaceId, scope: &PolicyScope) -> Sql<Option<(i64, i64)>> {
     view.within(workspace.on_ledger())
-        .one(&USED, params![scope], |row| Ok((row.integer(0)?, row.integer(1)?)))
+        .one(&USED, params![scope.as_str()], |row| Ok((row.integer(0)?, row.integer(1)?)))
 }
 
 pub(super) fn reserve(tx: &Tx<'_>, workspace: &WorkspaceId, workflow: &str, held: &Reservation) -> Sql<()> {
@@ -265,12 +333,23 @@ pub(super) fn reserve(tx: &Tx<'_>, workspace: &WorkspaceId, workflow: &str, held
 /// The ledger cannot be read.
 pub fn reserved(view: &View<'_>, workspace: &WorkspaceId, workflow: &str) -> Sql<Vec<Reservation>> {
     view.within(workspace.on_ledger()).all(&RESERVED, params![workflow], |row| {
-        Ok(Reservation { scope: row.text(0)?, window_us: row.integer(1)?, uses: row.integer(2)? })
+        Ok(Reservation { scope: typed(row, 0)?, window_us: row.integer(1)?, uses: row.integer(2)? })
     })
 }
 
+/// Puts a reservation into another window.
+pub(super) fn move_reservation(
+    tx: &Tx<'_>,
+    workspace: &WorkspaceId,
+    workflow: &str,
+    held: &Reservation,
+) -> Sql<()> {
+    let params = params![workflow, held.scope.as_str(), held.window_us];
+    tx.within(workspace.on_ledger()).run(&MOVE_RESERVATION, params).map(drop)
+}
+
 pub(super) fn open_request(tx: &Tx<'_>, workspace: &WorkspaceId, request: &RequestRow) -> Sql<()> {
-    let params = params![request.workflow.as_str(), request.key.as_str(), request.policy_version];
+    let params = params![request.workflow.to_string(), request.key.as_str(), request.policy_version];
     tx.within(workspace.on_ledger()).run(&OPEN_REQUEST, params).map(drop)
 }
 
@@ -286,7 +365,7 @@ pub(super) fn close_request(tx: &Tx<'_>, workspace: &WorkspaceId, workflow: &str
 /// The ledger cannot be read.
 pub fn requests(view: &View<'_>, workspace: &WorkspaceId) -> Sql<Vec<RequestRow>> {
     view.within(workspace.on_ledger()).all(&REQUESTS, params![], |row| {
-        Ok(RequestRow { workflow: row.text(0)?, key: row.text(1)?, policy_version: row.integer(2)? })
+        Ok(RequestRow { workflow: typed(row, 0)?, key: typed(row, 1)?, policy_version: row.integer(2)? })
     })
 }
 
@@ -294,13 +373,14 @@ pub fn requests(view: &View<'_>, workspace: &WorkspaceId) -> Sql<Vec<RequestRow>
 pub(super) fn claim(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
-    (key, nonce, digest): (&str, &str, &str),
+    claim: ClaimKey<'_>,
     workflow: &str,
 ) -> Sql<Option<String>> {
-    if tx.within(workspace.on_ledger()).run(&CLAIM, params![key, nonce, digest, workflow])? == 1 {
+    let params = params![claim.key.as_str(), claim.nonce, claim.digest, workflow];
+    if tx.within(workspace.on_ledger()).run(&CLAIM, params)? == 1 {
         return Ok(None);
     }
-    let owner = claimed_by(tx, workspace, (key, nonce, digest))?.unwrap_or_default();
+    let owner = claimed_by(tx, workspace, claim)?.unwrap_or_default();
     Ok((owner != workflow).then_some(owner))
 }
 
@@ -308,12 +388,8 @@ pub(super) fn claim(
 ///
 /// # Errors
 /// The ledger cannot be read.
-pub fn claimed_by(
-    view: &View<'_>,
-    workspace: &WorkspaceId,
-    (key, nonce, digest): (&str, &str, &str),
-) -> Sql<Option<String>> {
-    let params = params![key, nonce, digest];
+pub fn claimed_by(view: &View<'_>, workspace: &WorkspaceId, claim: ClaimKey<'_>) -> Sql<Option<String>> {
+    let params = params![claim.key.as_str(), claim.nonce, claim.digest];
     view.within(workspace.on_ledger()).one(&CLAIMED_BY, params, |row| row.text(0))
 }
 
@@ -324,8 +400,9 @@ pub(super) fn unclaim(tx: &Tx<'_>, workspace: &WorkspaceId, workflow: &str) -> S
 pub(super) fn unclaim_one(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
-    (key, nonce, digest): (&str, &str, &str),
+    claim: ClaimKey<'_>,
     workflow: &str,
 ) -> Sql<()> {
-    tx.within(workspace.on_ledger()).run(&UNCLAIM_ONE, params![key, nonce, digest, workflow]).map(drop)
+    let params = params![claim.key.as_str(), claim.nonce, claim.digest, workflow];
+    tx.within(workspace.on_ledger()).run(&UNCLAIM_ONE, params).map(drop)
 }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::order::{SignCommand, Target, VerifyCommand};
-use super::policies::Effective;
+use super::policies::{Effective, PolicyScope};
 use super::store::PolicyRow;
 use super::{Signed, SigningRefused};
 use crate::api::{Code, Problem};
@@ -152,7 +152,7 @@ pub struct PolicyAnswer {
     /// Its number, counted through the workspace; 0 while it is staged.
     pub version: i64,
     /// `staged`, `active` or `retired`.
-    pub state: String,
+    pub state: &'static str,
     /// What it says.
     pub policy: Policy,
     /// Who wanted it.
@@ -190,9 +190,15 @@ pub struct LimitAnswer {
 
 impl EffectiveAnswer {
     /// What holds for a scope.
-    pub fn new(scope: String, effective: Effective) -> Self {
-        let limits = effective.limits.into_iter().map(|(scope, limit)| LimitAnswer { scope, limit });
-        Self { scope, version: effective.version, policy: effective.policy, limits: limits.collect() }
+    pub fn new(scope: PolicyScope, effective: Effective) -> Self {
+        let limits = effective.limits.into_iter();
+        let limits = limits.map(|(scope, limit)| LimitAnswer { scope: scope.into(), limit });
+        Self {
+            scope: scope.into(),
+            version: effective.version,
+            policy: effective.policy,
+            limits: limits.collect(),
+        }
     }
 }
 
@@ -293,11 +299,11 @@ impl PolicyAnswer {
     /// A policy as it is kept.
     pub fn new(row: PolicyRow) -> Self {
         Self {
-            scope: row.scope,
+            scope: row.scope.into(),
             version: row.version,
-            state: row.state,
+            state: row.state.text(),
             policy: row.policy,
-            staged_by: row.staged_by,
+            staged_by: row.staged_by.to_string(),
         }
     }
 }

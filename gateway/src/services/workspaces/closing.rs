@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{Entry, Told, Tx};
+use audit::{Entry, Told, Tx, View};
 use hsm::TokenError;
 use sagas::{Never, PivotFault, PivotProbe, Refused, StepContext, Untouched};
 use serde::{Deserialize, Serialize};
@@ -13,9 +13,11 @@ use serde_json::json;
 
 use super::state::WorkspaceState;
 use super::{Workspaces, store};
+use crate::api::Code;
 use crate::ids::WorkspaceId;
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::moment::Moment;
+use crate::services::subject::Subject;
 use crate::topics;
 
 /// The input of `workspace.close`.
@@ -38,6 +40,24 @@ impl ClosingPlan {
     }
 }
 
+/// What approvers are shown of a closing.
+///
+/// # Errors
+/// There is no such workspace, or the ledger cannot be read.
+pub fn subject(view: &View<'_>, plan: &ClosingPlan) -> Result<Subject, Refused> {
+    let row = store::workspace(view, &plan.workspace)?;
+    let row = row.ok_or_else(|| Refused::business(Code::NotFound, "there is no such workspace"))?;
+    let consequence = format!(
+        "after {} seconds of grace the key of the workspace `{}` is destroyed, and with it everything that the workspace has stored; nothing brings it back",
+        plan.grace_seconds, row.name
+    );
+    let facts = json!({
+        "grace_seconds": plan.grace_seconds, "reason": plan.reason,
+        "workspace": { "id": row.id, "name": row.name },
+    });
+    Ok(Subject::new(plan.workspace.as_str(), facts, consequence))
+}
+
 /// Closes the workspace to its programs. Operators go on reading.
 ///
 /// # Errors
@@ -46,7 +66,7 @@ pub fn freeze(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Told<
     let was = store::state(tx, &plan.workspace)?;
     let Some(was @ (WorkspaceState::Open | WorkspaceState::Closed)) = was else {
         return Err(Refused::business(
-            "wrong_state",
+            Code::WrongState,
             "there is no such workspace, or it is not open or closed",
         ));
     };
@@ -93,7 +113,7 @@ pub fn begin_grace(cx: &StepContext, plan: &ClosingPlan) -> Entry {
 /// The workspace is not being closed.
 pub fn order(tx: &Tx<'_>, cx: &StepContext, plan: &ClosingPlan) -> Result<Told<()>, Refused> {
     if store::state(tx, &plan.workspace)? != Some(WorkspaceState::Closing) {
-        return Err(Refused::business("wrong_state", "the workspace is not being closed"));
+        return Err(Refused::business(Code::WrongState, "the workspace is not being closed"));
     }
     let after = json!({ "attempt": cx.attempt });
     Ok(Told::new(

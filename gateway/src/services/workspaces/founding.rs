@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::state::WorkspaceState;
 use super::{Workspaces, store};
+use crate::api::Code;
 use crate::custody::OwnSecret;
 use crate::ids::{Name, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
@@ -47,7 +48,7 @@ pub fn reserve(tx: &Tx<'_>, cx: &StepContext, plan: &FoundingPlan) -> Result<Tol
     let created = Moment::from_micros(i64::try_from(cx.now_us).unwrap_or(i64::MAX));
     if !store::reserve(tx, &plan.workspace, &plan.name, created)? {
         let words = format!("there is a workspace named {}; choose another name", plan.name);
-        return Err(Refused::business("name_taken", words));
+        return Err(Refused::business(Code::NameTaken, words));
     }
     let after = json!({ "name": plan.name, "state": WorkspaceState::Creating.text() });
     let entry = cx.entry_with("workspace.reserve", plan.workspace.as_str(), |detail| detail.after(after));
@@ -199,7 +200,7 @@ fn token(error: TokenError) -> RemoteFault {
     match error {
         TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired => RemoteFault::later(words),
         TokenError::OutcomeUnknown => RemoteFault::unknown(words),
-        TokenError::Unsupported { .. } => RemoteFault::Business(Reason::new("token_cannot", words)),
-        _ => RemoteFault::Business(Reason::new("token_refused", words)),
+        TokenError::Unsupported { .. } => RemoteFault::Business(Reason::new(Code::TokenCannot, words)),
+        _ => RemoteFault::Business(Reason::new(Code::TokenRefused, words)),
     }
 }

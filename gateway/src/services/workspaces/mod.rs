@@ -28,7 +28,7 @@ use self::founding::FoundingPlan;
 use self::state::WorkspaceState;
 use self::store::WorkspaceRow;
 use super::ground::{Ground, LedgerRefused, Say, Telling};
-use super::roster::{ApiKeyCard, Roster};
+use super::roster::{ApiKeyCard, Roster, WorkspaceStanding};
 use crate::api::{OperatorPermit, Origin, Reply};
 use crate::custody::Custody;
 use crate::ids::{Name, WorkspaceId};
@@ -114,13 +114,13 @@ impl Workspaces {
     /// # Errors
     /// The ledger gave nothing.
     pub async fn load(&self) -> Result<(), WorkspacesRefused> {
-        for row in self.list().await? {
-            self.enlist(row);
-        }
-        let rows = self
+        let (workspaces, rows, as_of) = self
             .ground
-            .read::<_, WorkspacesRefused>(|view| store::roster(view).map_err(WorkspacesRefused::from))
+            .read::<_, WorkspacesRefused>(|view| Ok((store::all(view)?, store::roster(view)?, view.size()?)))
             .await?;
+        for row in workspaces {
+            self.enlist(row, as_of);
+        }
         for row in rows {
             // A list that gives nothing is not put on the roster: its key is as good as unknown.
             let Some(scopes) = row.scopes else { continue };
@@ -187,22 +187,28 @@ impl Workspaces {
     /// The ledger gave nothing.
     pub async fn refresh(&self, id: &WorkspaceId) -> Result<Option<WorkspaceRow>, WorkspacesRefused> {
         let of = id.clone();
-        let row =
-            self.ground.read::<_, WorkspacesRefused>(move |view| Ok(store::workspace(view, &of)?)).await?;
+        let (row, as_of) = self
+            .ground
+            .read::<_, WorkspacesRefused>(move |view| Ok((store::workspace(view, &of)?, view.size()?)))
+            .await?;
         if let Some(row) = &row {
             if row.state == WorkspaceState::Shredded {
-                self.roster.drop_api_keys_of(id);
                 self.forget_data_key(id);
             }
-            self.enlist(row.clone());
+            self.enlist(row.clone(), as_of);
         }
         Ok(row)
     }
 
-    fn enlist(&self, row: WorkspaceRow) {
-        if row.state != WorkspaceState::Creating {
-            self.roster.put_workspace(row.id, row.name, row.state.is_open());
-        }
+    /// Puts a workspace on the roster as it stood when the log had so many entries.
+    fn enlist(&self, row: WorkspaceRow, as_of: u64) {
+        let standing = match row.state {
+            WorkspaceState::Creating => return,
+            WorkspaceState::Open => WorkspaceStanding::Open,
+            WorkspaceState::Closed | WorkspaceState::Closing => WorkspaceStanding::Closed,
+            WorkspaceState::Shredded => WorkspaceStanding::Shredded,
+        };
+        self.roster.put_workspace(row.id, row.name, standing, as_of);
     }
 
     async fn state_of(&self, id: &WorkspaceId) -> Result<Option<WorkspaceState>, WorkspacesRefused> {
@@ -259,7 +265,10 @@ impl Workspaces {
             Ok(Told::new(name, entry))
         };
         let (reply, recorded) = self.ground.answer::<_, WorkspacesRefused>(telling, act, say).await?;
-        self.roster.put_workspace(id, recorded.into_value(), open);
+        let standing = if open { WorkspaceStanding::Open } else { WorkspaceStanding::Closed };
+        // The log has one entry more than the number of its last one.
+        let as_of = recorded.seq() + 1;
+        self.roster.put_workspace(id, recorded.into_value(), standing, as_of);
         Ok(reply)
     }
 }

@@ -10,7 +10,7 @@ use super::{Founded, IssuedApiKey, Workspaces, wire};
 use crate::api::exchange::{Json, done};
 use crate::api::guard::may;
 use crate::api::{Code, Exchange, InWorkspace, Member, OperatorOnly, OperatorPermit, Problem, Reply, Route};
-use crate::ids::WorkspaceId;
+use crate::ids::{Name, WorkspaceId};
 
 /// The service's routes.
 pub fn routes(service: &Arc<Workspaces>) -> Vec<Route> {
@@ -68,7 +68,8 @@ async fn create(
     Json(body): Json<wire::CreateWorkspace>,
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let name = body.name.parse().map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
+    let name =
+        Name::chosen(&body.name).map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
     let (seq, row) = match service.create(&by, &ex.origin, name).await? {
         Founded::Done(seq, row) => (seq, row),
         Founded::Going(workflow) => return going(&workflow),

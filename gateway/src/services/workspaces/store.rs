@@ -103,7 +103,7 @@ static REVOKE_API_KEYS: Statement = Statement::tenant(
 );
 static API_KEY_STANDS: Statement = Statement::tenant(
     SERVICE,
-    "SELECT expires_us FROM api_keys WHERE workspace = ?1 AND id = ?2 AND state = 'active'",
+    "SELECT expires_us, scopes, legacy FROM api_keys WHERE workspace = ?1 AND id = ?2 AND state = 'active'",
 );
 static SET_LAST_USED: Statement =
     Statement::tenant(SERVICE, "UPDATE api_keys SET last_used_us = ?3 WHERE workspace = ?1 AND id = ?2");
@@ -304,20 +304,29 @@ pub(super) fn revoke_api_key(
     tx.within(workspace.on_ledger()).one(&REVOKE_API_KEY, params![id.as_str()], |row| typed(row, 0))
 }
 
-/// Is the API key still good, as the database sees it in this very transaction?
+/// What an API key allows, if it is still good, as the database sees it in this very transaction. A list that gives nothing
+/// is as good as no key.
 ///
 /// # Errors
 /// The database did not do it.
-pub fn api_key_stands(
-    tx: &Tx<'_>,
+pub fn standing_api_key(
+    view: &View<'_>,
     workspace: &WorkspaceId,
     id: &ApiKeyId,
     now: Moment,
-) -> Result<bool, SqlFault> {
-    let expires = tx
-        .within(workspace.on_ledger())
-        .one(&API_KEY_STANDS, params![id.as_str()], |row| moment_or_none(row, 0))?;
-    Ok(expires.is_some_and(|end| end.is_none_or(|end| end > now)))
+) -> Result<Option<Scopes>, SqlFault> {
+    let found = view.within(workspace.on_ledger()).one(&API_KEY_STANDS, params![id.as_str()], |row| {
+        Ok((moment_or_none(row, 0)?, Scopes::from_stored(&row.text(1)?, row.flag(2)?)))
+    })?;
+    Ok(found.filter(|(end, _)| end.is_none_or(|end| end > now)).and_then(|(_, scopes)| scopes))
+}
+
+/// Whether a workspace's programs may act, as the database sees it in this very transaction.
+///
+/// # Errors
+/// The database did not do it.
+pub fn is_open(view: &View<'_>, id: &WorkspaceId) -> Result<bool, SqlFault> {
+    Ok(state(view, id)?.is_some_and(WorkspaceState::is_open))
 }
 
 pub(super) fn set_last_used(

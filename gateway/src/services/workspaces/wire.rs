@@ -9,7 +9,7 @@ use super::closing::ClosingPlan;
 use super::store::{ApiKeyRow, WorkspaceRow};
 use super::{IssuedApiKey, NewApiKey, WorkspacesRefused};
 use crate::api::{Code, Problem, Scope, Scopes};
-use crate::ids::WorkspaceId;
+use crate::ids::{Name, WorkspaceId};
 use crate::moment::Moment;
 
 /// Asks for a workspace.
@@ -131,8 +131,8 @@ impl TryFrom<CreateApiKey> for NewApiKey {
     type Error = Problem;
 
     fn try_from(body: CreateApiKey) -> Result<Self, Problem> {
-        let name =
-            body.name.parse().map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
+        let name = Name::chosen(&body.name)
+            .map_err(|why| Problem::new(Code::Invalid, format!("{why}")).at("/name"))?;
         let scopes = Scopes::listed(body.scopes)
             .ok_or_else(|| Problem::from(WorkspacesRefused::NoScopes).at("/scopes"))?;
         Ok(Self { name, scopes, expires: body.expires })

@@ -190,7 +190,7 @@ pub(super) fn set_workflow(
     Ok(tx.within(workspace.on_ledger()).run(&SET_WORKFLOW, params![key.as_str(), workflow])? == 1)
 }
 
-/// Finds a key by id or by name: the two cannot be taken for one another, as names have no such ids.
+/// Finds a key by id or by name. What is an id is never taken for a name, even where one of that form stands from before.
 pub(super) fn key(
     view: &View<'_>,
     workspace: &WorkspaceId,
