@@ -31,8 +31,8 @@ pub struct StepContext {
     pub attempt: u32,
     /// Microseconds since 1970.
     pub now_us: u64,
-    /// Microseconds that have provably passed since the appliance was made: for what must not end early because somebody put
-    /// the clock forward.
+    /// Where proven time stands, in microseconds ([`ProvenTime`](crate::ProvenTime)): for what must not end early because somebody
+    /// put the clock forward.
     pub proven_us: u64,
     /// Whether the step is a pivot whose call may have taken effect: then it is finished, and its order refuses nothing any more.
     pub begun: bool,

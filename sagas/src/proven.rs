@@ -66,9 +66,10 @@ struct Jump {
 }
 
 impl Record {
+    /// The first one begins where the wall clock stands, so that proven time reads like a moment as long as the machine runs.
     fn first(boot: &Boot, wall_us: u64) -> Self {
         let uptime_us = whole_micros(boot.uptime);
-        Self { boot: boot.id, uptime_us, wall_us, proven_us: 0, rebooted_us: 0, settled_us: 0 }
+        Self { boot: boot.id, uptime_us, wall_us, proven_us: wall_us, rebooted_us: wall_us, settled_us: 0 }
     }
 
     /// Proven time now. A boot that was not recorded yet has proven nothing.
@@ -121,7 +122,8 @@ impl ProvenTime {
         Ok(time)
     }
 
-    /// Microseconds that have provably passed since the appliance was made.
+    /// Where proven time stands, in microseconds: it began with the wall clock of the appliance's first start, and only grows by what
+    /// has provably passed.
     pub fn now_us(&self) -> u64 {
         self.get().now_us(&self.clock.boot())
     }
@@ -243,7 +245,7 @@ mod tests {
     fn only_uptime_counts_whatever_the_wall_clock_says() {
         let later = boot(1, 160);
         for wall in [0, 1_060 * SECOND, 9_000_000 * SECOND] {
-            assert_eq!(start().next(&later, wall).0.proven_us, 60 * SECOND);
+            assert_eq!(start().next(&later, wall).0.proven_us, 1_060 * SECOND);
         }
     }
 
@@ -252,17 +254,17 @@ mod tests {
         for (wall, jumps) in [(1_060, false), (1_180, false), (1_181, true), (940, false), (939, true)] {
             let (next, jump) = start().next(&boot(1, 160), wall * SECOND);
             assert_eq!(jump.is_some(), jumps, "{wall}");
-            assert_eq!(next.settled_us, if jumps { 3_660 * SECOND } else { 0 }, "{wall}");
+            assert_eq!(next.settled_us, if jumps { 4_660 * SECOND } else { 0 }, "{wall}");
         }
     }
 
     #[test]
     fn a_reboot_proves_nothing_of_the_time_before_it_and_may_only_go_forward() {
         let (next, jump) = start().next(&boot(2, 30), 900_000 * SECOND);
-        assert_eq!((next.proven_us, next.rebooted_us, jump), (0, 0, None));
+        assert_eq!((next.proven_us, next.rebooted_us, jump), (1_000 * SECOND, 1_000 * SECOND, None));
         let (next, jump) = next.next(&boot(3, 10), 5 * SECOND);
         assert!(jump.is_some());
-        assert_eq!(next.proven_us, 0);
-        assert_eq!(next.next(&boot(3, 70), 65 * SECOND).0.proven_us, 60 * SECOND);
+        assert_eq!(next.proven_us, 1_000 * SECOND);
+        assert_eq!(next.next(&boot(3, 70), 65 * SECOND).0.proven_us, 1_060 * SECOND);
     }
 }

@@ -34,7 +34,7 @@ async fn many_keys(standing: &Standing) -> (WorkspaceId, Vec<String>) {
     (made["id"].as_str().unwrap().parse().unwrap(), keys)
 }
 
-async fn shown(stage: &Stage, workspace: &WorkspaceId, key: &str) -> Json {
+pub(crate) async fn shown(stage: &Stage, workspace: &WorkspaceId, key: &str) -> Json {
     let within = stage.standing.operator().with("chancery-workspace", workspace.as_str());
     let key = within.get(&format!("/v1/keys/{key}")).await.json();
     let versions = key["versions"].as_array().map_or(0, Vec::len);
@@ -77,10 +77,10 @@ async fn rotating_a_key_holds_in_every_cell() {
     proven(stage, Rotating { workspace, keys, places: Mutex::default() }, &definition).await;
 }
 
-struct Destroying {
-    workspace: WorkspaceId,
-    keys: Vec<String>,
-    places: Mutex<HashMap<u64, usize>>,
+pub(crate) struct Destroying {
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) keys: Vec<String>,
+    pub(crate) places: Mutex<HashMap<u64, usize>>,
 }
 
 impl Story for Destroying {

@@ -6,6 +6,7 @@
 mod audit;
 #[path = "../common/mod.rs"]
 mod common;
+mod destruction;
 mod direct;
 mod fences;
 mod keys;

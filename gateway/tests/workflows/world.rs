@@ -63,6 +63,11 @@ impl Stage {
         self.clock.advance(by);
     }
 
+    /// Puts the wall clock forward; no time passes.
+    pub(crate) fn put_forward(&self, by: Duration) {
+        self.clock.put_forward(by);
+    }
+
     /// What an engine over this stage is made of, but for its catalog.
     pub(crate) fn parts(&self) -> EngineParts {
         let house = &self.standing.house;

@@ -8,10 +8,10 @@ use audit::{Each, Recorded, Told};
 use tokio::task::JoinSet;
 
 use super::order::{Prepared, SignCommand, Target, Unrecorded};
+use super::policies::LimitTime;
 use super::{Signed, Signing, SigningRefused, policies};
 use crate::api::Origin;
 use crate::api::guard::{Permit, may};
-use crate::moment::Moment;
 use crate::services::ground::Telling;
 use crate::services::keys::KeysRefused;
 use crate::services::keys::ring::KeyCard;
@@ -44,7 +44,7 @@ impl Signing {
         // One place in the queue says whether there is time at all; the items then take their turns one by one.
         drop(self.admission.admit(by.workspace(), origin.urgent, origin.deadline).await?);
         let telling = Telling::member(by, origin);
-        let counted = self.ground.now();
+        let counted = self.limit_time();
         if let Some(recorded) = self.authorise_all(by, &telling, fitting.orders, counted).await? {
             let places = fitting.places.into_iter().zip(targets);
             let telling = (&telling, counted);
@@ -80,7 +80,7 @@ impl Signing {
         by: &Permit<may::Sign>,
         telling: &Telling,
         orders: Vec<Unrecorded>,
-        now: Moment,
+        now: LimitTime,
     ) -> Result<Option<Recorded<Each<SignOrder>>>, SigningRefused> {
         if orders.is_empty() {
             return Ok(None);
@@ -114,7 +114,7 @@ impl Signing {
         origin: &Origin,
         recorded: Recorded<Each<SignOrder>>,
         places: Vec<(usize, Target)>,
-        (telling, counted): (&Telling, Moment),
+        (telling, counted): (&Telling, LimitTime),
         outcomes: &mut [Option<Result<Signed, SigningRefused>>],
     ) {
         let mut going = JoinSet::new();

@@ -24,7 +24,7 @@ use sagas::SagaKey;
 use serde_json::json;
 
 use self::order::{Prepared, SignCommand, Target, Unrecorded, VerifyCommand};
-use self::policies::{Effective, PolicyRefused, PolicyScope};
+use self::policies::{Effective, LimitTime, PolicyRefused, PolicyScope};
 use self::requests::{Made, RequestPlan};
 use self::store::PolicyRow;
 use super::ground::{Ground, LedgerRefused, Telling};
@@ -112,6 +112,14 @@ impl Signing {
         let signed = self.act(authorised, target, telling).await;
         drop((slot, attendance));
         signed
+    }
+
+    /// The moment by which limits are counted. Where no engine runs the ledger takes no writes, and nothing is counted.
+    fn limit_time(&self) -> LimitTime {
+        let wall = self.ground.now();
+        let proven = self.ground.runner.engine().ok().map(|engine| engine.time().now_us());
+        let proven = proven.and_then(|us| i64::try_from(us).ok()).map_or(wall, Moment::from_micros);
+        LimitTime { wall, proven }
     }
 
     /// Asks for a signature that others may have to agree to, and waits for it as long as its caller would.
@@ -210,7 +218,7 @@ impl Signing {
         telling: Telling,
         order: Unrecorded,
     ) -> Result<Recorded<SignOrder>, SigningRefused> {
-        let (workspace, now) = (by.workspace().clone(), self.ground.now());
+        let (workspace, now) = (by.workspace().clone(), self.limit_time());
         let recorded = self
             .ground
             .authorise::<_, SigningRefused>(telling, 1, move |tx, telling| {
@@ -259,7 +267,7 @@ impl Signing {
         &self,
         authorised: Recorded<SignOrder>,
         target: &Target,
-        (telling, counted): (Telling, Moment),
+        (telling, counted): (Telling, LimitTime),
         shed: Shed,
     ) -> Result<Signed, SigningRefused> {
         self.tell_failure(telling, target, authorised.seq(), "not_signed", Some(counted)).await;
@@ -273,7 +281,7 @@ impl Signing {
         target: &Target,
         seq: u64,
         what: &'static str,
-        unmade: Option<Moment>,
+        unmade: Option<LimitTime>,
     ) {
         let (key, workspace) = (target.key.clone(), telling.workspace().cloned());
         let told = self.ground.write::<_, SigningRefused>(telling.sequel(), move |tx, telling| {

@@ -116,6 +116,28 @@ impl From<PolicyRefused> for Refused {
     }
 }
 
+/// The moment of a use, for limits: windows go by proven time, so that a clock that is put forward begins none; people are told
+/// of their ends by the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitTime {
+    /// By the wall clock.
+    pub wall: Moment,
+    /// By what has provably passed.
+    pub proven: Moment,
+}
+
+impl LimitTime {
+    /// The moment of a step.
+    pub fn of(cx: &StepContext) -> Self {
+        let proven = Moment::from_micros(i64::try_from(cx.proven_us).unwrap_or(i64::MAX));
+        Self { wall: now(cx), proven }
+    }
+
+    fn on_the_wall(self, proven_us: i64) -> Moment {
+        Moment::from_micros(self.wall.micros().saturating_add(proven_us.saturating_sub(self.proven.micros())))
+    }
+}
+
 /// What holds now.
 #[derive(Clone, Debug, Default)]
 pub struct Effective {
@@ -185,7 +207,7 @@ pub fn admit_direct<E>(
     workspace: &WorkspaceId,
     key: &SigningKeyId,
     scheme: Scheme,
-    now: Moment,
+    now: LimitTime,
 ) -> Result<(), E>
 where
     E: From<PolicyRefused> + From<SqlFault>,
@@ -207,7 +229,7 @@ impl Effective {
         tx: &Tx<'_>,
         workspace: &WorkspaceId,
         uses: i64,
-        now: Moment,
+        now: LimitTime,
     ) -> Result<Vec<Reservation>, E>
     where
         E: From<PolicyRefused> + From<SqlFault>,
@@ -226,14 +248,14 @@ fn count_one<E>(
     workspace: &WorkspaceId,
     (scope, limit): (&PolicyScope, &Limit),
     uses: i64,
-    now: Moment,
+    now: LimitTime,
 ) -> Result<Reservation, E>
 where
     E: From<PolicyRefused> + From<SqlFault>,
 {
-    let (used, window_us) = store::count(tx, workspace, scope, limit.window_us(now), uses)?;
+    let (used, window_us) = store::count(tx, workspace, scope, limit.window_us(now.proven), uses)?;
     if used > i64::from(limit.uses) {
-        let until = Moment::from_micros(window_us.saturating_add(limit.length_us()));
+        let until = now.on_the_wall(window_us.saturating_add(limit.length_us()));
         let Limit { uses, per_seconds } = *limit;
         return Err(PolicyRefused::UsedUp { uses, per_seconds, until }.into());
     }
@@ -251,15 +273,15 @@ pub(super) fn move_reservation(
     workspace: &WorkspaceId,
     key: &SigningKeyId,
 ) -> Result<(), Refused> {
-    let (workflow, now) = (cx.saga.id.to_string(), now(cx));
+    let (workflow, now) = (cx.saga.id.to_string(), LimitTime::of(cx));
     let limits = effective(tx, workspace, &PolicyScope::Key(key.clone()))?.limits;
     for held in store::reserved(tx, workspace, &workflow)? {
         let Some(limit) = limits.iter().find(|(scope, _)| *scope == held.scope) else { continue };
-        if limit.1.window_us(now) <= held.window_us {
+        if limit.1.window_us(now.proven) <= held.window_us {
             continue;
         }
         let moved = count_one::<Moved>(tx, workspace, (&limit.0, &limit.1), held.uses, now);
-        let moved = moved.map_err(|not| not.into_refused(now))?;
+        let moved = moved.map_err(|not| not.into_refused(now.wall))?;
         store::give_back(tx, workspace, &held, held.uses)?;
         store::move_reservation(tx, workspace, &workflow, &moved)?;
     }
@@ -305,10 +327,10 @@ pub(super) fn give_back_direct(
     tx: &Tx<'_>,
     workspace: &WorkspaceId,
     key: &SigningKeyId,
-    counted: Moment,
+    counted: LimitTime,
 ) -> Result<(), SqlFault> {
     for (scope, limit) in effective(tx, workspace, &PolicyScope::Key(key.clone()))?.limits {
-        let held = Reservation { scope, window_us: limit.window_us(counted), uses: 1 };
+        let held = Reservation { scope, window_us: limit.window_us(counted.proven), uses: 1 };
         store::give_back(tx, workspace, &held, 1)?;
     }
     Ok(())
@@ -329,7 +351,7 @@ pub fn reserve(tx: &Tx<'_>, cx: &StepContext, wish: &Wish<'_>, what: Value) -> R
         return Err(PolicyRefused::Intent(wish.intent.to_owned()).into());
     }
     let workflow = cx.saga.id.to_string();
-    for held in effective.count::<Refused>(tx, wish.workspace, wish.uses, now(cx))? {
+    for held in effective.count::<Refused>(tx, wish.workspace, wish.uses, LimitTime::of(cx))? {
         store::reserve(tx, wish.workspace, &workflow, &held)?;
     }
     let request =
