@@ -30,8 +30,10 @@ pub const PING_EVERY: Duration = Duration::from_secs(60);
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 2048;
 /// Open connections on one listener; each costs about 60 KiB with TLS buffers.
 pub const CONNECTIONS_MAX: usize = 4096;
-/// Handshakes going on at once: they are the only work done for the unauthenticated.
-pub const HANDSHAKES_MAX: usize = 256;
+/// Handshakes going on at once: they are the only work done for the unauthenticated. Over it the oldest of whoever has most is cut.
+pub const HANDSHAKES_MAX: usize = 512;
+/// Handshakes going on at once from one address: an honest burst fits, and a newcomer never waits for those who say nothing.
+pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 192;
 /// Leases under whose fences one request is carried out.
 pub const FENCES_MAX: usize = 8;
 /// The caller's name for itself, as kept in an entry.

@@ -184,7 +184,7 @@ fn log_answer(route: &str, status: u16, took: Duration) {
 }
 
 /// An IPv6 host commands a whole /64, so that is what shares a bucket.
-fn bucket_of(ip: IpAddr) -> IpAddr {
+pub(super) fn bucket_of(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(six) => {

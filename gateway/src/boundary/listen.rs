@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use audit::Clock;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -16,10 +15,11 @@ use super::authenticate::Peer;
 use super::connection;
 use super::drain::{Register, Seat};
 use super::gate::Gate;
+use super::handshakes::Handshakes;
 use super::tls::TlsFace;
 use crate::api::CertificateHash;
 use crate::ca::Validity;
-use crate::limits::{HANDSHAKE_WAIT_MAX, HANDSHAKES_MAX};
+use crate::limits::HANDSHAKE_WAIT_MAX;
 use crate::moment::Moment;
 
 /// The API listener, bound and ready to accept.
@@ -54,7 +54,7 @@ impl Listener {
 
     /// Accepts until the house is asked to stop.
     pub async fn run(self) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let handshakes = Handshakes::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -67,13 +67,18 @@ impl Listener {
         }
     }
 
-    fn welcome(&self, stream: TcpStream, address: SocketAddr, handshakes: &Arc<Semaphore>) {
+    fn welcome(&self, stream: TcpStream, address: SocketAddr, handshakes: &Handshakes) {
         // Over a limit the connection is closed unanswered: there is no one yet to write to.
         let Some(seat) = self.register.sit(address.ip()) else { return };
-        let Ok(handshake) = Arc::clone(handshakes).try_acquire_owned() else { return };
+        let handshake = handshakes.begin(address.ip());
         let (acceptor, gate, register) = (self.tls.acceptor(), Arc::clone(&self.gate), self.register.clone());
         self.register.connection_tasks().spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_WAIT_MAX, shake(acceptor, stream)).await;
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(HANDSHAKE_WAIT_MAX, shake(acceptor, stream)) => shaken,
+                () = handshake.cut() => {
+                    return tracing::info!(ip = %address.ip(), "too many handshakes; the oldest was cut");
+                }
+            };
             drop(handshake);
             match shaken {
                 Ok(Ok((stream, certificate, ends))) => {

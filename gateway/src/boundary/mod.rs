@@ -9,6 +9,7 @@ pub mod connection;
 pub mod drain;
 pub mod framing;
 pub mod gate;
+mod handshakes;
 mod headers;
 mod inside;
 pub mod listen;

@@ -30,14 +30,18 @@ async fn stalled_handshakes_are_cut_and_others_are_served_meanwhile() {
     others_are_served(&member).await;
     let before = house.daemon().descriptors();
     let mut stalled = Vec::new();
-    for _ in 0..200 {
+    // More than there are places, for one address and for all.
+    for _ in 0..600 {
         stalled.push(TcpStream::connect(house.door().address()).await.unwrap());
     }
     // Half of them begin a handshake and stop in the middle of the first record.
     for stream in stalled.iter_mut().step_by(2) {
         stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.unwrap();
     }
-    others_are_served(&member).await;
+    for _ in 0..5 {
+        others_are_served(&member).await;
+        member.connect(Protocol::H1).await;
+    }
     let begun = Instant::now();
     for stream in &mut stalled {
         let mut byte = [0];
