@@ -596,7 +596,7 @@ async fn an_export_that_meets_an_edit_freezes_the_ledger() {
             other => panic!("{edit}: {:?}", other.map(|(exported, _)| exported)),
         };
         let freeze = sealing.freeze_for(&refused).unwrap_or_else(|| panic!("{edit}: {refused:?}"));
-        assert_eq!(*ledger.frozen().await, freeze);
+        assert_eq!(ledger.health().standing, Standing::Frozen(Arc::new(freeze)), "{edit}");
     }
     let sealed = Sealed::new(Tier::TpmNv);
     let (ledger, sealing) = sealed.start().await;

@@ -48,6 +48,8 @@ pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 pub const BATCH_ITEMS_MAX: usize = 500;
 /// Free text a client may attach to a signature; it lands in the ledger entry.
 pub const CONTEXT_BYTES_MAX: usize = 1024;
+/// The reason for what others have to agree to: it stands in events, which have 16 KiB.
+pub const REASON_BYTES_MAX: usize = 1024;
 /// A message sent to be hashed here; larger ones are hashed by the client and sent as a digest.
 pub const MESSAGE_BYTES_MAX: usize = 512 << 10;
 /// Entries, keys and the like on one page.

@@ -3,8 +3,12 @@
 //! Leaves: proof.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
 use hsm::custody::{Binding, DataKey, MasterKey, SealFault};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 const HOME: Binding<'static> =
     Binding { workspace: "ws_1", table: "vault_versions", row: "42", purpose: "value", key_version: 3 };
@@ -97,16 +101,74 @@ fn a_key_shows_nothing_of_itself() {
     assert_eq!(format!("{master:?} {data:?}"), "MasterKey(..) DataKey(..)");
 }
 
+/// Where in this process's writable memory a key stands, and whether that place is locked. The key is told masked, so that the search
+/// does not find itself.
+fn places_of(masked: &[u8]) -> Vec<(u64, bool)> {
+    let regions = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let memory = File::open("/proc/self/mem").unwrap();
+    let mut found = Vec::new();
+    let mut region = None;
+    for line in regions.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap_or_default();
+        if let Some((from, to)) = first.split_once('-') {
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            let writable = words.next().is_some_and(|rights| rights.starts_with("rw"));
+            region = number(from).zip(number(to)).filter(|_| writable);
+        }
+        if let (Some((from, to)), "VmFlags:") = (region, first) {
+            let locked = words.any(|flag| flag == "lo");
+            found.extend(places_in(&memory, from..to, masked).into_iter().map(|place| (place, locked)));
+        }
+    }
+    found
+}
+
+fn places_in(memory: &File, region: std::ops::Range<u64>, masked: &[u8]) -> Vec<u64> {
+    let mut found = Vec::new();
+    let mut page = vec![0; 4096 + masked.len()];
+    for at in region.clone().step_by(4096) {
+        let wanted = page.len().min(usize::try_from(region.end - at).unwrap());
+        // Some regions, such as guards, do not read.
+        let Ok(read) = memory.read_at(&mut page[..wanted], at) else { continue };
+        let here = page[..read].windows(masked.len()).enumerate();
+        let hits = here.filter(|(_, part)| part.iter().zip(masked).all(|(byte, mask)| byte ^ MASK == *mask));
+        found.extend(hits.map(|(offset, _)| at + offset as u64));
+        page.zeroize();
+    }
+    found.dedup();
+    found
+}
+
+const MASK: u8 = 0xA5;
+
 #[test]
-fn a_key_in_use_lies_in_locked_memory() {
+fn a_key_in_use_stands_in_one_locked_place_and_nowhere_once_it_is_dropped() {
+    let mut plain = Zeroizing::new(vec![0; 32]);
+    File::open("/dev/urandom").unwrap().read_exact(&mut plain).unwrap();
+    let masked: Vec<u8> = plain.iter().map(|byte| byte ^ MASK).collect();
+    assert!(!places_of(&masked).is_empty(), "the search finds nothing: this test looks at nothing");
+    let key = MasterKey::from_unwrapped(plain).unwrap();
+    let (data, wrapped) = key.new_data_key(&HOME).unwrap();
+    let opened = key.open_data_key(&wrapped, &HOME).unwrap();
+    let places = places_of(&masked);
+    assert!(matches!(places[..], [(_, true)]), "{places:x?}");
+    drop((key, data, opened));
+    assert_eq!(places_of(&masked), []);
+}
+
+#[test]
+fn each_key_in_use_has_a_locked_page_of_its_own() {
     let locked = || -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find(|line| line.starts_with("VmLck:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     let before = locked();
-    let key = MasterKey::generate().unwrap();
-    assert_eq!(locked(), before + 4, "one page, in KiB");
-    drop(key);
+    let (master, data, wrapped) = keys();
+    assert_eq!(locked(), before + 8, "the master key's page and the data key's, in KiB");
+    let again = master.open_data_key(&wrapped, &HOME).unwrap();
+    assert_eq!(locked(), before + 12);
+    drop((master, data, again));
     assert_eq!(locked(), before);
 }

@@ -155,6 +155,17 @@ impl Reply {
     }
 }
 
+/// Free text within its bound.
+///
+/// # Errors
+/// It is longer, with the pointer to it.
+pub fn bounded(text: String, bytes_max: usize, pointer: &'static str) -> Result<String, Problem> {
+    match text.len() <= bytes_max {
+        true => Ok(text),
+        false => Err(Problem::new(Code::Invalid, format!("at most {bytes_max} bytes")).at(pointer)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -181,6 +181,53 @@ async fn each_of_the_fences_that_a_request_carries_is_looked_at() {
 }
 
 #[tokio::test]
+async fn what_others_are_asked_about_is_bounded_and_never_too_long_to_be_asked() {
+    let (standing, program) = limited(9).await;
+    let other =
+        standing.program("acme", &["workflows:manage", "workflows:read", "keys:manage", "keys:read"]).await;
+    let reason = "x".repeat(1025);
+    let destroy = json!({ "key": "release", "days": 1, "reason": reason });
+    for refused in [
+        program
+            .asker
+            .post("/v1/keys/release/schedule-destruction", json!({ "days": 1, "reason": reason }))
+            .await,
+        other.asker.post("/v1/workflows/key.destroy", destroy).await,
+        standing
+            .operator()
+            .post(
+                &format!("/v1/workspaces/{}/shred", program.workspace),
+                json!({ "reason": reason, "grace_days": 1 }),
+            )
+            .await,
+    ] {
+        assert_eq!(
+            (refused.status, refused.json()["pointer"].clone()),
+            (422, json!("/reason")),
+            "{refused:?}"
+        );
+    }
+    // As long as a policy can be: each byte of an intent takes six in JSON.
+    let intents: Vec<String> = (0..64).map(|_| "\u{1}".repeat(64)).collect();
+    let policy = json!({ "direct": true, "approvals": 0, "intents": intents });
+    let change = json!({ "scope": "workspace", "policy": policy });
+    let asked = other.asker.post("/v1/workflows/signing.policy_change", change).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    let run = async {
+        loop {
+            let run = other.asker.get(asked.header("location")).await.json();
+            if run["approval"].is_object() || run["state"] != "running" && run["state"] != "pending" {
+                return run;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let run = run.await;
+    assert_eq!(run["state"], "waiting", "{}", run["error"]);
+    assert_eq!(run["approval"]["request"]["policy"]["intents"].as_array().map(Vec::len), Some(64));
+}
+
+#[tokio::test]
 async fn no_new_thing_has_a_name_that_could_be_an_id_or_stand_for_all() {
     let standing = house().await;
     let scopes = ["keys:manage", "keys:read", "access:manage", "workflows:manage"];

@@ -18,10 +18,11 @@ use super::making::NewKeyPlan;
 use super::restoring::RestorePlan;
 use super::rotation::RotationPlan;
 use super::{Keys, KeysRefused, found, store, wire};
+use crate::api::exchange::bounded;
 use crate::api::{Code, Offer, Problem, Scope};
 use crate::crypto::PinnedKey;
 use crate::ids::{SigningKeyId, WorkspaceId};
-use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, ROTATION_OVERLAP_MAX};
+use crate::limits::{DESTRUCTION_NOTICE_MAX, DESTRUCTION_NOTICE_MIN, REASON_BYTES_MAX, ROTATION_OVERLAP_MAX};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -208,7 +209,8 @@ impl Keys {
         }
         let found = self.find(&workspace, &form.key).await?;
         let (version, fingerprint) = found.latest().ok_or(KeysRefused::NoSuchVersion)?;
-        let (key, reason, notice_seconds) = (found.row.id, form.reason, notice.as_secs());
+        let reason = bounded(form.reason, REASON_BYTES_MAX, "/reason")?;
+        let (key, notice_seconds) = (found.row.id, notice.as_secs());
         Ok(DestructionPlan { workspace, key, version, fingerprint, reason, notice_seconds })
     }
 }

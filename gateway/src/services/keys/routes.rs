@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use super::{Change, Changed, KeyWithVersions, Keys, wire};
-use crate::api::exchange::Json;
+use crate::api::exchange::{Json, bounded};
 use crate::api::guard::may;
 use crate::api::{Exchange, InWorkspace, KeyRule, Member, Problem, Reply, Route};
+use crate::limits::REASON_BYTES_MAX;
 
 /// The service's routes.
 pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
@@ -108,7 +109,8 @@ async fn schedule_destruction(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let (key, notice) = (ex.param::<String>(0)?, body.notice());
-    changed(202, service.schedule_destruction(&by, &ex.origin, &key, notice, body.reason).await?)
+    let reason = bounded(body.reason, REASON_BYTES_MAX, "/reason")?;
+    changed(202, service.schedule_destruction(&by, &ex.origin, &key, notice, reason).await?)
 }
 
 async fn keep(service: Arc<Keys>, by: By, (): (), ex: Exchange) -> Result<Reply, Problem> {

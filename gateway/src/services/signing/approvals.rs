@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use audit::{Entry, SqlFault, Statement, Told, Tx, View, params};
+use sagas::limits::EVENT_BYTES_MAX;
 use sagas::{Never, Reason, Refused, Ruling, SagaKey, Signal, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -193,10 +194,14 @@ pub fn open(
         document.as_str()
     ];
     tx.within(quorum.workspace.on_ledger()).run(&OPEN, params)?;
-    let facts = json!({
+    let mut facts = json!({
         "about": subject.about, "request": subject.facts, "consequence": subject.consequence, "digest": digest,
         "needs": quorum.needs, "policy_version": quorum.policy_version, "expires": expires,
     });
+    // An event has its bound, and a policy with many intents may not fit: then whoever is asked looks at the run.
+    if facts.to_string().len() > EVENT_BYTES_MAX {
+        facts["request"] = Value::Null;
+    }
     cx.publish(tx, topics::APPROVAL_WANTED, &workflow, facts)?;
     let after = json!({
         "digest": digest, "needs": quorum.needs, "policy_version": quorum.policy_version, "expires": expires,

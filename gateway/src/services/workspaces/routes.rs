@@ -88,7 +88,7 @@ async fn shred(
     Json(body): Json<wire::ShredWorkspace>,
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let plan = body.plan(ex.param::<WorkspaceId>(0)?);
+    let plan = body.plan(ex.param::<WorkspaceId>(0)?)?;
     going(&service.shred_after(&by, &ex.origin, &plan).await?)
 }
 

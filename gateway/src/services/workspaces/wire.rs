@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::closing::ClosingPlan;
 use super::store::{ApiKeyRow, WorkspaceRow};
 use super::{IssuedApiKey, NewApiKey, WorkspacesRefused};
+use crate::api::exchange::bounded;
 use crate::api::{Code, Problem, Scope, Scopes};
 use crate::ids::{Name, WorkspaceId};
+use crate::limits::REASON_BYTES_MAX;
 use crate::moment::Moment;
 
 /// Asks for a workspace.
@@ -117,9 +119,13 @@ pub struct ApiKeyList {
 
 impl ShredWorkspace {
     /// The plan.
-    pub fn plan(self, workspace: WorkspaceId) -> ClosingPlan {
+    ///
+    /// # Errors
+    /// The reason is too long.
+    pub fn plan(self, workspace: WorkspaceId) -> Result<ClosingPlan, Problem> {
         let grace_seconds = u64::from(self.grace_days) * 24 * 3600;
-        ClosingPlan { workspace, reason: self.reason, approvals: self.approvals, grace_seconds }
+        let reason = bounded(self.reason, REASON_BYTES_MAX, "/reason")?;
+        Ok(ClosingPlan { workspace, reason, approvals: self.approvals, grace_seconds })
     }
 }
 
