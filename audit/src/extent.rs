@@ -100,6 +100,7 @@ mod tests {
         assert_eq!(extent.unsealed(at(30)), Unsealed { rows: 0, age: at(0) });
         extent.committed(6, at(40));
         assert_eq!(extent.unsealed(at(41)), Unsealed { rows: 1, age: at(1) });
+        assert_eq!(extent.size(), 6);
     }
 
     #[test]
