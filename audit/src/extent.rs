@@ -104,6 +104,15 @@ mod tests {
     }
 
     #[test]
+    fn commits_of_one_second_share_a_mark() {
+        let mut extent = Extent::opened(0, at(0));
+        (1..=50).for_each(|size| extent.committed(size, at(10) + Duration::from_millis(size)));
+        assert_eq!(extent.marks.len(), 1);
+        extent.committed(51, at(11) + Duration::from_millis(1));
+        assert_eq!(extent.marks.len(), 2, "a second later begins another");
+    }
+
+    #[test]
     fn a_late_word_of_an_older_seal_takes_nothing_back() {
         let mut extent = Extent::opened(8, at(0));
         extent.sealed(8);
