@@ -100,6 +100,16 @@ mod tests {
         assert_eq!(extent.unsealed(at(30)), Unsealed { rows: 0, age: at(0) });
         extent.committed(6, at(40));
         assert_eq!(extent.unsealed(at(41)), Unsealed { rows: 1, age: at(1) });
+        assert_eq!(extent.size(), 6);
+    }
+
+    #[test]
+    fn commits_of_one_second_share_a_mark() {
+        let mut extent = Extent::opened(0, at(0));
+        (1..=50).for_each(|size| extent.committed(size, at(10) + Duration::from_millis(size)));
+        assert_eq!(extent.marks.len(), 1);
+        extent.committed(51, at(11) + Duration::from_millis(1));
+        assert_eq!(extent.marks.len(), 2, "a second later begins another");
     }
 
     #[test]

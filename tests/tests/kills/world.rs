@@ -11,7 +11,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 /// The books of engine, ledger and database: what happened, not what stands. Other promises hold them.
-const BOOKS: [&str; 12] = [
+const BOOKS: [&str; 13] = [
     "saga",
     "lease",
     "idempotency",
@@ -24,6 +24,7 @@ const BOOKS: [&str; 12] = [
     "anchor",
     "checkpoint",
     "service_start",
+    "proven_time",
 ];
 /// Who was asked and who agreed stays on record, however it ended.
 const RECORDS: [&str; 2] = ["approval_requests", "approvals"];
