@@ -14,6 +14,7 @@ use crate::common::house::{Answer, Asker, Program, Standing};
 use crate::keys_in_and_out::agreed;
 use crate::world::Stage;
 
+const LONG: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(20);
 const LOOKS_MAX: usize = 1500;
@@ -473,6 +474,8 @@ async fn a_limit_counts_a_requested_signature_in_the_window_in_which_it_is_made(
         case.vote(run, "approve", other).await;
         case.until_told(run, "approval.vote", 1).await;
     }
+    // Windows go by proven time, which differs from this wall clock by a constant.
+    let ahead_us = case.stage.unix_us() - case.engine.time().now_us();
     let mut signed_at = Vec::new();
     for run in &runs {
         for _ in 0..LOOKS_MAX {
@@ -484,12 +487,38 @@ async fn a_limit_counts_a_requested_signature_in_the_window_in_which_it_is_made(
         }
         let ended = case.summary(run).await;
         assert_eq!(ended.state, "succeeded", "{ended:?}");
-        signed_at.push(Duration::from_micros(ended.updated_us).as_secs() / HOUR.as_secs());
+        signed_at.push(Duration::from_micros(ended.updated_us - ahead_us).as_secs() / HOUR.as_secs());
     }
     signed_at.sort_unstable();
     assert!(
         signed_at.windows(2).all(|two| two[0] < two[1]),
         "two in one hour, and the limit is one: {signed_at:?}"
     );
+    case.engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_put_forward_begins_no_window_of_a_limit() {
+    let case = Case::with(json!({
+        "direct": true, "approvals": 1, "expires_seconds": 604_800, "limit": { "uses": 1, "per_seconds": 86_400 },
+    }))
+    .await;
+    let [asker, other, ..] = case.programs.as_slice() else { panic!("four programs") };
+    let ask = async |nonce: &str| {
+        let wish = StartRequest::new("signing.request", case.scope(), &request(&case, nonce)).unwrap();
+        let by = Origin { actor: actor(asker), ..Origin::default() };
+        case.engine.launch(wish.origin(by)).await.unwrap().key
+    };
+    let first = ask("one").await;
+    case.until_at(&first, "signing.await_approvals").await;
+    case.vote(&first, "approve", other).await;
+    let ended = case.engine.wait(&first, LONG).await.unwrap().expect("it ends");
+    assert_eq!(ended.state, sagas::State::Succeeded, "{ended:?}");
+    case.stage.put_forward(HOUR * 24 * 10);
+    let ended = case.engine.wait(&ask("two").await, LONG).await.unwrap().expect("it ends");
+    assert_eq!((ended.state, ended.code.as_deref()), (sagas::State::Compensated, Some("policy_refused")));
+    case.after(HOUR * 24);
+    let third = ask("three").await;
+    case.until_at(&third, "signing.await_approvals").await;
     case.engine.close().await;
 }

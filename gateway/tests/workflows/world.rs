@@ -63,6 +63,11 @@ impl Stage {
         self.clock.advance(by);
     }
 
+    /// The wall clock.
+    pub(crate) fn unix_us(&self) -> u64 {
+        audit::Clock::unix_us(self.clock.as_ref())
+    }
+
     /// Puts the wall clock forward; no time passes.
     pub(crate) fn put_forward(&self, by: Duration) {
         self.clock.put_forward(by);
