@@ -49,7 +49,11 @@ impl Stage {
         }
         let operators = vec![0, i64::from(SECOND_OPERATOR)];
         let mut house = Plan::with(hardware).set("operators.uids", operators).init();
-        house.set_env("LD_PRELOAD", &libfaketime().display().to_string());
+        let uptime = house.path("uptime.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kills/uptime.c");
+        succeeds(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&uptime).args([source, "-ldl"]));
+        // What protects somebody waits by the uptime, everything else by the wall clock: both are moved.
+        house.set_env("LD_PRELOAD", &format!("{}:{}", uptime.display(), libfaketime().display()));
         house.set_env("FAKETIME_TIMESTAMP_FILE", &house.path("clock").display().to_string());
         for name in ["FAKETIME_NO_CACHE", "FAKETIME_DONT_FAKE_MONOTONIC", "DONT_FAKE_MONOTONIC"] {
             house.set_env(name, "1");
