@@ -51,7 +51,9 @@ impl Stage {
         let mut house = Plan::with(hardware).set("operators.uids", operators).init();
         let uptime = house.path("uptime.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kills/uptime.c");
-        succeeds(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&uptime).args([source, "-ldl"]));
+        succeeds(
+            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&uptime).args([source, "-ldl"]),
+        );
         // What protects somebody waits by the uptime, everything else by the wall clock: both are moved.
         house.set_env("LD_PRELOAD", &format!("{}:{}", uptime.display(), libfaketime().display()));
         house.set_env("FAKETIME_TIMESTAMP_FILE", &house.path("clock").display().to_string());
