@@ -37,13 +37,24 @@ impl Exchange {
         text.parse().map_err(|_| Problem::new(Code::NotFound, "the path names nothing; check the id"))
     }
 
-    /// The query, parsed; unknown names are refused.
+    /// The query, parsed (`application/x-www-form-urlencoded`, WHATWG URL section 5.1). Unknown names, names that stand twice and
+    /// names without a value are refused: each would leave open which of two readings was meant.
     ///
     /// # Errors
     /// `bad_request`, with what is wrong.
     pub fn query<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        serde_urlencoded::from_str(&self.query)
-            .map_err(|why| Problem::new(Code::BadRequest, format!("the query is not right: {why}")))
+        let wrong = |why: String| Problem::new(Code::BadRequest, format!("the query is not right: {why}"));
+        let mut seen = Vec::new();
+        for (name, value) in form_urlencoded::parse(self.query.as_bytes()) {
+            if seen.contains(&name) {
+                return Err(wrong(format!("`{name}` stands twice; send it once")));
+            }
+            if value.is_empty() {
+                return Err(wrong(format!("`{name}` has no value; leave it out or give it one")));
+            }
+            seen.push(name);
+        }
+        serde_html_form::from_str(&self.query).map_err(|why| wrong(why.to_string()))
     }
 }
 

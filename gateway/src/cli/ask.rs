@@ -246,7 +246,7 @@ pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failur
                 ("limit", Some(limit.to_string())),
             ];
             let pairs: Vec<_> = pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-            let query = serde_urlencoded::to_string(pairs).unwrap_or_default();
+            let query = serde_html_form::to_string(pairs).unwrap_or_default();
             let answer = Ask::get(format!("{base}?{query}")).send(common)?;
             show::table(
                 common.json,
@@ -280,7 +280,7 @@ fn export(
     tar: Option<PathBuf>,
 ) -> Result<(), Failure> {
     let wanted: Vec<_> = wanted.filter_map(|(name, value)| Some((name, value?))).collect();
-    let query = serde_urlencoded::to_string(wanted).unwrap_or_default();
+    let query = serde_html_form::to_string(wanted).unwrap_or_default();
     let path = format!("/v1/audit/export?{query}");
     let answer = Ask::post(path.trim_end_matches('?'), None).send(&common.outside_workspaces())?;
     if let Some(archive) = &tar {

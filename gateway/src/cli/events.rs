@@ -72,7 +72,7 @@ fn ask(args: &EventsArgs, common: &Common, after: Option<u64>) -> Ask {
     let after = after.map(|number| number.to_string());
     let pairs = [("after", &after), ("topic", &args.topic), ("workflow", &args.run)];
     let pairs: Vec<_> = pairs.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).collect();
-    let ask = Ask::get(format!("{base}?{}", serde_urlencoded::to_string(pairs).unwrap_or_default()));
+    let ask = Ask::get(format!("{base}?{}", serde_html_form::to_string(pairs).unwrap_or_default()));
     if args.follow { ask.waiting(WAIT_SECONDS) } else { ask }
 }
 

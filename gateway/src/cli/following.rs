@@ -43,7 +43,7 @@ pub(super) fn route(common: &Common, command: RouteCommand) -> Result<(), Failur
             );
         }
         RouteCommand::Explain { path, method } => {
-            let query = serde_urlencoded::to_string([("path", path), ("method", method)]).unwrap_or_default();
+            let query = serde_html_form::to_string([("path", path), ("method", method)]).unwrap_or_default();
             let answer = Ask::get(format!("/v1/routes/explain?{query}")).send(common)?;
             let fields =
                 ["method", "path", "outcome", "why", "service", "route", "guard", "allow", "breaker"];

@@ -130,7 +130,7 @@ fn list(common: &Common, args: ListArgs) -> Result<(), Failure> {
     let base = if common.workspace.is_some() { "/v1/workflows" } else { "/v1/workflows-everywhere" };
     let pairs = [("workflow", args.workflow), ("state", args.state), ("after", args.after)];
     let pairs: Vec<_> = pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    let query = serde_urlencoded::to_string(pairs).unwrap_or_default();
+    let query = serde_html_form::to_string(pairs).unwrap_or_default();
     let answer = Ask::get(format!("{base}?{query}")).send(common)?;
     show::table(common.json, &answer, "workflows", &COLUMNS);
     Ok(())
