@@ -34,7 +34,7 @@ pub use error::{Refusal, StartRefused, TokenError};
 pub use fairness::{SharedToken, UNDOING};
 pub use key::{
     Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Origin, Presence, Provenance, PublicKey,
-    RootKey, SignInput,
+    RootKey, RootPin, RootTag, SignInput,
 };
 pub use probe::{Power, Probe, Wall};
 pub use scheme::{Hash, KeyKind, Scheme, UnknownName};

@@ -59,10 +59,14 @@ crate::refused_by_ledger!(InitRefused);
 /// The tokens did not do it.
 pub async fn make_facts(tokens: &Tokens, dice: &Dice, origin: &str) -> Result<Facts, InitRefused> {
     let root = tokens.keys.ensure_root(soon()).await;
-    root.map_err(|source| InitRefused::Key { which: "root", source })?;
-    if let Some(tpm) = &tokens.tpm {
-        tpm.ensure_root(soon()).await.map_err(|source| InitRefused::Key { which: "storage root", source })?;
-    }
+    let root = root.map_err(|source| InitRefused::Key { which: "root", source })?.pin();
+    let tpm_root = match &tokens.tpm {
+        Some(tpm) => {
+            let made = tpm.ensure_root(soon()).await;
+            Some(made.map_err(|source| InitRefused::Key { which: "storage root", source })?.pin())
+        }
+        None => None,
+    };
     let log_kind =
         if tokens.keys.probe().kinds.contains(&KeyKind::Ed25519) { KeyKind::Ed25519 } else { KeyKind::P256 };
     let make = |token: Token, kind, which| own_key(token, KeyId(dice.throw()), kind, which);
@@ -74,7 +78,7 @@ pub async fn make_facts(tokens: &Tokens, dice: &Dice, origin: &str) -> Result<Fa
     };
     let fresh = MasterKey::generate().map_err(|fault| InitRefused::Master(MasterRefused::Key(fault)))?;
     let master = master::wrap(tokens, origin, &fresh).await.map_err(InitRefused::Master)?;
-    Ok(Facts { ca, log, tpm_log, master })
+    Ok(Facts { ca, log, tpm_log, master, root: Some(root), tpm_root })
 }
 
 async fn own_key(token: Token, id: KeyId, kind: KeyKind, which: &'static str) -> Result<OwnKey, InitRefused> {

@@ -4,13 +4,14 @@
 
 pub mod init;
 pub mod master;
+pub mod roots;
 pub mod store;
 pub mod succession;
 
 use std::sync::Arc;
 
 use audit::NoteKey;
-use hsm::{KeyKind, KeyRef, PublicKey, Scheme, Token};
+use hsm::{KeyKind, KeyRef, PublicKey, RootPin, Scheme, Token};
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::PinnedKey;
@@ -37,6 +38,21 @@ pub struct Facts {
     pub tpm_log: Option<OwnKey>,
     /// The wrapped master key.
     pub master: Vec<u8>,
+    /// The root key of the keys' token. Appliances that were made before it was recorded get it at their next start.
+    #[serde(default)]
+    pub root: Option<RootPin>,
+    /// The storage root of the TPM beside the token.
+    #[serde(default)]
+    pub tpm_root: Option<RootPin>,
+}
+
+/// The root keys that an appliance was made with, for the workers that open its tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    /// Of the keys' token.
+    pub keys: Option<RootPin>,
+    /// Of the TPM beside it.
+    pub tpm: Option<RootPin>,
 }
 
 /// The tokens of this appliance.
@@ -100,6 +116,11 @@ impl OwnKey {
 }
 
 impl Facts {
+    /// The root keys, as far as they are recorded.
+    pub fn roots(&self) -> Roots {
+        Roots { keys: self.root.clone(), tpm: self.tpm_root.clone() }
+    }
+
     /// The keys that seal the log of this name, with where they are.
     ///
     /// # Errors

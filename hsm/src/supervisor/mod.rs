@@ -107,6 +107,7 @@ impl Supervisor {
             probe: self.probe.subscribe(),
             limits: self.limits.clone(),
             workers: self.nursery.workers(),
+            root: self.nursery.root(),
         }
     }
 

@@ -192,8 +192,9 @@ pub(super) const SAFE_IMPORT: [(AttributeType, bool); 10] = [
 const IMPORT_KEY_BITS: u64 = 3072;
 
 /// What is read back of every secret key.
-pub(super) const SAFE_SECRET: [(AttributeType, bool); 6] = [
+pub(super) const SAFE_SECRET: [(AttributeType, bool); 7] = [
     (AttributeType::Token, true),
+    (AttributeType::Private, true),
     (AttributeType::Sensitive, true),
     (AttributeType::Extractable, false),
     (AttributeType::AlwaysSensitive, true),

@@ -7,12 +7,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use hsm::backend::{Fault, Keys, Seal};
+use hsm::backend::{Fault, Seal};
 use hsm::{Refusal, StartRefused};
 use tss_esapi_sys::TPM2B_AUTH;
 use zeroize::Zeroizing;
 
 use super::lane::TpmLane;
+use super::sessions::drawn;
 use super::{pcr, wrap};
 
 const AUTH_LEN: usize = 32;
@@ -38,10 +39,22 @@ impl TpmLane {
     pub(super) fn index_auth_or_new(&mut self) -> Result<Option<TPM2B_AUTH>, Fault> {
         let Some(file) = self.setup.index_auth_file.clone() else { return Ok(None) };
         if self.index_auth.is_none() && !file.exists() {
-            let value = Zeroizing::new(self.random(AUTH_LEN)?);
-            self.keep_index_auth(&file, &value)?;
+            let value = drawn::<AUTH_LEN>()?;
+            self.keep_index_auth(&file, value.as_slice())?;
         }
         self.index_auth()
+    }
+
+    /// Removes the file of an anchor that is gone.
+    pub(super) fn forget_index_auth(&mut self) -> Result<(), Fault> {
+        self.index_auth = None;
+        let Some(file) = self.setup.index_auth_file.clone() else { return Ok(()) };
+        match fs::remove_file(&file) {
+            Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
+                Err(unusable(&file, "be removed", &reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Seals the value to the machine as it is now.

@@ -81,7 +81,7 @@ fn a_lock_out_that_others_caused_does_not_stop_us() {
 fn an_endorsement_hierarchy_with_an_authorisation_is_named() {
     let machine = Machine::new();
     tool(&machine.tpm, "tpm2_changeauth -Q -c endorsement sesame", machine.dir.path());
-    let refused = connect(&machine.config).err().unwrap().to_string();
+    let refused = connect(&machine.config, None).err().unwrap().to_string();
     assert!(refused.contains("endorsement hierarchy asks for its authorisation"), "{refused}");
 }
 
@@ -101,14 +101,14 @@ fn two_handles_to_one_object_do_not_close_each_other() {
     let esys = Esys::connect(tcti).unwrap();
     let (one, two) = (esys.persistent(*storage_root).unwrap(), esys.persistent(*storage_root).unwrap());
     drop(one);
-    assert!(esys.read_public(&two).is_ok());
+    assert!(esys.read_public(&two, None).is_ok());
 }
 
 #[test]
 fn an_absent_tpm_is_said_to_be_absent() {
     let mut machine = Machine::new();
     machine.tpm.kill();
-    let refused = connect(&machine.config).err().unwrap();
+    let refused = connect(&machine.config, None).err().unwrap();
     assert!(refused.to_string().contains("no TPM answers at swtpm:path="), "{refused}");
     assert!(refused.may_heal());
 }
@@ -144,7 +144,7 @@ fn an_owner_with_an_authorisation_is_asked_for_it_by_name() {
     if let TokenConfig::Tpm { owner_auth_file, .. } = &mut config {
         *owner_auth_file = Some(file);
     }
-    let mut lane = connect(&config).unwrap().lanes().unwrap().pop().unwrap();
+    let mut lane = connect(&config, None).unwrap().lanes().unwrap().pop().unwrap();
     lane.ensure_root().unwrap();
     lane.advance(&step(1, [0; 32])).unwrap();
     drop(lane);
