@@ -193,7 +193,7 @@ impl Probes {
         match self.seal.token.sign(&self.seal.key, self.seal.scheme, input.clone(), deadline).await {
             Ok(raw) => match self.key.pinned.verify(self.seal.scheme, &input, &raw) {
                 Ok(()) => {
-                    let detail = self.tokens.keys.probe().strays();
+                    let detail = self.tokens.keys.probe().litter();
                     Part { part: "token", ready: true, code: "signs", detail }
                 }
                 Err(why) => Part {

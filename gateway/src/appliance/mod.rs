@@ -2,6 +2,7 @@
 //! Who enters: `init`, once; the wiring, at every start.
 //! What leaves: the facts without which nothing can be unsealed or signed.
 
+pub mod draft;
 pub mod init;
 pub mod master;
 pub mod roots;
@@ -88,7 +89,12 @@ impl OwnKey {
     /// The recorded public key cannot be read.
     pub fn signing(&self, which: &'static str) -> Result<Arc<SigningKey>, BadRecord> {
         let pinned = PinnedKey::new(self.key.kind, &self.spki_der).map_err(|_| BadRecord { which })?;
-        Ok(Arc::new(SigningKey { key: self.key.clone(), pinned }))
+        Ok(Arc::new(SigningKey { key: self.known(), pinned }))
+    }
+
+    /// Its name, with the public half by which the token recognises it.
+    fn known(&self) -> KeyRef {
+        self.key.clone().knowing(&self.spki_der)
     }
 
     /// Its public half.
@@ -111,7 +117,7 @@ impl OwnKey {
             _ => return Err(bad()),
         };
         let note = NoteKey::new(name, kind, public).map_err(|_| bad())?;
-        Ok((note, SealKey { token: token.clone(), key: self.key.clone(), scheme }))
+        Ok((note, SealKey { token: token.clone(), key: self.known(), scheme }))
     }
 }
 

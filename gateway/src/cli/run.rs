@@ -12,7 +12,6 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::{Common, code};
-use crate::appliance::Roots;
 use crate::config::{Config, ConfigRefused, LogConfig, LogFormat};
 use crate::serve as serving;
 use crate::traces::{Lines, in_json};
@@ -112,7 +111,7 @@ pub(super) fn serve(common: &Common) -> Result<(), Failure> {
 pub(super) fn probe(common: &Common) -> Result<(), Failure> {
     let config = Config::read(&common.config)?;
     let tokens =
-        runtime()?.block_on(wiring::tokens(&config, Roots::default())).map_err(|why| not_started(&why))?;
+        runtime()?.block_on(wiring::tokens(&config, Default::default())).map_err(|why| not_started(&why))?;
     let probes: Vec<_> = std::iter::once(&tokens.keys).chain(&tokens.tpm).map(hsm::Token::probe).collect();
     match common.json {
         true => say!("{}", json!(probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>())),

@@ -23,6 +23,7 @@ pub use self::doors::UpstreamsRefused;
 pub use self::unbuilt::Unbuilt;
 use self::unbuilt::UnbuiltRead;
 use crate::again::Again;
+use crate::appliance::draft::Draft;
 use crate::appliance::init::{self, InitRefused};
 use crate::appliance::master;
 use crate::appliance::succession::{self, RecordedLine};
@@ -201,24 +202,61 @@ pub async fn init_over(
     config: &Config,
     tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
 ) -> Result<(), Unbuilt> {
-    if config.ledger_path().exists() {
+    let directory = &config.state_directory;
+    let left = Draft::read(directory).map_err(InitRefused::Draft)?;
+    if left.is_none() && config.ledger_path().exists() {
         return Err(InitRefused::Done.into());
     }
     let tokens = tokens.await?;
-    let ledger = ledger(config)?;
-    let ground = ground(ledger.clone());
-    let facts = init::make_facts(&tokens, &ground.dice, &config.ledger.origin).await?;
-    let (sealing, _) = keeper(config, &tokens, &facts, &ledger)?;
-    sealing.recover().await.map_err(Unbuilt::Recover)?;
-    let keeper = Keeper::new(sealing, ledger.clone(), config.ledger.cadence());
-    init::record(&ground, &tokens, &facts, &keeper).await?;
-    drop((ground, keeper));
-    ledger.close().await;
+    let made = make_whole(config, &tokens, left).await;
     tokens.keys.close().await;
     if let Some(tpm) = tokens.tpm {
         tpm.close().await;
     }
-    Ok(())
+    made
+}
+
+/// Makes the appliance, or leaves nothing of it. What an earlier try left is taken away first.
+async fn make_whole(config: &Config, tokens: &Tokens, left: Option<Draft>) -> Result<(), Unbuilt> {
+    let (directory, dice) = (&config.state_directory, Dice::system());
+    if let Some(left) = left {
+        left.undo(tokens, &config.ledger_path()).await.map_err(InitRefused::Draft)?;
+        Draft::end(directory).map_err(InitRefused::Draft)?;
+    }
+    init::refuse_taken_anchor(tokens).await?;
+    let draft = Draft::new(&dice);
+    draft.begin(directory).map_err(InitRefused::Draft)?;
+    match make(config, tokens, &dice, &draft).await {
+        // If we stop here, the next `init` takes a whole appliance away again: nobody can have used it yet.
+        Ok(()) => Ok(Draft::end(directory).map_err(InitRefused::Draft)?),
+        Err(why) => {
+            let undone = draft.undo(tokens, &config.ledger_path()).await;
+            if let Err(fault) = undone.and_then(|()| Draft::end(directory)) {
+                tracing::warn!(%fault, "what was made is taken away when `chancery init` is run again");
+            }
+            Err(why)
+        }
+    }
+}
+
+async fn make(config: &Config, tokens: &Tokens, dice: &Dice, draft: &Draft) -> Result<(), Unbuilt> {
+    let facts = init::make_facts(tokens, dice, draft, &config.ledger.origin).await?;
+    let ledger = ledger(config)?;
+    let made = make_ledger(config, tokens, &facts, &ledger).await;
+    ledger.close().await;
+    made
+}
+
+async fn make_ledger(
+    config: &Config,
+    tokens: &Tokens,
+    facts: &Facts,
+    ledger: &Ledger,
+) -> Result<(), Unbuilt> {
+    let (sealing, _) = keeper(config, tokens, facts, ledger)?;
+    sealing.recover().await.map_err(Unbuilt::Recover)?;
+    let keeper = Keeper::new(sealing, ledger.clone(), config.ledger.cadence());
+    Ok(init::record(&ground(ledger.clone()), tokens, facts, &keeper).await?)
 }
 
 /// Builds the house, whose log leaves these lines.
@@ -261,9 +299,13 @@ pub async fn build_at(
 
 /// Opens the ledger of an appliance that was made before.
 pub(crate) fn ledger_of_appliance(config: &Config) -> Result<Ledger, Unbuilt> {
+    let directory = &config.state_directory;
+    if Draft::read(directory).map_err(InitRefused::Draft)?.is_some() {
+        return Err(Unbuilt::HalfMade(directory.clone()));
+    }
     match config.ledger_path().exists() {
         true => ledger(config),
-        false => Err(Unbuilt::NoAppliance(config.state_directory.clone())),
+        false => Err(Unbuilt::NoAppliance(directory.clone())),
     }
 }
 

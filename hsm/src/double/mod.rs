@@ -280,6 +280,7 @@ impl Backend for DoubleBackend {
             schemes: Scheme::ALL.to_vec(),
             powers: vec![Power::Hmac, Power::Wrap, Power::Anchor, Power::Import, Power::Backup],
             strays: 0,
+            foreign: Vec::new(),
             walls: Vec::new(),
             remarks: vec!["keys live in memory only; for tests".to_owned()],
             ..Probe::default()

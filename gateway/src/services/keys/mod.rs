@@ -270,7 +270,8 @@ pub fn signing_key(
     }
     let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
     Ok(SigningKey {
-        key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() },
+        key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() }
+            .knowing(&made.spki),
         pinned,
     })
 }

@@ -60,8 +60,9 @@ pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Sess
         powers,
         mechanisms: mechanisms.iter().map(ToString::to_string).collect(),
         strays: seen.strays,
+        foreign: seen.foreign,
         walls: Vec::new(),
-        remarks: remarks(info).into_iter().chain(seen.remarks).collect(),
+        remarks: remarks(info),
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) struct Seen {
     /// Objects with neither name nor label: what was cut off while it was made.
     pub(super) strays: u32,
     /// Objects that someone else put under names of ours, in words.
-    pub(super) remarks: Vec<String>,
+    pub(super) foreign: Vec<String>,
 }
 
 /// Looks at each object once; a token with very many is not looked through.
@@ -30,7 +30,7 @@ pub(super) fn look(session: &Session) -> Result<Seen, Error> {
         let Some(object) = Object::read(session, object)? else { continue };
         seen.strays += u32::from(object.id.is_empty() && object.label.is_empty());
         if object.is_posing() {
-            seen.remarks.push(format!(
+            seen.foreign.push(format!(
                 "the {} with id `{}` and label `{}` bears a name of ours and is public, so anybody may have put it there; it counts for nothing, remove it",
                 object.class,
                 hex::encode(&object.id),
@@ -42,12 +42,12 @@ pub(super) fn look(session: &Session) -> Result<Seen, Error> {
         }
     }
     let doubled = halves.iter().filter(|(_, count)| **count > 1);
-    seen.remarks.extend(doubled.map(|((class, id), count)| {
+    seen.foreign.extend(doubled.map(|((class, id), count)| {
         format!("{count} objects of class {class} have the id `{id}`; the recorded public key decides which one counts, remove the others")
     }));
-    if seen.remarks.len() > REMARKS_MAX {
-        let more = seen.remarks.split_off(REMARKS_MAX).len();
-        seen.remarks.push(format!("and {more} more such objects"));
+    if seen.foreign.len() > FOREIGN_MAX {
+        let more = seen.foreign.split_off(FOREIGN_MAX).len();
+        seen.foreign.push(format!("and {more} more such objects"));
     }
     Ok(seen)
 }
@@ -117,6 +117,6 @@ const DATA: &str = "data";
 /// A look through more would hold up every start of a worker; devices answer a thousand times a second or so.
 const OBJECTS_SEEN_MAX: usize = 1_000;
 /// Enough to know what is going on; a line more says how many there are.
-const REMARKS_MAX: usize = 8;
+const FOREIGN_MAX: usize = 8;
 /// As long as labels are in the standard.
 const LABEL_MAX: usize = 32;

@@ -39,6 +39,7 @@ pub(super) fn probe(esys: &Esys, setup: &Setup, tcti: &str, serial: &str) -> Res
         kinds,
         powers: powers(setup),
         strays: 0,
+        foreign: Vec::new(),
         walls: Vec::new(),
         remarks: remarks(setup),
     })
