@@ -245,7 +245,7 @@ async fn what_a_stranger_plants_in_the_token_stops_no_start_and_freezes_no_ledge
     assert_eq!(ours.len(), 1, "{ours:?}");
     let higher = format!("{}ff", &ours[0][..30]);
     plant(&house, &[ours[0].clone(), higher]);
-    let shown = member.ask(get(&format!("/v1/keys/{key}"))).await.expect(200).json();
+    let shown = member.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json();
     let id = shown["versions"][0]["token_key"].as_str().unwrap().to_owned();
     let stray = house.path("stray.der");
     fs::write(&stray, hex::decode(STRAY_P256).unwrap()).unwrap();

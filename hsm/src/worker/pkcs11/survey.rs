@@ -117,6 +117,6 @@ const DATA: &str = "data";
 /// A look through more would hold up every start of a worker; devices answer a thousand times a second or so.
 const OBJECTS_SEEN_MAX: usize = 1_000;
 /// Enough to know what is going on; a line more says how many there are.
-const FOREIGN_MAX: usize = 8;
+const FOREIGN_MAX: usize = 16;
 /// As long as labels are in the standard.
 const LABEL_MAX: usize = 32;
