@@ -18,6 +18,7 @@ pub mod double;
 mod error;
 mod fairness;
 mod key;
+mod low_s;
 mod probe;
 mod proof;
 pub mod protocol;

@@ -14,6 +14,7 @@ use crate::double::Double;
 use crate::error::{Refusal, StartRefused, TokenError};
 use crate::fairness::Share;
 use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey, RootPin, RootTag, SignInput};
+use crate::low_s;
 use crate::probe::Probe;
 use crate::protocol::{Call, Reply, Secret};
 use crate::scheme::{KeyKind, Scheme};
@@ -118,7 +119,7 @@ impl Token {
         }
     }
 
-    /// Signs. ECDSA gives r then s at full length, Ed25519 64 bytes, RSA as many as the modulus.
+    /// Signs. ECDSA gives r then s at full length, over secp256k1 with the lower s; Ed25519 64 bytes, RSA as many as the modulus.
     pub async fn sign(
         &self,
         key: &KeyRef,
@@ -128,7 +129,12 @@ impl Token {
     ) -> Answered<Vec<u8>> {
         let input = fit(key.kind, scheme, input)?;
         match self.ask(Call::Sign { key: key.clone(), scheme, input }, deadline).await? {
-            Reply::Bytes(signature) => Ok(signature),
+            Reply::Bytes(mut signature) => {
+                if key.kind == KeyKind::Secp256k1 {
+                    low_s::normalise(&mut signature);
+                }
+                Ok(signature)
+            }
             other => Err(misfit(&other)),
         }
     }

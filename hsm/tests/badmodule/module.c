@@ -15,6 +15,7 @@
  * nodata      C_CreateObject makes no data objects      nosession  nothing is generated for a session alone
  * general     C_GenerateKeyPair gives CKR_GENERAL_ERROR for what is to stay
  * nok1        the same for secp256k1 alone              bentsign   C_Sign turns a bit
+ * twolists    whoever asks for the functions a second time gets some that know nothing of the first one's sessions (p11-kit)
  * readonly    C_CreateObject and C_GenerateKey* give CKR_GENERAL_ERROR for what is to stay, C_DestroyObject always
  */
 #include <dlfcn.h>
@@ -180,7 +181,11 @@ static rv_t unwrap(ulong_t session, void *mechanism, ulong_t key, void *wrapped,
     return rv;
 }
 
+static rv_t unknown(void) { return 0x190; }
+
 rv_t C_GetFunctionList(struct functions **list) {
+    static int asked;
+    static struct functions strangers;
     void *softhsm = dlopen(getenv("BAD_MODULE_REAL"), RTLD_NOW);
     rv_t (*given)(struct functions **) = softhsm ? (rv_t (*)(struct functions **))dlsym(softhsm, "C_GetFunctionList") : NULL;
     struct functions *theirs;
@@ -204,6 +209,8 @@ rv_t C_GetFunctionList(struct functions **list) {
     ours.at[GENERATE] = generate;
     ours.at[GENERATE_PAIR] = generate_pair;
     ours.at[UNWRAP] = unwrap;
-    *list = &ours;
+    strangers = ours;
+    strangers.at[15] = strangers.at[SIGN_INIT] = strangers.at[SIGN] = (void *)unknown;
+    *list = asked++ && told("twolists") ? &strangers : &ours;
     return 0;
 }

@@ -79,12 +79,22 @@ fn find_token(module: &Pkcs11, serial: &str) -> Result<(Slot, TokenInfo), StartR
     let mut present = Vec::new();
     let mut matching = Vec::new();
     for slot in slots {
-        // A slot that cannot tell what is in it is not ours.
-        let Ok(info) = module.get_token_info(slot) else { continue };
+        let info = match module.get_token_info(slot) {
+            Ok(info) => info,
+            Err(fault) => {
+                // It may be ours; whoever looks for it has to know why it was passed by.
+                present.push(format!(
+                    "one in slot {} that cannot be read: {}",
+                    slot.id(),
+                    fault::name(&fault)
+                ));
+                continue;
+            }
+        };
         if info.serial_number().trim() == serial.trim() && info.token_initialized() {
             matching.push((slot, info));
         } else if info.token_initialized() {
-            present.push(info.serial_number().trim().to_owned());
+            present.push(format!("{} ({})", info.serial_number().trim(), info.label().trim()));
         }
     }
     match (matching.pop(), matching.is_empty()) {

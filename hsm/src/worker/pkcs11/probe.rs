@@ -84,10 +84,21 @@ pub(super) fn generate_pair(
     others.iter().fold(make(Some(first)), |made, name| made.or_else(|_| make(Some(name))))
 }
 
+/// A pair that is not to stay: in the session, or in the token where sessions hold none. Whoever asks destroys it.
+pub(super) fn passing_pair(
+    session: &Session,
+    id: KeyId,
+    kind: KeyKind,
+    label: &str,
+    custody: Custody,
+) -> Result<(ObjectHandle, ObjectHandle), Error> {
+    generate_pair(session, id, kind, label, Keep::InSession, custody)
+        .or_else(|_| generate_pair(session, id, kind, label, Keep::InToken, custody))
+}
+
 fn can_make(session: &Session, kind: KeyKind) -> bool {
     let id = KeyId(*b"chancery-probe-0");
-    let custody = Custody::NonExtractable;
-    let made = generate_pair(session, id, kind, "chancery-probe", Keep::InSession, custody);
+    let made = passing_pair(session, id, kind, "chancery-probe", Custody::NonExtractable);
     if let Ok((public, private)) = made {
         let _ = session.destroy_object(private);
         let _ = session.destroy_object(public);

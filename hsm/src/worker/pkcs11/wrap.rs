@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::Desk;
 use super::fault::{self, Effect};
-use super::templates::{Duty, SAFE_SECRET, secret_template};
+use super::templates::{Duty, SAFE_NEW_SECRET, SAFE_SECRET, secret_template};
 
 /// What GCM made of a text: the initialisation vector, whoever chose it, and the ciphertext with its tag.
 pub(super) struct Sealed {
@@ -55,11 +55,12 @@ impl Desk {
             .session
             .generate_key(&Mechanism::AesKeyGen, &template)
             .map_err(|error| self.unmade(&error))?;
-        self.require(made, &SAFE_SECRET).and_then(|()| self.require(made, &duty.flags())).inspect_err(
-            |_| {
+        self.require(made, &SAFE_SECRET)
+            .and_then(|()| self.require(made, &SAFE_NEW_SECRET))
+            .and_then(|()| self.require(made, &duty.flags()))
+            .inspect_err(|_| {
                 let _ = self.session.destroy_object(made);
-            },
-        )?;
+            })?;
         Ok(made)
     }
 
