@@ -18,7 +18,7 @@ use crate::tx::{Session, Tx};
 /// Pages in the write-ahead log before it is folded into the database: 16 MiB.
 const WAL_PAGES_FOLD: u64 = 4_096;
 
-/// Emptying the log costs two syncs, so under a load of erasures it is done this often. The daemon's heartbeat commits more often.
+/// Emptying the log costs two syncs and holds readers back, so under a load of erasures it is tried this often. The daemon's heartbeat commits more often.
 const EMPTY_EVERY: Duration = Duration::from_secs(10);
 
 /// The writer's own things, all on its thread.
@@ -38,7 +38,8 @@ pub(crate) struct Wal {
     held_back: u64,
     /// Pages as they were before something in them was erased.
     holds_erased: bool,
-    emptied: Option<Duration>,
+    /// When it was emptied last, or should have been.
+    tried: Option<Duration>,
 }
 
 impl Wal {
@@ -263,18 +264,20 @@ impl Writer {
     fn erase(&mut self, pause: Duration) {
         self.wal.holds_erased |= self.session.erased.take();
         let now = self.core.clock.monotonic();
-        let lately = self.wal.emptied.is_some_and(|then| now.saturating_sub(then) < pause);
+        let lately = self.wal.tried.is_some_and(|then| now.saturating_sub(then) < pause);
         if !self.wal.holds_erased || lately {
             return;
         }
+        // Whatever comes of it: readers that overlap without end must not hold up each commit.
+        self.wal.tried = Some(now);
         let Some(_quiet) = self.core.snapshots.quiet(self.core.limits.wal_readers_wait_max) else { return };
         match self.session.empty_wal() {
             Ok(true) => {
-                self.wal = Wal { emptied: Some(now), ..Wal::default() };
+                self.wal = Wal { tried: Some(now), ..Wal::default() };
                 self.core.figures.wal_pages.store(0, Ordering::Relaxed);
                 self.core.figures.syncs.fetch_add(2, Ordering::Relaxed);
             }
-            // It is tried again after the next commit.
+            // It is tried again after the pause.
             Ok(false) | Err(SqlFault::DiskFull(_) | SqlFault::Busy(_)) => {}
             Err(_) => self.core.lose(),
         }

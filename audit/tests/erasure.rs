@@ -102,6 +102,7 @@ async fn what_a_reader_holds_is_erased_once_he_has_gone() {
     run(&ledger, &WIPE, "held", None).await;
     go.send(()).unwrap();
     reading.await.unwrap();
+    house.clock.set(1_700_000_000_000_000 + 3_600_000_000);
     for id in ["first", "second"] {
         run(&ledger, &PUT, id, Some(vec![1])).await;
     }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use promises::daemon::kill;
 use promises::people::sign_p256;
 use promises::programs::{complained, program, succeeds, tool};
-use promises::{Appliance, Hardware, Plan, Protocol, eventually, get};
+use promises::{Appliance, Hardware, Plan, Protocol, eventually, get, post};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use simulators::SoftHsm;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -287,3 +287,48 @@ async fn what_a_stranger_plants_in_the_token_stops_no_start_and_freezes_no_ledge
 
 /// Somebody's P-256 key: the base point of the curve, SPKI.
 const STRAY_P256: &str = "3059301306072a8648ce3d020106082a8648ce3d030107034200046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+
+#[tokio::test]
+async fn a_kind_that_the_token_cannot_make_is_refused_before_the_token_is_asked() {
+    let (mut house, words) = lying(Plan::with(Hardware::Token));
+    fs::write(&words, "nok1").unwrap();
+    assert!(init(&house).status.success());
+    house.serve().await;
+    house.ready().await;
+    let member = house.member("acme").await;
+    // From here on any call that makes a pair would cost the worker its life.
+    fs::write(&words, "answerless").unwrap();
+    let ask = post("/v1/keys", json!({ "name": "coin", "kind": "secp256k1" }));
+    member.ask(ask).await.refused(501, "token_cannot");
+    let told = house.cli(&["-w", "acme", "key", "create", "coin", "--kind", "secp256k1"]);
+    assert!(!told.status.success(), "the command line calls it a success");
+    assert!(complained(&told).contains("secp256k1"), "{}", complained(&told));
+    fs::write(&words, "nok1").unwrap();
+    assert!(!house.log().contains("worker is lost"), "the token was asked");
+    assert!(house.cli(&["-w", "acme", "key", "create", "release", "--kind", "p256"]).status.success());
+}
+
+#[tokio::test]
+async fn a_token_that_takes_no_more_writes_signs_on_and_the_status_says_what_fails() {
+    let (mut house, words) = lying(Plan::with(Hardware::Token));
+    assert!(init(&house).status.success());
+    house.serve().await;
+    house.ready().await;
+    let member = house.member("acme").await;
+    let key = member.create_key("release", "p256").await;
+    fs::write(&words, "readonly").unwrap();
+    let refused = house.operator().ask(post("/v1/audit/seal", Value::Null)).await;
+    assert!(refused.status >= 400, "it was sealed, so this proves nothing");
+    member.ask(sign_p256(&key, b"while nothing is sealed")).await.expect(200);
+    let status = || String::from_utf8(house.cli(&["--json", "status"]).stdout).unwrap();
+    let says_why = || async {
+        let told = status();
+        (told.contains("not_sealed") && told.contains("C_CreateObject gave GeneralError")).then_some(())
+    };
+    eventually("the status says what fails", PATIENCE, says_why).await;
+    assert!(!house.log().contains("worker is lost"), "its worker was ended");
+    fs::write(&words, "").unwrap();
+    house.operator().ask(post("/v1/audit/seal", Value::Null)).await.expect(200);
+    let agrees = || async { (!status().contains("not_sealed")).then_some(()) };
+    eventually("the status agrees again", PATIENCE, agrees).await;
+}
