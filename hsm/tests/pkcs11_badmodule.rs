@@ -208,3 +208,14 @@ async fn a_module_that_gives_each_caller_other_functions_signs_all_the_same() {
     assert_eq!(generation(&token), 1);
     token.close().await;
 }
+
+#[tokio::test]
+async fn a_token_that_cannot_be_read_is_named_with_its_slot_and_the_reason() {
+    let bad = Bad::new();
+    let usual = Token::start(bad.config()).await.unwrap();
+    let place = usual.probe().place.clone();
+    usual.close().await;
+    bad.say("badclock");
+    let refused = Token::start(bad.config()).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("one in {place} that cannot be read: ")), "{refused}");
+}

@@ -242,7 +242,8 @@ async fn a_missing_module_or_worker_or_token_is_said_plainly() {
     assert!(told.contains("install chancery-hsm"), "{told}");
     let no_token = host.config_with(|config| config.serial = "0000".to_owned());
     let told = Token::start(no_token).await.unwrap_err();
-    assert_eq!(told, StartRefused::TokenAbsent { serial: "0000".to_owned(), present: serial });
+    let present = format!("{serial} ({})", host.soft.label());
+    assert_eq!(told, StartRefused::TokenAbsent { serial: "0000".to_owned(), present });
     assert!(module.exists() && worker.exists());
 }
 

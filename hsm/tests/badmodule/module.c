@@ -15,6 +15,7 @@
  * nodata      C_CreateObject makes no data objects      nosession  nothing is generated for a session alone
  * general     C_GenerateKeyPair gives CKR_GENERAL_ERROR for what is to stay
  * nok1        the same for secp256k1 alone              bentsign   C_Sign turns a bit
+ * badclock    the token's description has a time that is none (opencryptoki 3.8)
  * twolists    whoever asks for the functions a second time gets some that know nothing of the first one's sessions (p11-kit)
  * readonly    C_CreateObject and C_GenerateKey* give CKR_GENERAL_ERROR for what is to stay, C_DestroyObject always
  */
@@ -59,7 +60,10 @@ static rv_t token_info(ulong_t slot, unsigned char *info) {
     ulong_t flags;
     memcpy(&flags, info + 96, sizeof flags);
     if (told("lasttry")) flags |= 0x00020000UL;
+    if (told("badclock")) flags |= 0x00000040UL;
     memcpy(info + 96, &flags, sizeof flags);
+    /* The time stands at the end, behind ten numbers and two versions. */
+    if (told("badclock")) memcpy(info + 188, "11:07:56        ", 16);
     return rv;
 }
 static rv_t mechanism_list(ulong_t slot, ulong_t *list, ulong_t *count) {
