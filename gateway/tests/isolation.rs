@@ -56,6 +56,15 @@ impl Valve {
     }
 }
 
+/// Opens a valve when it is dropped.
+struct Opens<'a>(&'a Valve);
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 /// A gate before two rooms: one that does as it is told, and its neighbour.
 struct Rooms {
     asker: Asker,
@@ -279,6 +288,8 @@ fn on_a_runtime_whose_threads_are_all_blocked_no_moment_comes() {
     all.wait();
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
+        // Also on the way out of a failure, or the scope would wait for ever.
+        let opens = Opens(&valve);
         scope.spawn(|| {
             runtime.block_on(async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -288,10 +299,10 @@ fn on_a_runtime_whose_threads_are_all_blocked_no_moment_comes() {
         // As many moments of the same length come to a runtime whose thread is free.
         let free = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for _ in 0..50 {
-            free.block_on(tokio::time::sleep(Duration::from_millis(10)));
+            free.block_on(async { tokio::time::sleep(Duration::from_millis(10)).await });
         }
         assert!(told.try_recv().is_err(), "a moment came");
-        valve.open();
+        drop(opens);
         assert!(
             told.recv_timeout(Duration::from_secs(20)).is_ok(),
             "with the threads the moments come again"
