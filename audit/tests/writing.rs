@@ -227,12 +227,12 @@ async fn an_entry_of_the_greatest_length_is_taken_and_one_byte_more_is_refused()
     let fields = |bytes: usize| {
         let text = || "x".repeat(bytes);
         let entry = || Entry::new("note.add");
-        let all = [entry().actor(text()), Entry::new(text()), entry().object(text()), entry().request(text())];
+        let all =
+            [entry().actor(text()), Entry::new(text()), entry().object(text()), entry().request(text())];
         all.into_iter()
     };
-    let detail = |bytes: usize| {
-        Entry::new("note.add").detail(Detail::new().with("text", "x".repeat(bytes - BRACES)))
-    };
+    let detail =
+        |bytes: usize| Entry::new("note.add").detail(Detail::new().with("text", "x".repeat(bytes - BRACES)));
     for entry in fields(FIELD).chain([detail(DETAIL)]) {
         write(entry).await.unwrap();
     }

@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
-use audit::Told;
+use audit::{SqlFault, Told, View};
 use base64::Engine;
+use gateway::ids::WorkspaceId;
+use gateway::moment::Moment;
+use gateway::services::signing::approvals;
 use gateway::services::signing::changes::{self, ChangePlan, Staged};
 use sagas::testing::{Proof, World, expected_cells, prove};
 use sagas::{Definition, Origin, SignalRequest, State, Undo, Workflow};
@@ -290,6 +293,35 @@ async fn the_first_policy_takes_one_other_person() {
     assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
     run_in(&programs[0], &at, "succeeded").await;
     assert_eq!(sign(&programs[0]).await.code(), "policy_refused");
+}
+
+#[tokio::test]
+async fn what_stands_about_a_vote_goes_with_its_run_and_not_before() {
+    let (standing, programs) = ring(json!({ "direct": false, "approvals": 1 }), 2).await;
+    let mut runs = Vec::new();
+    for nonce in ["over", "open"] {
+        let asked = ask(&programs[0], 1, nonce, "wait=0").await;
+        let at = asked.header("location").to_owned();
+        runs.push((at.clone(), run_in(&programs[0], &at, "waiting").await));
+    }
+    let [(over, run), (open, _)] = runs.as_slice() else { panic!("two runs") };
+    assert_eq!(vote(&programs[1], over, "approve", run).await.status, 200);
+    run_in(&programs[0], over, "succeeded").await;
+    let workspace: WorkspaceId = programs[0].workspace.parse().unwrap();
+    let stands = async |at: &str| {
+        let (workspace, run) = (workspace.clone(), at.rsplit('/').next().unwrap().to_owned());
+        let look = move |view: &View<'_>| {
+            let asked = approvals::pending(view, &workspace, &run)?.is_some();
+            let now = Moment::from_micros(i64::MAX);
+            Ok::<_, SqlFault>((asked, approvals::standing(view, &workspace, &run, now)?.len()))
+        };
+        standing.house.ground.ledger.read(look).await.unwrap()
+    };
+    assert_eq!((stands(over).await, stands(open).await), ((true, 1), (true, 0)));
+    standing.house.runs.sweep(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(stands(over).await, (true, 1), "its time is not over");
+    standing.house.runs.sweep(Duration::ZERO).await.unwrap();
+    assert_eq!((stands(over).await, stands(open).await), ((false, 0), (true, 0)));
 }
 
 #[tokio::test]

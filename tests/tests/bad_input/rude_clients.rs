@@ -132,8 +132,7 @@ async fn a_half_closed_connection_ends_and_keeps_nothing_open() {
     stream.shutdown().await.unwrap();
     let mut rest = Vec::new();
     // An answer or none: what matters is that the other side lets go.
-    let _ = within("the half-closed connection ends", GIVEN_UP, stream.read_to_end(&mut rest))
-        .await;
+    let _ = within("the half-closed connection ends", GIVEN_UP, stream.read_to_end(&mut rest)).await;
     others_are_served(&member).await;
 }
 
