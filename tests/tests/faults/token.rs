@@ -94,7 +94,7 @@ async fn the_entry_is_on_the_ledger_before_the_key_is_touched() {
     };
     let operator = house.operator();
     let recorded = || async { operator.entries(&format!("action=key.sign&object={key}")).await.pop() };
-    let (entry, _) = eventually("the entry", Duration::from_secs(5), recorded).await;
+    let (entry, _) = eventually("the entry", GIVEN_UP, recorded).await;
     assert!(!asking.is_finished(), "a stopped token signed");
     assert_eq!(entry["detail"]["after"]["digest"], evidence::recorded_digest(b"held back").as_str());
     kill(worker, Signal::CONT);

@@ -2,8 +2,6 @@
 //! Who enters: members and strangers, over HTTP/1.1 and HTTP/2.
 //! What leaves: the answers of upstreams, as they were given.
 
-use std::time::Duration;
-
 use promises::{GIVEN_UP, Protocol, get, post, within};
 use serde_json::{Value, json};
 use simulators::Upstream;
