@@ -39,7 +39,8 @@ async fn all(operator: &Operator, path: &str) -> Vec<Value> {
 
 /// The next events of a topic after a cursor, waited for.
 async fn next(member: &Member, after: u64, topic: &str) -> Vec<Value> {
-    let ask = get(format!("/v1/events?after={after}&topic={topic}"));
+    let only = if topic.is_empty() { String::new() } else { format!("&topic={topic}") };
+    let ask = get(format!("/v1/events?after={after}{only}"));
     let ask = ask.header("prefer", "wait=50").header("chancery-deadline-ms", "60000");
     member.ask(ask).await.expect(200).json()["events"].as_array().expect("events").clone()
 }
