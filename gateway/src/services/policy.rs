@@ -250,6 +250,14 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_is_named_by_its_exact_content() {
+        let strict = || Policy { direct: false, ..Policy::default() };
+        assert_eq!(strict().digest(), strict().digest());
+        assert_ne!(strict().digest(), Policy::default().digest());
+        assert_eq!(strict().digest().len(), 64);
+    }
+
+    #[test]
     fn an_intent_is_allowed_where_it_is_listed_or_none_is() {
         let listed = Policy { intents: Some(vec!["release".to_owned()]), ..Policy::default() };
         assert!(listed.has_intent("release") && !listed.has_intent("other"));
