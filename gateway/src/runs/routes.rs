@@ -46,6 +46,7 @@ pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
             .guard::<InWorkspace<may::WorkflowsManage>>()
             .keyed(KeyRule::Required)
             .takes::<Json<Value>>()
+            .waits()
             .says("Start a workflow by its name; `Prefer: wait=N` waits for its end")
             .gives::<wire::RunAnswer>(202)
             .to(to(), start),
