@@ -225,6 +225,18 @@ fn our_published_leaves_recompute() {
     assert_eq!(frontier.root(), hash(&log["root"]));
 }
 
+#[test]
+fn every_tree_follows_from_the_empty_one_and_nothing_else_is_the_empty_one() {
+    let leaves: Vec<[u8; 32]> = (0..5_u64).map(|it| audit::leaf::leaf_hash(&it.to_be_bytes())).collect();
+    let (tree, root, empty) = (Leaves(leaves.clone()), plain_root(&leaves), plain_root(&[]));
+    let Ok(proof) = merkle::prove_consistency(&tree, 0, 5);
+    assert!(proof.is_empty());
+    assert!(merkle::check_consistency(0, &empty, 5, &root, &[]));
+    assert!(!merkle::check_consistency(0, &root, 5, &root, &[]), "another root of no leaves");
+    assert!(!merkle::check_consistency(0, &empty, 5, &root, &[empty]), "a proof of nothing");
+    assert!(!merkle::check_consistency(0, &[7; 32], 5, &root, &[empty]));
+}
+
 proptest! {
     #[test]
     fn every_proof_of_a_random_tree_holds_and_no_other(size in 1_u64..200, seed: u64, other: u8) {

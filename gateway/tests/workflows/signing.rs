@@ -282,6 +282,34 @@ async fn a_change_takes_the_quorum_of_the_present_policy_and_calls_off_what_wait
 }
 
 #[tokio::test]
+async fn a_change_for_one_key_calls_off_what_waits_for_it_and_nothing_of_another() {
+    let (_standing, programs) = ring(json!({ "direct": false, "approvals": 1 }), 2).await;
+    let made = programs[0].asker.post("/v1/keys", json!({ "name": "other", "kind": "p256" })).await;
+    let key = made.json()["id"].as_str().unwrap().to_owned();
+    let waiting = ask(&programs[0], 1, "one", "wait=0").await.header("location").to_owned();
+    run_in(&programs[0], &waiting, "waiting").await;
+    let wanted =
+        json!({ "scheme": "ecdsa-sha256", "digest": digest(1), "nonce": "other", "intent": "release" });
+    let asked = programs[0].asker.with("prefer", "wait=0").post("/v1/keys/other/signatures", wanted).await;
+    let others = asked.header("location").to_owned();
+    run_in(&programs[0], &others, "waiting").await;
+    let mut called_off = Vec::new();
+    for approvals in [1, 1] {
+        let policy = json!({ "direct": false, "approvals": approvals });
+        let change = json!({ "scope": key, "policy": policy });
+        let at = programs[0].asker.post("/v1/workflows/signing.policy_change", change).await;
+        let at = at.header("location").to_owned();
+        let run = run_in(&programs[0], &at, "waiting").await;
+        assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+        let changed = run_in(&programs[0], &at, "succeeded").await;
+        called_off.extend(changed["result"]["called_off"].as_array().unwrap().clone());
+    }
+    assert_eq!(called_off, [json!(others.rsplit('/').next().unwrap())]);
+    run_in(&programs[0], &others, "compensated").await;
+    run_in(&programs[0], &waiting, "waiting").await;
+}
+
+#[tokio::test]
 async fn the_first_policy_takes_one_other_person() {
     let (_standing, programs) = ring(Value::Null, 2).await;
     let first = json!({ "scope": "workspace", "policy": { "direct": false, "approvals": 1 } });
