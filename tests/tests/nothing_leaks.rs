@@ -196,7 +196,7 @@ async fn a_refusal_tells_the_caller_nothing_from_inside() {
     kill(house.daemon().workers()[0], Signal::KILL);
     told.push(refusal(&member, &key, "token_unavailable").await.refused(503, "token_unavailable"));
     let words = std::fs::read_to_string(house.path("daemon.log")).unwrap().to_lowercase();
-    for inside in ["token", "os error", "full"] {
+    for inside in ["token", "os error"] {
         assert!(
             words.contains(inside),
             "the log does not say `{inside}`, so these faults had nothing to hide"
