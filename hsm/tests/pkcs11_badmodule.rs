@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use bad::Bad;
 use conformance::verify::aws_lc_accepts;
-use conformance::{fresh_id, soon, until, until_ready_again};
+use conformance::{ends, fresh_id, soon, until, until_ready_again};
 use hsm::{
     AnchorStep, Custody, Hash, KeyKind, NewKey, Power, Refusal, RootTag, Scheme, SignInput, StartRefused,
     Token, TokenError, TokenState,
 };
 use rustix::process::Signal;
 
-const HEALED_WITHIN: Duration = Duration::from_secs(5);
+/// When a test gives up waiting for a token to heal.
+const HEALED_WITHIN: Duration = Duration::from_secs(60);
 const MESSAGE: &[u8] = b"pay 1.00 to bob";
 
 async fn start(bad: &Bad) -> (Token, NewKey) {
@@ -59,14 +60,9 @@ async fn a_module_that_hangs_or_crashes_in_a_signature_leaves_an_unknown_outcome
         let bad = Bad::new();
         let (token, made) = start(&bad).await;
         bad.say(word);
-        let begun = Instant::now();
-        assert_eq!(
-            sign(&token, &made, Duration::from_millis(300)).await,
-            Err(TokenError::OutcomeUnknown),
-            "{word}"
-        );
         // It hangs for ever: whatever ends the call is its deadline, on however busy a machine.
-        assert!(begun.elapsed() < Duration::from_secs(3), "{word}");
+        let answer = ends(word, sign(&token, &made, Duration::from_millis(300))).await;
+        assert_eq!(answer, Err(TokenError::OutcomeUnknown), "{word}");
         bad.say("");
         heals(&token, &made).await;
         token.close().await;
