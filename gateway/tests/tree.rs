@@ -131,7 +131,7 @@ const FRAMES: [&str; 4] =
 
 /// Every field of a frame that can hold bytes of any length, and what they are. A private key would need one of these: whoever adds
 /// a field has to say here what it carries.
-const BYTES_IN_FRAMES: [(&str, &str); 35] = [
+const BYTES_IN_FRAMES: [(&str, &str); 38] = [
     ("Sign.input", "a digest or a message"),
     ("Hmac.data", "a message"),
     ("SucceedRoot.id", "a name"),
@@ -154,9 +154,15 @@ const BYTES_IN_FRAMES: [(&str, &str); 35] = [
     ("UnwrapUnder.wrapped", "what wrap gave"),
     ("UnwrapUnder.aad", "what it is bound to"),
     ("PublicKey.spki_der", "a public key"),
-    ("KeyRef.blob", "wrapped by the TPM under its storage root"),
+    (
+        "KeyRef.blob",
+        "wrapped by the TPM under its storage root; a public key where the token keeps the private one",
+    ),
     ("HmacKeyRef.blob", "wrapped by the TPM under its storage root"),
     ("RootKey.id", "a name"),
+    ("RootKey.check", "a fixed text that the root closed, or the TPM name of the storage root"),
+    ("RootPin.id", "a name"),
+    ("RootPin.check", "as of the root key"),
     ("SignInput.Message", "a message"),
     ("SignInput.Digest", "a digest"),
     ("AnchorReading.identity", "a name"),
