@@ -266,5 +266,8 @@ mod tests {
         assert!(jump.is_some());
         assert_eq!(next.proven_us, 1_000 * SECOND);
         assert_eq!(next.next(&boot(3, 70), 65 * SECOND).0.proven_us, 1_060 * SECOND);
+        // Also where the new boot has run for longer than the old one had when it was recorded.
+        let (next, _) = start().next(&boot(2, 9_000), 900_000 * SECOND);
+        assert_eq!(next.proven_us, 1_000 * SECOND);
     }
 }
