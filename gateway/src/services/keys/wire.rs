@@ -2,6 +2,7 @@
 //! Who enters: request bodies and queries, parsed once into commands.
 //! What leaves: answers with public keys as PEM, JWK and OpenSSH.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use hsm::{Custody, KeyKind, Scheme};
@@ -118,6 +119,8 @@ pub struct KeyDetail {
 pub struct Version {
     /// Its number.
     pub version: i64,
+    /// Whether it signs.
+    pub state: VersionState,
     /// Its CKA_ID in the token, as hex.
     pub token_key: String,
     /// SHA-256 of the public key (SPKI DER), as hex.
@@ -137,6 +140,31 @@ pub struct Version {
     pub replaced: bool,
     /// When it was made.
     pub created: Moment,
+}
+
+/// What a version is for at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionState {
+    /// It is known, and signs once its rotation's overlap is over.
+    Announced,
+    /// It signs.
+    Signing,
+    /// A newer one signs; what it signed verifies.
+    Superseded,
+    /// A restored copy has taken its place.
+    Replaced,
+}
+
+impl VersionState {
+    fn of(key: &KeyRow, version: &VersionRow) -> Self {
+        match version.version.cmp(&key.latest) {
+            _ if version.replaced => Self::Replaced,
+            Ordering::Less => Self::Superseded,
+            Ordering::Equal => Self::Signing,
+            Ordering::Greater => Self::Announced,
+        }
+    }
 }
 
 /// A page of keys.
@@ -243,6 +271,7 @@ impl Version {
         let made = row.made.as_ref()?;
         Some(Self {
             version: row.version,
+            state: VersionState::of(key, row),
             token_key: row.token_key.to_string(),
             fingerprint: made.fingerprint.to_string(),
             pem: crypto::pem("PUBLIC KEY", &made.spki),
