@@ -99,7 +99,7 @@ impl Machine {
     }
 
     /// As the unit runs it: its user, its groups, its runtime directory, its credential.
-    fn as_the_unit<'a>(&self, words: &[&'a str]) -> Vec<String> {
+    fn as_the_unit(&self, words: &[&str]) -> Vec<String> {
         let (user, group, token) = (
             self.id("-u", "chancery"),
             self.id("-g", "chancery"),
@@ -306,8 +306,9 @@ fn configured(machine: &Machine) {
     drop(serial);
     let slots = machine.as_the_unit(&["softhsm2-util", "--show-slots"]);
     let slots = machine.succeeds(&slots.iter().map(String::as_str).collect::<Vec<_>>());
-    let serial = slots.lines().filter_map(|line| line.trim().strip_prefix("Serial number:")).map(str::trim);
-    let serial = serial.filter(|serial| !serial.is_empty()).next().expect("the token's serial").to_owned();
+    let mut serial =
+        slots.lines().filter_map(|line| line.trim().strip_prefix("Serial number:")).map(str::trim);
+    let serial = serial.find(|serial| !serial.is_empty()).expect("the token's serial").to_owned();
     machine.shell(&format!(
         "cd /etc/chancery
          sed -i 's|^listen = .*|listen = \"127.0.0.1:0\"|; s|^names = .*|names = [\"localhost\"]|; s|^serial = .*|serial = \"{serial}\"|; \
