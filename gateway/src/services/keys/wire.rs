@@ -25,6 +25,7 @@ pub struct CreateKey {
     /// Its name in the workspace.
     pub name: String,
     /// `p256`, `p384`, `secp256k1`, `ed25519`, `rsa-2048`, `rsa-3072` or `rsa-4096`.
+    #[schemars(extend("enum" = KeyKind::ALL.map(KeyKind::name)))]
     pub kind: String,
     /// Whether it may be backed up: it can then leave the token, wrapped under a backup key that cannot. Not for ever
     /// changeable; absent means never.
@@ -49,6 +50,25 @@ pub struct Rotation {
 pub struct Going {
     /// Its id.
     pub workflow: String,
+}
+
+/// The key as it is now, or the workflow that goes on.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum KeyOrGoing {
+    /// The key.
+    Key(Box<KeyDetail>),
+    /// The workflow.
+    Going(Going),
+}
+
+/// The key for which an imported one has to be wrapped.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct IncomingKey {
+    /// Its public half, PEM.
+    pub pem: String,
+    /// The hash of OAEP: `sha256` or `sha1`.
+    pub oaep: String,
 }
 
 /// Asks for destruction.
@@ -82,10 +102,12 @@ pub struct Key {
     /// Its name.
     pub name: String,
     /// Its kind.
+    #[schemars(extend("enum" = KeyKind::ALL.map(KeyKind::name)))]
     pub kind: &'static str,
     /// The schemes it signs with.
     pub schemes: Vec<&'static str>,
     /// `creating`, `enabled`, `disabled`, `destruction_pending`, `destroying`, `destroyed` or `failed`.
+    #[schemars(extend("enum" = ["creating", "enabled", "disabled", "destruction_pending", "destroying", "destroyed", "failed"]))]
     pub state: &'static str,
     /// The version that signs.
     pub latest_version: i64,
@@ -111,6 +133,7 @@ pub struct KeyDetail {
     pub versions: Vec<Version>,
     /// While an imported key is waited for: the key for which it has to be wrapped (`pem`), and the hash of OAEP (`oaep`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<IncomingKey>")]
     pub incoming: Option<serde_json::Value>,
 }
 
@@ -134,6 +157,7 @@ pub struct Version {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh: Option<String>,
     /// What the token says of where the key comes from.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub provenance: serde_json::Value,
     /// A restored copy has taken its place.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
