@@ -140,7 +140,7 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Value {
 
 /// Statuses that clients meet and should be ready for; what is not named is a problem document too.
 fn problem_statuses(route: &Route) -> Vec<u16> {
-    let mut statuses = vec![400, 404, 406, 429, 431, 503, 504];
+    let mut statuses = vec![400, 404, 429, 431, 503, 504];
     match route.guard {
         GuardKind::Open => {}
         GuardKind::Connected | GuardKind::Operator => statuses.push(403),

@@ -17,9 +17,10 @@ use super::drain::Register;
 use super::framing::TwoLengths;
 use super::rate::{Allowance, Quota, RateLimiter};
 use super::respond::{HttpResponse, respond};
+use super::semantics;
 use super::trace::{Followed, follow};
 use crate::again::Again;
-use crate::api::{Caller, Code, Directory, Problem};
+use crate::api::{Caller, Code, Directory, Problem, Reply};
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
 use crate::limits::{RATE_KEYS_MAX, TARGET_BYTES_MAX};
@@ -91,6 +92,7 @@ impl Gate {
         let method = request.method().clone();
         let work = self.answer_followed(peer, request, &followed, begun);
         let (response, label) = followed.trail.follow(work).instrument(span.clone()).await;
+        let response = semantics::without_body_of_head(&method, response);
         let took = begun.elapsed();
         let status = response.status().as_u16();
         followed.trail.answered(format!("{method} {label}"), status.to_string());
@@ -112,6 +114,15 @@ impl Gate {
         // Before anything else: whoever asks for paths that are not there empties the same bucket.
         if let Err(problem) = self.limit_address(arrived.ip, begun) {
             return refuse(problem);
+        }
+        if let Err(problem) = semantics::one_host(&arrived.head) {
+            return refuse(problem);
+        }
+        if semantics::asks_of_the_server(&arrived.head) {
+            return (
+                semantics::options(respond(Ok(Reply::empty()), followed, None), &[]),
+                Label::from("none"),
+            );
         }
         let path = match one_reading(&arrived.head) {
             Ok(path) => path,

@@ -99,6 +99,7 @@ fn failure(problem: Problem, followed: &Followed) -> Response<Full<Bytes>> {
     if let Some(wait) = retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
     }
+    super::semantics::explain(code, headers);
     if matches!(code, Code::IdempotencyKeyMissing | Code::IdempotencyKeyReused | Code::RequestInProgress) {
         headers.insert(header::LINK, HeaderValue::from_static(ABOUT_KEYS));
     }
