@@ -151,6 +151,7 @@ pub(super) fn key(common: &Common, command: KeyCommand) -> Result<(), Failure> {
         KeyCommand::Create { name, kind, recoverable } => {
             Ask::post("/v1/keys", Some(json!({ "name": name, "kind": kind, "recoverable": recoverable })))
         }
+        KeyCommand::Import { name, file } => return super::import::import(common, &name, &file),
         KeyCommand::List { after } => return list_keys(common, after),
         KeyCommand::Show { key, public: Some(form), key_version } => {
             return show_public(common, &key, form, key_version);
@@ -250,6 +251,17 @@ pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failur
         AuditCommand::Checkpoint => print_text(common, Ask::get("/v1/audit/checkpoint"))?,
         AuditCommand::Receipt { seq } => {
             say!("{}", Ask::get(format!("/v1/audit/receipts/{seq}")).send(&common.in_workspace()?)?);
+        }
+        AuditCommand::Keys => {
+            let answer = Ask::get("/v1/audit/checkpoint").send(common)?;
+            let keys = json!({ "verifier_keys": answer["verifier_keys"] });
+            match common.json {
+                true => say!("{keys}"),
+                false => {
+                    let all = keys["verifier_keys"].as_array().cloned().unwrap_or_default();
+                    all.iter().for_each(|key| say!("{}", show::plain(key)));
+                }
+            }
         }
         AuditCommand::Seal => {
             let answer = Ask::post("/v1/audit/seal", None).send(common)?;

@@ -19,6 +19,7 @@ mod enrol;
 mod events;
 mod files;
 mod following;
+mod import;
 mod local;
 mod run;
 mod saga;

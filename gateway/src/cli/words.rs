@@ -114,6 +114,14 @@ pub(super) enum KeyCommand {
         #[arg(long)]
         recoverable: bool,
     },
+    /// Bring in a key that was made elsewhere: announced, wrapped for the token, taken in and proven, in one go.
+    Import {
+        /// The name it will have.
+        name: String,
+        /// The private key: PKCS#8 in PEM, without a passphrase. It is read here and leaves this program wrapped.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
     /// List the workspace's keys.
     List {
         /// Where the page before ended.
@@ -271,6 +279,8 @@ pub(super) enum AuditCommand {
         /// Its number.
         seq: u64,
     },
+    /// The keys that verify the log's checkpoints, to be written down by whoever audits it.
+    Keys,
     /// Seal what is new, now.
     Seal,
     /// Write what proves the log to outsiders; with --workspace its part.

@@ -176,7 +176,9 @@ async fn blob(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let id: SagaId = ex.param(0)?;
-    runs.deliver(&by, &ex.origin, id, BLOB, &body.checked()?).await?;
+    let blob = body.checked()?;
+    wire::awaits_blob(&runs.show(Some(by.workspace()), id).await?)?;
+    runs.deliver(&by, &ex.origin, id, BLOB, &blob).await?;
     Reply::json(202, &wire::RunAnswer::try_from(runs.show(Some(by.workspace()), id).await?)?)
 }
 

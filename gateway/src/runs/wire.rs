@@ -286,6 +286,28 @@ impl CastVote {
     }
 }
 
+/// The modulus of the wrapping key, and at least two blocks of eight bytes behind it; the longest is RSA-4096 in PKCS#8.
+fn fits(bytes: usize) -> bool {
+    bytes % 8 == 0 && (256 + 24..=8 << 10).contains(&bytes)
+}
+
+/// A wrapped key that comes too early would be made for nothing: it is refused before anybody takes it.
+///
+/// # Errors
+/// The run is no import, or does not wait for a key now.
+pub fn awaits_blob(shown: &Shown) -> Result<(), Problem> {
+    let refuse = |words: &str| Err(Problem::new(Code::WrongState, words.to_owned()));
+    let summary = &shown.detail.summary;
+    match (summary.workflow.as_str(), summary.state) {
+        ("key.import", "waiting") => Ok(()),
+        ("key.import", "pending" | "running" | "backoff") => refuse(
+            "the token is still making the wrapping key; ask for the key until it shows `incoming`, wrap for that, and send it then",
+        ),
+        ("key.import", _) => refuse("the import is over; begin a new one"),
+        _ => refuse("this workflow waits for no key"),
+    }
+}
+
 impl WrappedKey {
     /// What the import hears.
     ///
@@ -293,7 +315,14 @@ impl WrappedKey {
     /// It is not base64, or empty.
     pub fn checked(self) -> Result<Blob, Problem> {
         match STANDARD.decode(&self.wrapped) {
-            Ok(bytes) if !bytes.is_empty() => Ok(Blob { wrapped: self.wrapped }),
+            Ok(bytes) if fits(bytes.len()) => Ok(Blob { wrapped: self.wrapped }),
+            Ok(bytes) => {
+                let words = format!(
+                    "{} bytes are no key that was wrapped as `incoming` says: an AES key under RSA-OAEP, then the key under AES key wrap with padding (RFC 5649)",
+                    bytes.len()
+                );
+                Err(Problem::new(Code::Invalid, words).at("/wrapped"))
+            }
             _ => Err(Problem::new(Code::Invalid, "the wrapped key is base64, and not empty").at("/wrapped")),
         }
     }
