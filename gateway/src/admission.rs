@@ -52,7 +52,7 @@ struct Waiter {
     call: oneshot::Sender<Result<Slot, Shed>>,
 }
 
-/// How fast slots come back: a moving average of the time between two.
+/// How fast slots come back while all of them are taken: a moving average of the time between two.
 struct Pace {
     between: Duration,
     last: Option<Instant>,
@@ -93,9 +93,12 @@ impl Admission {
             let mut room = lock(&self.room);
             if room.taken < self.slots_max && room.waiting() == 0 {
                 room.taken += 1;
+                if room.taken == self.slots_max {
+                    room.pace.begin(Instant::now());
+                }
                 return Ok(self.slot());
             }
-            room.enqueue(workspace, urgent, deadline)?
+            room.enqueue(workspace, urgent, deadline, self.slots_max)?
         };
         match tokio::time::timeout_at(deadline.into(), called).await {
             Ok(Ok(answer)) => answer,
@@ -116,12 +119,17 @@ impl Admission {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut room = lock(&self.room);
+        // With slots to spare, the time between two says how seldom somebody came, not how long the token takes.
+        match room.taken == self.slots_max {
+            true => room.pace.one_came_back(Instant::now()),
+            false => room.pace.pause(),
+        }
         room.taken -= 1;
-        room.pace.one_came_back(Instant::now());
         let mut refused = Vec::new();
         while room.taken < self.slots_max {
             let Some(waiter) = room.next_turn() else { break };
-            if waiter.deadline <= Instant::now() {
+            // What cannot be done in the time that is left would keep the token from what can.
+            if waiter.deadline <= Instant::now() + room.pace.call(self.slots_max) {
                 refused.push(waiter);
             } else if !waiter.call.is_closed() {
                 room.taken += 1;
@@ -161,10 +169,12 @@ impl Room {
         workspace: &WorkspaceId,
         urgent: bool,
         deadline: Instant,
+        slots_max: usize,
     ) -> Result<oneshot::Receiver<Result<Slot, Shed>>, Shed> {
         let ahead = self.ahead_of(workspace, urgent);
         let own = self.lane(urgent).by_workspace.get(workspace).map_or(0, VecDeque::len);
-        let expected = self.pace.between.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX));
+        let turn = self.pace.between.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX));
+        let expected = turn + self.pace.call(slots_max);
         let too_many = self.waiting() >= ADMISSION_QUEUE_MAX || own >= ADMISSION_WORKSPACE_QUEUE_MAX;
         if too_many || Instant::now() + expected > deadline {
             return Err(Shed { retry_after: expected.max(Duration::from_millis(100)) });
@@ -224,10 +234,24 @@ impl Lane {
 }
 
 impl Pace {
+    /// All slots are taken from now on.
+    fn begin(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+
+    /// How long one call takes while all slots are taken.
+    fn call(&self, slots_max: usize) -> Duration {
+        self.between.saturating_mul(u32::try_from(slots_max).unwrap_or(u32::MAX))
+    }
+
+    /// Not all are.
+    fn pause(&mut self) {
+        self.last = None;
+    }
+
     fn one_came_back(&mut self, now: Instant) {
         if let Some(last) = self.last {
-            // A pause with nothing to do says nothing about the pace.
-            let between = now.saturating_duration_since(last).min(Duration::from_secs(1));
+            let between = now.saturating_duration_since(last);
             self.between = (self.between * (PACE_WEIGHT - 1) + between) / PACE_WEIGHT;
         }
         self.last = Some(now);
@@ -245,6 +269,32 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(30)
+    }
+
+    #[test]
+    fn how_seldom_somebody_comes_is_not_how_long_the_token_takes() {
+        let (admission, quiet) = (Admission::new(4), workspace());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            for _ in 0..100 {
+                drop(admission.admit(&quiet, false, soon()).await.unwrap());
+            }
+        });
+        assert_eq!(lock(&admission.room).pace.between, PACE_AT_START);
+    }
+
+    #[test]
+    fn the_pace_is_that_of_slots_that_come_back_while_all_are_taken() {
+        let (mut pace, start) = (Pace { between: PACE_AT_START, last: None }, Instant::now());
+        pace.begin(start);
+        for turn in 1..200 {
+            pace.one_came_back(start + Duration::from_millis(10) * turn);
+        }
+        let millis = pace.between.as_millis();
+        assert!((9..=10).contains(&millis), "{millis} ms");
+        pace.pause();
+        pace.one_came_back(start + Duration::from_secs(3_600));
+        assert_eq!(pace.between.as_millis(), millis, "a pause counts as slowness");
     }
 
     /// Starts waiting, and returns once the place in the line is taken.

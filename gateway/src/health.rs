@@ -43,6 +43,8 @@ pub struct ServiceLine {
     pub kind: Kind,
     /// `serves`, `isolated`, `probing` or `recovering`: stable words for programs.
     pub code: &'static str,
+    /// Workspaces for which it is isolated or being tried out, while it serves others.
+    pub isolated_workspaces: usize,
     /// While isolated: milliseconds until it is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_ms: Option<u64>,
@@ -335,6 +337,7 @@ impl From<Seen> for ServiceLine {
             service: seen.name,
             kind: seen.kind,
             code,
+            isolated_workspaces: seen.isolated,
             retry_in_ms,
             in_flight: seen.in_flight,
             waiting: seen.waiting,

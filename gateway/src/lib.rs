@@ -38,6 +38,7 @@ pub mod signer;
 pub mod status;
 pub mod topics;
 pub mod traces;
+pub mod unsent;
 pub mod upstream;
 pub mod wiring;
 pub mod workflows;

@@ -30,6 +30,8 @@ pub const PING_WAIT_MAX: Duration = Duration::from_secs(20);
 pub const PING_EVERY: Duration = Duration::from_secs(60);
 /// Open connections from one address, so that one host cannot take all of them.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 2048;
+/// Open connections with one certificate: whoever needs more has more machines, each with its own.
+pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 256;
 /// Open connections on one listener; each costs about 60 KiB with TLS buffers.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Handshakes going on at once: they are the only work done for the unauthenticated. Over it the oldest of whoever has most is cut.
@@ -44,8 +46,22 @@ pub const USER_AGENT_BYTES_MAX: usize = 256;
 pub const STREAMS_MAX: u32 = 128;
 /// Streams a peer may reset before the connection is closed (rapid reset, CVE-2023-44487).
 pub const RESET_STREAMS_MAX: usize = 64;
-/// h2 window for a stream: a whole body fits, so no window updates on the hot path.
-pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// h2 window for a stream: a batch of 500 digests fits, so there are few window updates on the hot path.
+pub const STREAM_WINDOW_BYTES: u32 = 128 << 10;
+/// h2 window for a connection: what a peer may have sent and we have not read is held whatever we do.
+pub const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
+/// Bytes of answers that the peer of one connection has not taken; before it takes some it is given no more.
+pub const UNSENT_CONNECTION_BYTES_MAX: usize = 1 << 20;
+/// Bytes of answers that peers have not taken, over all connections of a listener; beyond it the one that lets most wait is cut.
+pub const UNSENT_BYTES_MAX: usize = 96 << 20;
+/// A peer takes something of its answers within this, or its connection is closed.
+pub const UNSENT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Bytes of requests' bodies held at once, over all connections of a listener.
+pub const BODIES_BYTES_MAX: usize = 64 << 20;
+/// A connection of this age is asked to end in good order, so that nothing about its peer is believed for longer.
+pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(3_600);
+/// Of an age or a wait that ends for many at once, so much at most is left out by chance: one in this many.
+pub const JITTER_PARTS: u32 = 8;
 /// Signatures asked for in one batch.
 pub const BATCH_ITEMS_MAX: usize = 500;
 /// Free text a client may attach to a signature; it lands in the ledger entry.
@@ -60,6 +76,10 @@ pub const PAGE_ITEMS_MAX: usize = 500;
 pub const PAGE_ITEMS_DEFAULT: usize = 100;
 /// Versions one key may have; rotation past it asks for a new key.
 pub const KEY_VERSIONS_MAX: i64 = 1000;
+/// Versions in one answer: with its public key in three forms, one of RSA-4096 takes some 3 KB.
+pub const KEY_VERSIONS_SHOWN_MAX: usize = 100;
+/// Versions in the answer to a change, which is kept under its idempotency key.
+pub const KEY_VERSIONS_ANSWERED_MAX: usize = 20;
 /// Verifiers that have not learnt a new public key within a quarter will not.
 pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Shortest notice for the destruction of a key: a weekend and two working days.
@@ -102,6 +122,8 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 pub const SERVICE_IN_FLIGHT_MAX: usize = ADMISSION_QUEUE_MAX + ADMISSION_IN_FLIGHT + 448;
 /// Calls that wait for a place in a service; beyond it a retry later serves everybody better.
 pub const SERVICE_QUEUE_MAX: usize = 512;
+/// Calls of one service that wait for people or events at once; they hold no place, but memory.
+pub const WAITERS_MAX: usize = 4096;
 /// A handler that had this long and did not answer is stuck. With less, its client was impatient, which says nothing.
 pub const HANDLER_WAIT_FAIR: Duration = Duration::from_secs(5);
 /// Threads of the runtime, at least: a handler that blocks takes one away, and five of one service open its breaker before none

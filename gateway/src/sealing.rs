@@ -83,11 +83,7 @@ impl Keeper {
 
     /// Asks for a seal soon, and says when there should be one.
     pub fn hurry(&self) -> Duration {
-        let spend = |budget: &Mutex<Budget>| {
-            budget.lock().unwrap_or_else(PoisonError::into_inner).spend(Instant::now())
-        };
-        let allowed = self.inner.extra.as_ref().is_none_or(spend);
-        if allowed {
+        if self.inner.may_seal_early() {
             self.inner.hurry.notify_one();
             return LOOK_EVERY;
         }
@@ -162,7 +158,7 @@ impl Keeper {
                 continue;
             }
             let waiting = health.unanchored_rows;
-            let due = last.elapsed() >= self.inner.cadence.interval || waiting >= self.inner.cadence.rows;
+            let due = self.inner.is_due(last.elapsed(), waiting);
             if asked || (due && waiting > 0) {
                 last = Instant::now();
                 self.seal_and_log().await;
@@ -183,6 +179,21 @@ impl Keeper {
                 tracing::warn!(%why, "not sealed; what was begun is finished next time");
             }
         }
+    }
+}
+
+impl Inner {
+    /// Whether it is time to seal: at the interval, and before it for many entries as long as the anchor can bear it.
+    fn is_due(&self, since: Duration, waiting: u64) -> bool {
+        since >= self.cadence.interval || (waiting >= self.cadence.rows && self.may_seal_early())
+    }
+
+    /// Whether one more seal before its time is within what the anchor can bear, however it came about.
+    fn may_seal_early(&self) -> bool {
+        let spend = |budget: &Mutex<Budget>| {
+            budget.lock().unwrap_or_else(PoisonError::into_inner).spend(Instant::now())
+        };
+        self.extra.as_ref().is_none_or(spend)
     }
 }
 
@@ -249,6 +260,19 @@ mod tests {
         assert!(freeze.found.contains("entry 1: column `actor` says `forged`"), "{freeze}");
         stopping.cancel();
         examining.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn however_many_entries_come_the_anchor_is_written_no_more_often_than_it_can_bear() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path()).await;
+        let busy = |_: &u32| keeper.inner.is_due(Duration::ZERO, 1_000_000);
+        let early = (0..10_000).filter(busy).count();
+        assert_eq!(early, EXTRA_BURST as usize);
+        assert!(
+            keeper.inner.is_due(Duration::from_secs(60), 1_000_000),
+            "the interval costs nothing of the budget"
+        );
     }
 
     #[test]

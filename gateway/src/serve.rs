@@ -141,7 +141,7 @@ async fn serve(
 async fn dress(config: &Config, house: &House) -> Result<TlsFace, FaceUnmade> {
     let line = house.authorities.present();
     let dressing = face::read_or_issue(config, house, &line).await?;
-    let tls = TlsFace::new(dressing.parts)?;
+    let tls = TlsFace::new(dressing.parts, house.api.directory_handle())?;
     house.authorities.show(dressing.validity);
     if dressing.fits {
         house.authorities.wear(&line);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use audit::{Ledger, Standing};
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -183,7 +184,7 @@ pub fn own_routes(status: &Arc<Status>, others: &[Route]) -> Vec<Route> {
             .gives_text(&["application/openmetrics-text"])
             .to(to(), metrics),
     ];
-    let described = Arc::new(std::sync::OnceLock::<String>::new());
+    let described = Arc::new(std::sync::OnceLock::<Bytes>::new());
     let describe = Route::get("/v1/openapi.json")
         .guard::<Open>()
         .says("This description")
@@ -192,7 +193,7 @@ pub fn own_routes(status: &Arc<Status>, others: &[Route]) -> Vec<Route> {
     routes.push(describe);
     let all: Vec<Route> = others.iter().chain(&routes).cloned().collect();
     // Set once, from the very routes that are served.
-    let _ = described.set(openapi(&all).to_string());
+    let _ = described.set(Bytes::from(openapi(&all).to_string()));
     routes
 }
 
@@ -238,7 +239,7 @@ async fn metrics(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) ->
 }
 
 async fn description(
-    text: Arc<std::sync::OnceLock<String>>,
+    text: Arc<std::sync::OnceLock<Bytes>>,
     (): (),
     (): (),
     _: Exchange,

@@ -289,9 +289,10 @@ fn on_a_runtime_whose_threads_are_all_blocked_no_moment_comes() {
 
 #[tokio::test]
 async fn handlers_that_hang_and_may_change_something_fill_their_own_compartment_and_no_other() {
+    // Of three, one caller has two: the third is for somebody else.
     let rooms = rooms(3).await;
     let impatient = rooms.asker.with("chancery-deadline-ms", "50");
-    for _ in 0..3 {
+    for _ in 0..2 {
         let answer = impatient.ask("POST", "/sick/hangs", None).await;
         assert_eq!((answer.status, answer.code().as_str()), (504, "deadline_passed"), "{answer:?}");
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use audit::{Entry, Ledger, LedgerLimits, LedgerOptions, MachineClock, MachineRandom, Told, Workspace};
-use sagas::idempotency::{Answer, Fingerprint, Idempotency, Key, RequestParts, Standing, Whose};
+use sagas::idempotency::{Answer, Fingerprint, Idempotency, Keep, Key, RequestParts, Standing, Whose};
 use sagas::lock::lease::{LeaseRequest, Leases};
 use sagas::testing::TestSeal;
 use sagas::{
@@ -229,7 +229,7 @@ async fn keys(path: &Path) -> f64 {
             let key = Key::parse(format!("key-{at}").as_bytes()).unwrap();
             let parts =
                 RequestParts { method: "POST", route: "/v1/things", body: b"{}", ..RequestParts::default() };
-            let kept = Duration::from_secs(86_400);
+            let kept = Keep { long: Duration::from_secs(86_400), bytes_max: None };
             let claim = book.claim(whose, key, Fingerprint::of(&parts), kept).await.unwrap();
             let answer = Answer { status: 201, headers: Vec::new(), body: b"{}".to_vec(), location: None };
             let written = ledger.write(move |tx| match claim.take(tx)? {

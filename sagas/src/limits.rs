@@ -44,6 +44,8 @@ pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
 /// Answers up to this long are kept and given again, byte for byte: more than the largest of any route that changes something,
 /// 500 signatures of RSA-4096. Of longer ones only status and place are kept.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// A refusal by a rule did nothing: whoever sends the request again after a day may as well be asked anew.
+pub const REFUSAL_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// A one-time secret can be fetched again for so long, should its answer have been lost.
 pub const SECRET_KEPT: Duration = Duration::from_secs(600);
 /// Keys that go in one transaction when their time is over, so that the writer is not held up.

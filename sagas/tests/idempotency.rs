@@ -11,7 +11,7 @@ use std::time::Duration;
 use audit::{Entry, Told, WriteRefused};
 use common::{Input, SECOND, Sample, scope};
 use sagas::idempotency::{
-    Answer, Claim, ClaimRefused, Fingerprint, Held, Idempotency, Key, RequestParts, Standing, Whose,
+    Answer, Claim, ClaimRefused, Fingerprint, Held, Idempotency, Keep, Key, RequestParts, Standing, Whose,
 };
 use sagas::limits::{ANSWER_BYTES_MAX, KEYS_SWEPT_MAX};
 use sagas::testing::{TestSeal, World as _};
@@ -30,9 +30,13 @@ fn whose(principal: &str) -> Whose {
 }
 
 async fn claim(sample: &Sample, principal: &str, body: &[u8]) -> Claim {
+    claim_kept(sample, principal, body, Keep { long: DAY, bytes_max: None }).await
+}
+
+async fn claim_kept(sample: &Sample, principal: &str, body: &[u8], kept: Keep) -> Claim {
     let parts = RequestParts { method: "POST", route: "/v1/things", body, ..RequestParts::default() };
     let key = Key::parse(b"\"k-1\"").unwrap();
-    book(sample).claim(whose(principal), key, Fingerprint::of(&parts), DAY).await.unwrap()
+    book(sample).claim(whose(principal), key, Fingerprint::of(&parts), kept).await.unwrap()
 }
 
 fn answer(body: &[u8]) -> Answer {
@@ -337,6 +341,79 @@ async fn after_its_time_a_key_is_free_again_and_the_sweeper_forgets_it() {
     assert!(matches!(attempt(&sample, &same, FINISH).await, Ok(Standing::Fresh(_))));
     sample.clock.advance(DAY);
     assert_eq!(book(&sample).sweep(&sample.ledger()).await.unwrap(), 1);
+}
+
+/// What one claim leads to, and the bytes that its workspace is said to keep by then.
+async fn finished(sample: &Sample, claim: Claim, body: &'static [u8]) -> Result<(), ClaimRefused> {
+    let ledger = sample.ledger();
+    let write = ledger.write(move |tx| {
+        let (Standing::Fresh(held) | Standing::Resume(held)) = claim.take(tx)? else { unreachable!() };
+        // What was provided first is counted once, as what takes its place.
+        claim.provide(tx, held, &answer(&[b'p'; 2_000]), None)?;
+        claim.finish(tx, held, &answer(body), None)?;
+        Ok(Told::new((), Entry::new("thing.make")))
+    });
+    match write.await {
+        Ok(_) => Ok(()),
+        Err(WriteRefused::Rejected(refused)) => Err(refused),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_keeps_so_many_bytes_of_answers_and_other_workspaces_are_not_asked() {
+    static BODY: [u8; 1_000] = [b'x'; 1_000];
+    let sample = Sample::new("");
+    // Two rows of 1 KiB with bodies of 1,000 bytes lie below it, and the third is refused.
+    let bounded = Keep { long: DAY, bytes_max: Some(4_000) };
+    let full = |refused| matches!(refused, Err(ClaimRefused::Full));
+    for principal in ["key:1", "key:2"] {
+        let claim = claim_kept(&sample, principal, b"{}", bounded).await;
+        finished(&sample, claim, &BODY).await.unwrap();
+    }
+    let third = claim_kept(&sample, "key:3", b"{}", bounded).await;
+    assert!(full(finished(&sample, third.clone(), &BODY).await));
+    let look = third.clone();
+    let looked = sample.ledger().read(move |view| look.check_room(view)).await;
+    assert!(matches!(looked, Err(audit::ReadRefused::Rejected(ClaimRefused::Full))));
+    // What was answered before is answered, and others have their own share.
+    let first = claim_kept(&sample, "key:1", b"{}", bounded).await;
+    assert_eq!(replayed(attempt(&sample, &first, FINISH).await).answer.body, BODY);
+    let unbounded = claim_kept(&sample, "operator:0", b"{}", Keep { bytes_max: None, ..bounded }).await;
+    finished(&sample, unbounded, &BODY).await.unwrap();
+    let elsewhere = Whose { scope: sagas::Scope::Appliance, principal: "key:3".to_owned() };
+    let (key, parts) = (Key::parse(b"k-1").unwrap(), RequestParts::default());
+    let claim = book(&sample).claim(elsewhere, key, Fingerprint::of(&parts), bounded).await.unwrap();
+    finished(&sample, claim, &BODY).await.unwrap();
+    // When their time is over there is room again, for just as many.
+    sample.clock.advance(DAY);
+    assert_eq!(book(&sample).sweep(&sample.ledger()).await.unwrap(), 4);
+    for principal in ["key:3", "key:4"] {
+        let claim = claim_kept(&sample, principal, b"{}", bounded).await;
+        finished(&sample, claim, &BODY).await.unwrap();
+    }
+    let last = claim_kept(&sample, "key:5", b"{}", bounded).await;
+    assert!(full(finished(&sample, last, &BODY).await));
+}
+
+#[tokio::test]
+async fn a_refusal_is_kept_for_a_day_also_where_an_answer_is_kept_for_thirty() {
+    let sample = Sample::new("");
+    let thirty = Keep { long: 30 * DAY, bytes_max: None };
+    let refuse: Work =
+        |tx, claim, held| claim.finish(tx, held, &Answer { status: 422, ..answer(b"no") }, None);
+    let unknown: Work = |tx, claim, held| {
+        claim.finish(tx, held, &Answer { status: 503, ..answer(b"the outcome is not known") }, None)
+    };
+    for (principal, work) in [("key:1", FINISH), ("key:2", refuse), ("key:3", unknown)] {
+        attempt(&sample, &claim_kept(&sample, principal, b"{}", thirty).await, work).await.unwrap();
+    }
+    sample.clock.advance(DAY);
+    assert_eq!(book(&sample).sweep(&sample.ledger()).await.unwrap(), 1);
+    for (principal, body) in [("key:1", b"made".as_slice()), ("key:3", b"the outcome is not known")] {
+        let claim = claim_kept(&sample, principal, b"{}", thirty).await;
+        assert_eq!(replayed(attempt(&sample, &claim, FINISH).await).answer.body, body);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

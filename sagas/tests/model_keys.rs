@@ -12,7 +12,7 @@ use audit::{Entry, Told, WriteRefused};
 use common::{SECOND, Sample, scope};
 use proptest::prelude::*;
 use sagas::idempotency::{
-    Answer, Claim, ClaimRefused, Fingerprint, Held, Idempotency, Key, RequestParts, Standing, Whose,
+    Answer, Claim, ClaimRefused, Fingerprint, Held, Idempotency, Keep, Key, RequestParts, Standing, Whose,
 };
 use sagas::testing::{TestSeal, World as _};
 
@@ -64,7 +64,7 @@ impl Table {
         let whose = Whose { scope: scope(), principal: "key:1".to_owned() };
         let parts = RequestParts { method: "POST", route: "/v1/things", ..RequestParts::default() };
         let key = Key::parse(b"k").unwrap();
-        let kept = Duration::from_secs(KEPT);
+        let kept = Keep { long: Duration::from_secs(KEPT), bytes_max: None };
         self.book().claim(whose, key, Fingerprint::of(&parts), kept).await.unwrap()
     }
 

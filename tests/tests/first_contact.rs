@@ -214,6 +214,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("apikey list", &["-w", "NAME"]),
     ("apikey revoke", &["-w", "NAME", "no-such", "--yes"]),
     ("key create", &["-w", "NAME", "release"]),
+    ("key import", &["-w", "NAME", "other", "--file", "/etc/hostname"]),
     ("key list", &["-w", "NAME"]),
     ("key show", &["-w", "NAME", "release"]),
     ("sign", &["-w", "NAME", "--key", "release", "--out", "OUT/signature", "/etc/hostname"]),
@@ -225,6 +226,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("key keep", &["-w", "NAME", "release"]),
     ("audit entries", &[]),
     ("audit checkpoint", &[]),
+    ("audit keys", &[]),
     ("audit seal", &[]),
     ("audit receipt", &["-w", "NAME", "1"]),
     ("audit export", &[]),
@@ -354,7 +356,14 @@ fn root_and_a_configured_operator_run_every_command() {
                 .chain(command.split(' '))
                 .chain(arguments.iter().map(String::as_str));
             let output = machine.by(&who, &all.collect::<Vec<_>>());
-            let expected = if REFUSED.contains(command) { 1 } else { 0 };
+            // What is no key is refused before the daemon is asked; another test brings a real one in.
+            let expected = if REFUSED.contains(command) {
+                1
+            } else if *command == "key import" {
+                2
+            } else {
+                0
+            };
             assert_eq!(
                 output.status.code(),
                 Some(expected),

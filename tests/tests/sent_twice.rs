@@ -68,11 +68,25 @@ async fn the_largest_batch_sent_for_twice_is_signed_once_and_its_answer_is_the_s
     let first = acme.ask(ask()).await.expect(200);
     assert!(first.body.len() > 64 * 1024, "{} bytes", first.body.len());
     same(&first, &acme.ask(ask()).await);
+    // The longest answer of any route that takes a key: each signature of RSA-4096 has 512 bytes.
+    let long_key = acme.create_key("long", "rsa-4096").await;
+    let items = vec![json!({ "key": long_key, "scheme": "rsa-pkcs1-sha256", "digest": digest }); 500];
+    let long = || {
+        keyed(post("/v1/sign-batch", json!({ "items": items })), "b-2")
+            .header("chancery-deadline-ms", "60000")
+    };
+    let longest = acme.ask(long()).await.expect(200);
+    assert!(longest.body.len() > 350_000, "{} bytes", longest.body.len());
+    assert!(longest.json()["results"].as_array().unwrap().iter().all(|item| item["signature"].is_string()));
+    same(&longest, &acme.ask(long()).await);
     house.terminate().await;
     house.serve().await;
     same(&first, &acme.ask(ask()).await);
-    let uses = acme.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json()["uses"].clone();
-    assert_eq!(uses, 500);
+    same(&longest, &acme.ask(long()).await);
+    for key in [key, long_key] {
+        let uses = acme.ask(get(format!("/v1/keys/{key}"))).await.expect(200).json()["uses"].clone();
+        assert_eq!(uses, 500);
+    }
     evidence::verifies(&mut house).await;
 }
 

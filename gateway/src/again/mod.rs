@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use audit::{Ledger, ReadRefused, WriteRefused};
 use bytes::Bytes;
 use http::HeaderMap;
-use sagas::idempotency::{Claim, ClaimRefused, Fingerprint, Idempotency, Key, RequestParts, Standing, Whose};
+use sagas::idempotency::{
+    Claim, ClaimRefused, Fingerprint, Idempotency, Keep, Key, RequestParts, Standing, Whose,
+};
 use sagas::{SagaKey, Scope};
 
 use self::line::{Line, Place};
@@ -32,6 +34,7 @@ pub struct Again {
     ledger: Ledger,
     idempotency: Idempotency,
     line: Line,
+    answer_bytes_max: u64,
 }
 
 /// A request, as far as it matters whether another one is the same.
@@ -74,22 +77,26 @@ struct Keyed {
 }
 
 impl Again {
-    /// Over the ledger's file and the seal of what is kept.
-    pub fn new(ledger: Ledger, idempotency: Idempotency) -> Self {
-        Self { ledger, idempotency, line: Line::default() }
+    /// Over the ledger's file and the seal of what is kept: so many bytes of answers for each workspace.
+    pub fn new(ledger: Ledger, idempotency: Idempotency, answer_bytes_max: u64) -> Self {
+        Self { ledger, idempotency, line: Line::default(), answer_bytes_max }
     }
 
     /// Begins a request: at once where it has no key, else when nobody else is at work on the key. The claim itself is taken
     /// by the first transaction of the request.
     ///
     /// # Errors
-    /// The key is missing or malformed, belongs to another request, or its first request is still under way.
+    /// The key is missing or malformed, belongs to another request, its first request is still under way, or the workspace keeps
+    /// as many answers as it may.
     pub async fn begin(&self, asked: Asked<'_>) -> Result<Begun, Problem> {
         let Some(key) = key_of(&asked)? else { return Ok(Begun::Go(Turn { keyed: None })) };
-        let kept = match asked.route.key_rule {
+        let long = match asked.route.key_rule {
             KeyRule::Optional => ANSWERS_KEPT,
             KeyRule::Lasting | KeyRule::Required => ANSWERS_KEPT_LONG,
         };
+        // A workspace that has filled its share does not keep its operators out.
+        let is_operator = matches!(asked.caller, Some(Caller::Operator(_)));
+        let kept = Keep { long, bytes_max: (!is_operator).then_some(self.answer_bytes_max) };
         let claim = self.idempotency.claim(whose(asked.caller), key, fingerprint(&asked), kept).await;
         let claim = claim.map_err(|why| {
             tracing::warn!(%why, "what is kept of requests cannot be opened");
@@ -137,8 +144,12 @@ impl Again {
 
     async fn look(&self, claim: &Claim) -> Result<Option<Standing>, Problem> {
         let claim = claim.clone();
-        let seen = self.ledger.read(move |view| claim.find(view)).await;
-        seen.map_err(|refused| match refused {
+        let seen = self.ledger.read(move |view| match claim.find(view)? {
+            None => claim.check_room(view).map(|()| None),
+            found => Ok(found),
+        });
+        seen.await.map_err(|refused| match refused {
+            ReadRefused::Rejected(refused @ ClaimRefused::Full) => refused.into(),
             ReadRefused::Rejected(why) => Problem::internal(&why),
             ReadRefused::Failed(fault) => Problem::internal(&fault),
             ReadRefused::Closed => {

@@ -74,6 +74,13 @@ pub enum ClientStanding {
     Unknown,
 }
 
+impl ClientStanding {
+    /// It is hung up on before it has said anything.
+    pub fn is_shut_out(&self) -> bool {
+        !matches!(self, Self::Enrolled(_))
+    }
+}
+
 /// Where an API key stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiKeyStanding {

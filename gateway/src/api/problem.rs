@@ -144,6 +144,8 @@ codes! {
     NotRecoverable = "not_recoverable", 409, Kept, "The key was made never to leave the token";
     /// Too many requests.
     RateLimited = "rate_limited", 429, Freed, "Too many requests";
+    /// The workspace keeps as many answers under idempotency keys as it may.
+    AnswersFull = "answers_full", 429, Freed, "Too many answers are kept";
     /// Headers are over the limit.
     HeadersTooLarge = "headers_too_large", 431, Freed, "The headers are too large";
     /// A fault of ours.

@@ -90,6 +90,8 @@ pub struct Route {
     pub effect: Effect,
     /// Whether it wants an idempotency key.
     pub key_rule: KeyRule,
+    /// With `Prefer: wait` it waits for people or events, and holds no place meanwhile.
+    pub waits: bool,
     /// The words of the API description.
     pub about: About,
     handler: Handler,
@@ -125,6 +127,7 @@ pub struct Guarded<G, B = ()> {
     method: Method,
     pattern: &'static str,
     key_rule: KeyRule,
+    waits: bool,
     effect: Effect,
     about: About,
     kinds: std::marker::PhantomData<(G, B)>,
@@ -181,6 +184,7 @@ impl Unguarded {
             method: self.method,
             pattern: self.pattern,
             key_rule,
+            waits: false,
             effect,
             about,
             kinds: std::marker::PhantomData,
@@ -196,6 +200,7 @@ impl<G: Guard, B: Body> Guarded<G, B> {
             method: self.method,
             pattern: self.pattern,
             key_rule: self.key_rule,
+            waits: self.waits,
             effect: self.effect,
             about,
             kinds: std::marker::PhantomData,
@@ -206,6 +211,13 @@ impl<G: Guard, B: Body> Guarded<G, B> {
     #[must_use]
     pub fn keyed(mut self, rule: KeyRule) -> Self {
         self.key_rule = rule;
+        self
+    }
+
+    /// Says that it waits for people or events where the caller prefers to (RFC 7240 section 4.3).
+    #[must_use]
+    pub fn waits(mut self) -> Self {
+        self.waits = true;
         self
     }
 
@@ -282,6 +294,7 @@ impl<G: Guard, B: Body> Guarded<G, B> {
             guard: G::KIND,
             effect: self.effect,
             key_rule: self.key_rule,
+            waits: self.waits,
             about: self.about,
             handler: erased,
         }

@@ -2,19 +2,24 @@
 //! Who enters: a request whose caller has passed the guard.
 //! What leaves: the whole body, or a problem; never memory that grows with what a peer sends.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
+use super::bodies::Room;
 use crate::api::{Code, Problem};
 use crate::limits::{BODY_BYTES_MAX, BODY_DISCARDED_BYTES_MAX, BODY_WAIT_MAX};
 
-/// Reads the body of a request.
+const SHORTLY: Duration = Duration::from_secs(1);
+
+/// Reads the body of a request, as far as there is room for it.
 ///
 /// # Errors
-/// `body_too_large`, `body_timeout`, `not_json`, or `bad_request` when the peer stops half-way.
-pub async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem> {
+/// `body_too_large`, `overloaded`, `body_timeout`, `not_json`, or `bad_request` when the peer stops half-way.
+pub(super) async fn read(headers: &HeaderMap, body: Incoming, room: &mut Room) -> Result<Bytes, Problem> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
@@ -26,7 +31,10 @@ pub async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem>
         return Err(too_large());
     }
     expect_json(headers)?;
-    match tokio::time::timeout(BODY_WAIT_MAX, collect(body)).await {
+    if !room.grow_to(usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX)) {
+        return Err(no_room());
+    }
+    match tokio::time::timeout(BODY_WAIT_MAX, collect(body, room)).await {
         Ok(read) => read,
         Err(_) => Err(Problem::new(
             Code::BodyTimeout,
@@ -36,7 +44,7 @@ pub async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem>
 }
 
 /// Frames arrive one by one; a body that fits in its first frame, as most do, is not copied.
-async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
+async fn collect(mut body: Incoming, room: &mut Room) -> Result<Bytes, Problem> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -46,6 +54,9 @@ async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
         if first.len() + rest.len() + data.len() > BODY_BYTES_MAX {
             discard(body).await;
             return Err(too_large());
+        }
+        if !room.grow_to(first.len() + rest.len() + data.len()) {
+            return Err(no_room());
         }
         if first.is_empty() {
             first = data;
@@ -85,6 +96,11 @@ fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(Code::NotJson, "send the body with `Content-Type: application/json`"))
+}
+
+fn no_room() -> Problem {
+    let why = "the bodies of this workspace's requests take as much memory as there is for them; nothing was done, try again";
+    Problem::new(Code::Overloaded, why).after(SHORTLY)
 }
 
 fn too_large() -> Problem {

@@ -18,9 +18,11 @@ use super::authenticate::Peer;
 use super::framing::{Mark, TwoLengths, Watched};
 use super::gate::Gate;
 use crate::limits::{
-    FIRST_BYTES_WAIT_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_WAIT_MAX, PING_EVERY, PING_WAIT_MAX,
-    RESET_STREAMS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+    CONNECTION_AGE_MAX, CONNECTION_WINDOW_BYTES, FIRST_BYTES_WAIT_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX,
+    HEADER_WAIT_MAX, PING_EVERY, PING_WAIT_MAX, RESET_STREAMS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+    UNSENT_WAIT_MAX,
 };
+use crate::unsent::Unsent;
 
 /// Serves a connection until its peer leaves, `stopping` asks it to finish, or `cut` ends it at once.
 pub async fn serve<S>(
@@ -35,15 +37,22 @@ pub async fn serve<S>(
     let peer = Arc::new(peer);
     let (stream, mark) = Watched::new(stream);
     let seen = mark.clone();
+    let unsent = gate.answers().connection();
+    let counter = unsent.counter();
+    let patience = Patience { age: gate.jittered(CONNECTION_AGE_MAX), ..Patience::default() };
     let answer = move |mut request: Request<Incoming>| {
-        let (gate, peer) = (Arc::clone(&gate), Arc::clone(&peer));
+        let (gate, peer, counter) = (Arc::clone(&gate), Arc::clone(&peer), counter.clone());
         // The parser has dropped one of the two lengths by now; the mark still knows of it.
         if request.headers().contains_key(header::TRANSFER_ENCODING) && seen.take() {
             request.extensions_mut().insert(TwoLengths);
         }
-        async move { Ok::<_, Infallible>(gate.answer(&peer, request).await) }
+        async move {
+            // Whoever does not take what it asked for waits with what it asks for next.
+            counter.room().await;
+            Ok::<_, Infallible>(gate.answer(&peer, request, &counter).await)
+        }
     };
-    run(stream, &mark, answer, Patience::default(), stopping, cut).await;
+    run(stream, &mark, &unsent, answer, patience, stopping, cut).await;
 }
 
 /// How long a peer may say nothing, in each of the ways there are.
@@ -53,6 +62,10 @@ struct Patience {
     header: Duration,
     ping_every: Duration,
     ping: Duration,
+    /// Taking nothing of an answer.
+    unsent: Duration,
+    /// Being connected at all.
+    age: Duration,
 }
 
 impl Default for Patience {
@@ -62,6 +75,8 @@ impl Default for Patience {
             header: HEADER_WAIT_MAX,
             ping_every: PING_EVERY,
             ping: PING_WAIT_MAX,
+            unsent: UNSENT_WAIT_MAX,
+            age: CONNECTION_AGE_MAX,
         }
     }
 }
@@ -69,6 +84,7 @@ impl Default for Patience {
 async fn run<S, A, F, B>(
     stream: Watched<S>,
     mark: &Mark,
+    unsent: &Unsent,
     answer: A,
     patience: Patience,
     stopping: &CancellationToken,
@@ -91,14 +107,25 @@ async fn run<S, A, F, B>(
             std::future::pending::<()>().await;
         }
     };
+    let untaken = async {
+        tokio::select! {
+            () = unsent.cut() => tracing::info!("no room for answers that peers do not take; the greatest was cut"),
+            () = unsent.stalled(patience.unsent) => tracing::debug!("a peer takes nothing of its answers; connection closed"),
+        }
+    };
+    tokio::pin!(untaken);
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
         () = silent => return tracing::debug!("a peer said nothing; connection closed"),
+        () = &mut untaken => return,
         () = cut.cancelled() => return,
-        () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = stopping.cancelled() => {}
+        () = tokio::time::sleep(patience.age) => {}
     }
+    connection.as_mut().graceful_shutdown();
     tokio::select! {
         ended = connection => log_end(ended),
+        () = untaken => {}
         () = cut.cancelled() => {}
     }
 }
@@ -120,7 +147,7 @@ fn builder(patience: Patience) -> Builder<TokioExecutor> {
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(RESET_STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(patience.ping_every)
         .keep_alive_timeout(patience.ping);
     builder
@@ -135,25 +162,40 @@ fn log_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http_body_util::Full;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
+    use crate::unsent::Answers;
 
     const MOMENT: Duration = Duration::from_millis(20);
     const FOR_EVER: Duration = Duration::from_secs(3600);
-    const PATIENT: Patience =
-        Patience { first_bytes: FOR_EVER, header: FOR_EVER, ping_every: FOR_EVER, ping: FOR_EVER };
+    const PATIENT: Patience = Patience {
+        first_bytes: FOR_EVER,
+        header: FOR_EVER,
+        ping_every: FOR_EVER,
+        ping: FOR_EVER,
+        unsent: FOR_EVER,
+        age: FOR_EVER,
+    };
 
     /// A peer of a connection that is served with this patience.
     fn peer(patience: Patience) -> DuplexStream {
+        answered(patience, Bytes::from_static(b"here"), Answers::default())
+    }
+
+    /// One that is always answered with the same, counted here.
+    fn answered(patience: Patience, body: Bytes, answers: Answers) -> DuplexStream {
         let (near, far) = tokio::io::duplex(64 << 10);
         let (far, mark) = Watched::new(far);
         tokio::spawn(async move {
-            let answer =
-                |_: Request<Incoming>| async { Ok(Response::new(Full::new(Bytes::from_static(b"here")))) };
+            let unsent = answers.connection();
+            let counter = unsent.counter();
+            let answer = |_: Request<Incoming>| {
+                let body = counter.whole(body.clone());
+                async { Ok(Response::new(body)) }
+            };
             let never = CancellationToken::new();
-            run(far, &mark, answer, patience, &never, &never).await;
+            run(far, &mark, &unsent, answer, patience, &never, &never).await;
         });
         near
     }
@@ -191,6 +233,27 @@ mod tests {
             peer.write_all(beginning).await.unwrap();
             closed(peer).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_of_its_answer_is_cut_and_nothing_of_it_is_kept() {
+        let answers = Answers::default();
+        let body = Bytes::from(vec![b'x'; 1 << 20]);
+        let mut peer = answered(Patience { unsent: MOMENT, ..PATIENT }, body, answers.clone());
+        peer.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        // The other side has closed when what we write goes nowhere.
+        while peer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(MOMENT).await;
+        }
+        assert_eq!(answers.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_old_connection_is_ended_in_good_order() {
+        let mut peer = peer(Patience { age: MOMENT, ..PATIENT });
+        peer.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let said = String::from_utf8(closed(peer).await).unwrap();
+        assert!(said.is_empty() || said.ends_with("here"), "an answer was broken off: {said}");
     }
 
     #[tokio::test]

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::gate::bucket_of;
 use crate::api::{CertificateHash, HangUp};
-use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX};
+use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, CONNECTIONS_PER_CERTIFICATE_MAX};
 
 /// The register of connections and running handlers.
 #[derive(Clone, Default)]
@@ -52,6 +53,7 @@ pub struct Holding {
 impl Register {
     /// Takes a place for a new connection, or none when the house or the address has its fill.
     pub fn sit(&self, address: IpAddr) -> Option<Seat> {
+        let address = bucket_of(address);
         let mut open = self.inner.open();
         let from_here = open.by_address.get(&address).copied().unwrap_or(0);
         if open.total >= CONNECTIONS_MAX || from_here >= CONNECTIONS_PER_ADDRESS_MAX {
@@ -62,15 +64,19 @@ impl Register {
         Some(Seat { inner: Arc::clone(&self.inner), address })
     }
 
-    /// Puts a connection under the certificate it was made with.
-    pub fn hold(&self, certificate: CertificateHash) -> Holding {
+    /// Puts a connection under the certificate it was made with, or not where that has its fill.
+    pub fn hold(&self, certificate: CertificateHash) -> Option<Holding> {
         let cut = CancellationToken::new();
         let mut open = self.inner.open();
         open.next += 1;
         let number = open.next;
-        open.by_certificate.entry(certificate).or_default().insert(number, cut.clone());
+        let held = open.by_certificate.entry(certificate).or_default();
+        if held.len() >= CONNECTIONS_PER_CERTIFICATE_MAX {
+            return None;
+        }
+        held.insert(number, cut.clone());
         drop(open);
-        Holding { inner: Arc::clone(&self.inner), certificate, number, cut }
+        Some(Holding { inner: Arc::clone(&self.inner), certificate, number, cut })
     }
 
     /// Open connections now.
@@ -184,10 +190,23 @@ mod tests {
     fn a_revoked_certificate_loses_its_connections_and_no_others() {
         let register = Register::default();
         let (ours, theirs) = (CertificateHash([1; 32]), CertificateHash([2; 32]));
-        let (first, second, other) = (register.hold(ours), register.hold(ours), register.hold(theirs));
+        let hold = |certificate| register.hold(certificate).unwrap();
+        let (first, second, other) = (hold(ours), hold(ours), hold(theirs));
         register.hang_up(&ours);
         assert!(first.cut().is_cancelled() && second.cut().is_cancelled());
         assert!(!other.cut().is_cancelled());
+    }
+
+    #[test]
+    fn a_certificate_has_its_fill_and_costs_no_other_a_place() {
+        let register = Register::default();
+        let (ours, theirs) = (CertificateHash([1; 32]), CertificateHash([2; 32]));
+        let held: Vec<_> =
+            (0..CONNECTIONS_PER_CERTIFICATE_MAX).map(|_| register.hold(ours).unwrap()).collect();
+        assert!(register.hold(ours).is_none());
+        assert!(register.hold(theirs).is_some());
+        drop(held);
+        assert!(register.hold(ours).is_some());
     }
 
     #[tokio::test]

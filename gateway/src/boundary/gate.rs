@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::authenticate::{Peer, real_address};
+use super::bodies::Bodies;
 use super::drain::Register;
 use super::framing::TwoLengths;
 use super::rate::{Allowance, Quota, RateLimiter};
@@ -21,14 +22,16 @@ use super::semantics;
 use super::trace::{Followed, follow};
 use crate::again::Again;
 use crate::api::{Caller, Code, Directory, Problem, Reply};
+use crate::compartments::Owner;
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
-use crate::limits::{RATE_KEYS_MAX, TARGET_BYTES_MAX};
+use crate::limits::{BODIES_BYTES_MAX, JITTER_PARTS, RATE_KEYS_MAX, TARGET_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::paths::PlainPath;
 use crate::routing::{Router, Target};
 use crate::traces::Traces;
+use crate::unsent::{Answers, Counter};
 
 /// What the gate needs to know to let requests through.
 pub struct GateParts {
@@ -61,6 +64,8 @@ pub struct Gate {
     parts: GateParts,
     workspaces: RateLimiter<WorkspaceId>,
     addresses: RateLimiter<IpAddr>,
+    bodies: Bodies,
+    answers: Answers,
 }
 
 /// A request whose head has been read.
@@ -69,6 +74,8 @@ pub(super) struct Arrived<'a> {
     pub(super) ip: Option<IpAddr>,
     pub(super) head: http::request::Parts,
     pub(super) followed: &'a Followed,
+    /// Where the bytes of the answer are counted.
+    pub(super) unsent: &'a Counter,
     pub(super) begun: Instant,
 }
 
@@ -80,19 +87,24 @@ impl Gate {
     pub fn new(parts: GateParts) -> Self {
         let workspaces = RateLimiter::new(parts.workspace_quota, RATE_KEYS_MAX);
         let addresses = RateLimiter::new(parts.address_quota, RATE_KEYS_MAX);
-        Self { parts, workspaces, addresses }
+        Self {
+            parts,
+            workspaces,
+            addresses,
+            bodies: Bodies::new(BODIES_BYTES_MAX),
+            answers: Answers::default(),
+        }
     }
 
     /// Answers one request.
-    pub async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> HttpResponse {
+    pub async fn answer(&self, peer: &Peer, request: Request<Incoming>, unsent: &Counter) -> HttpResponse {
         let begun = Instant::now();
         let now = Moment::now(self.parts.clock.as_ref());
         let followed = follow(request.headers(), peer.trust(), now, &self.parts.dice, &self.parts.traces);
         let span = tracing::info_span!("request", request_id = %followed.request, trace_id = %followed.trace.trace_id());
         let method = request.method().clone();
-        let work = self.answer_followed(peer, request, &followed, begun);
+        let work = self.answer_followed(peer, request, (&followed, unsent), begun);
         let (response, label) = followed.trail.follow(work).instrument(span.clone()).await;
-        let response = semantics::without_body_of_head(&method, response);
         let took = begun.elapsed();
         let status = response.status().as_u16();
         followed.trail.answered(format!("{method} {label}"), status.to_string());
@@ -105,12 +117,12 @@ impl Gate {
         &self,
         peer: &Peer,
         request: Request<Incoming>,
-        followed: &Followed,
+        (followed, unsent): (&Followed, &Counter),
         begun: Instant,
     ) -> (HttpResponse, Label) {
         let (head, body) = request.into_parts();
-        let arrived = Arrived { peer, ip: self.address(peer, &head.headers), head, followed, begun };
-        let refuse = |problem| (respond(Err(problem), followed, None), Label::from("none"));
+        let arrived = Arrived { peer, ip: self.address(peer, &head.headers), head, followed, unsent, begun };
+        let refuse = |problem| (respond(Err(problem), &arrived, None), Label::from("none"));
         // Before anything else: whoever asks for paths that are not there empties the same bucket.
         if let Err(problem) = self.limit_address(arrived.ip, begun) {
             return refuse(problem);
@@ -120,7 +132,7 @@ impl Gate {
         }
         if semantics::asks_of_the_server(&arrived.head) {
             return (
-                semantics::options(respond(Ok(Reply::empty()), followed, None), &[]),
+                semantics::options(respond(Ok(Reply::empty()), &arrived, None), &[]),
                 Label::from("none"),
             );
         }
@@ -141,12 +153,32 @@ impl Gate {
         self.parts.directory.as_ref()
     }
 
+    /// Who is who, for handshakes.
+    pub fn directory_handle(&self) -> Arc<dyn Directory> {
+        Arc::clone(&self.parts.directory)
+    }
+
     pub(super) fn again(&self) -> &Again {
         &self.parts.again
     }
 
     pub(super) fn register(&self) -> &Register {
         &self.parts.register
+    }
+
+    /// Where the answers of a new connection are counted.
+    pub fn answers(&self) -> &Answers {
+        &self.answers
+    }
+
+    pub(super) fn bodies(&self) -> &Bodies {
+        &self.bodies
+    }
+
+    /// A little less by chance, so that what began together does not end together.
+    pub(super) fn jittered(&self, duration: Duration) -> Duration {
+        let chance = u32::from(u16::from_le_bytes(self.parts.dice.throw()));
+        duration - duration / JITTER_PARTS * chance / u32::from(u16::MAX)
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
@@ -176,12 +208,17 @@ impl Gate {
         caller: Option<&Caller>,
         now: Instant,
     ) -> Result<Option<Allowance>, Problem> {
-        let workspace = match caller {
-            Some(Caller::Program(program)) => &program.client.workspace,
-            Some(Caller::Client(client)) => &client.workspace,
-            _ => return Ok(None),
-        };
-        self.workspaces.take(workspace, now).map(Some).map_err(rate_limited)
+        let Some(workspace) = owner_of(caller) else { return Ok(None) };
+        self.workspaces.take(&workspace, now).map(Some).map_err(rate_limited)
+    }
+}
+
+/// The workspace at whose expense a request is carried out; nobody's for operators.
+pub(super) fn owner_of(caller: Option<&Caller>) -> Owner {
+    match caller {
+        Some(Caller::Program(program)) => Some(program.client.workspace.clone()),
+        Some(Caller::Client(client)) => Some(client.workspace.clone()),
+        _ => None,
     }
 }
 

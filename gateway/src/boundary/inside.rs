@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use super::authenticate::authenticate;
 use super::body;
-use super::gate::{Arrived, Gate, Label, limit_target, no_such_path};
+use super::gate::{Arrived, Gate, Label, limit_target, no_such_path, owner_of};
 use super::headers::{wait_preferred, wants_text};
 use super::overseer::{Overseer, Patience, attend};
 use super::rate::Allowance;
@@ -39,21 +39,21 @@ impl Gate {
     ) -> (HttpResponse, Label) {
         let (route, params) = match room.tree.find(&arrived.head.method, path) {
             Found::Route(route, params) => (route, params),
-            Found::Nothing => return (respond(Err(no_such_path()), arrived.followed, None), "none".into()),
+            Found::Nothing => return (respond(Err(no_such_path()), arrived, None), "none".into()),
             Found::OtherMethods(methods) if arrived.head.method == http::Method::OPTIONS => {
-                let answer = respond(Ok(Reply::empty()), arrived.followed, None);
+                let answer = respond(Ok(Reply::empty()), arrived, None);
                 return (semantics::options(answer, &methods), "none".into());
             }
             Found::OtherMethods(methods) => {
                 let problem =
                     Problem::new(Code::MethodNotAllowed, "the Allow header names the methods of this path");
-                let answer = respond(Err(problem), arrived.followed, None);
+                let answer = respond(Err(problem), arrived, None);
                 return (semantics::options(answer, &methods), "none".into());
             }
         };
         let mut allowance = None;
         let outcome = self.carry_out(arrived, body, room, (route, params), &mut allowance).await;
-        (respond(outcome, arrived.followed, allowance), route.pattern.into())
+        (respond(outcome, arrived, allowance), route.pattern.into())
     }
 
     async fn carry_out(
@@ -72,10 +72,22 @@ impl Gate {
         let mut origin = arrived.origin(caller.as_ref().ok())?;
         let query = arrived.head.uri.query().unwrap_or_default().to_owned();
         let (until, wants_text, wait) = (origin.deadline, wants_text(headers), wait_preferred(headers));
-        let fair = until.saturating_duration_since(arrived.begun) >= HANDLER_WAIT_FAIR;
-        let bytes =
-            if route.method == Method::Get { Bytes::new() } else { body::read(headers, body).await? };
-        let pass = room.compartment.enter(until).await.map_err(kept)?;
+        // What came in step, because an event or a person brought it, would end in step.
+        let wait = wait.map(|wait| self.jittered(wait));
+        let owner = owner_of(caller.as_ref().ok());
+        let mut held = self.bodies().room(&owner);
+        let bytes = match route.method {
+            Method::Get => Bytes::new(),
+            _ => body::read(headers, body, &mut held).await?,
+        };
+        let waits = route.waits && wait.is_some();
+        let pass = match waits {
+            true => room.compartment.enter_to_wait(&owner).await,
+            false => room.compartment.enter(&owner, until).await,
+        };
+        let pass = pass.map_err(kept)?;
+        // Who waits for people or events and is not heard says nothing of the service.
+        let fair = !waits && until.saturating_duration_since(arrived.begun) >= HANDLER_WAIT_FAIR;
         let asked = Asked {
             caller: caller.as_ref().ok(),
             route,
@@ -94,6 +106,8 @@ impl Gate {
             (self.metrics().clone(), Exchange { origin, params, query, wants_text, wait });
         // Parsing is a part of the handler: should it panic, that too is the service's fault and nobody else's.
         let work = async move {
+            // What the body became is as long as the body was, until the request is over.
+            let _held = held;
             let outcome = async {
                 let parsing = Instant::now();
                 let answering = passed(&bytes, exchange)?;

@@ -131,7 +131,13 @@ async fn attend(
     register: Register,
     seat: Seat,
 ) {
-    let holding = register.hold(certificate);
+    let Some(holding) = register.hold(certificate) else {
+        return tracing::info!(ip = %address.ip(), %certificate, "too many connections with one certificate; the newest was closed");
+    };
+    // Revoked after the handshake asked and before the connection could be found under its certificate.
+    if gate.directory().client(&certificate).is_shut_out() {
+        return;
+    }
     let peer = Peer::Remote { address, certificate };
     connection::serve(stream, peer, gate, register.stopping(), holding.cut()).await;
     drop(seat);

@@ -3,10 +3,12 @@
 //! What leaves: a `Caller` and a typed command to a service; an answer or a problem document back.
 
 pub mod authenticate;
+mod bodies;
 pub mod body;
 pub mod closed;
 pub mod connection;
 pub mod drain;
+mod enrolled;
 pub mod framing;
 pub mod gate;
 mod handshakes;

@@ -27,12 +27,12 @@ impl Gate {
         let label = Label::Owned(upstream.config().prefix.clone());
         if !METHODS.contains(&arrived.head.method.as_str()) {
             let problem = Problem::new(Code::MethodNotAllowed, "the Allow header names what is forwarded");
-            return (allow(respond(Err(problem), arrived.followed, None), METHODS.into_iter()), label);
+            return (allow(respond(Err(problem), arrived, None), METHODS.into_iter()), label);
         }
         let mut allowance = None;
         let response = match self.forward(arrived, body, upstream, path, &mut allowance).await {
             Ok(response) => hand_on(response, arrived.followed, allowance),
-            Err(problem) => respond(Err(problem), arrived.followed, allowance),
+            Err(problem) => respond(Err(problem), arrived, allowance),
         };
         (response, label)
     }
@@ -57,6 +57,7 @@ impl Gate {
             query: arrived.head.uri.query(),
             headers,
             origin: &origin,
+            unsent: arrived.unsent,
             trace_state: &|span| arrived.followed.state.with_own(span),
         };
         Ok(upstream.forward(&entrant, passage, body).await?)

@@ -4,16 +4,18 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::{Either, Full};
+use http_body_util::Either;
 
+use super::gate::Arrived;
 use super::rate::Allowance;
 use super::trace::Followed;
 use crate::api::problem::whole_seconds;
 use crate::api::{Code, Problem, Reply};
+use crate::unsent::Counted;
 use crate::upstream::answered::AnsweredBody;
 
 /// A response as hyper sends it: whole, or as it comes from an upstream.
-pub type HttpResponse = Response<Either<Full<Bytes>, AnsweredBody>>;
+pub type HttpResponse = Response<Either<Counted, AnsweredBody>>;
 
 /// The header that names the request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -26,18 +28,19 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Writes the answer to one request.
-pub fn respond(
+pub(super) fn respond(
     outcome: Result<Reply, Problem>,
-    followed: &Followed,
+    arrived: &Arrived<'_>,
     allowance: Option<Allowance>,
 ) -> HttpResponse {
     let mut response = match outcome {
         Ok(reply) => success(reply),
-        Err(problem) => failure(problem, followed),
+        Err(problem) => failure(problem, arrived.followed),
     };
-    label(response.headers_mut(), followed, allowance);
+    label(response.headers_mut(), arrived.followed, allowance);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.map(Either::Left)
+    let response = super::semantics::without_body_of_head(&arrived.head.method, response);
+    response.map(|body| Either::Left(arrived.unsent.whole(body)))
 }
 
 /// Hands on an upstream's answer under our own request id and trace.
@@ -70,8 +73,8 @@ pub fn allow(mut response: HttpResponse, methods: impl Iterator<Item = &'static 
     response
 }
 
-fn success(reply: Reply) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(reply.body));
+fn success(reply: Reply) -> Response<Bytes> {
+    let mut response = Response::new(reply.body);
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
     if !reply.media_type.is_empty() {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.media_type));
@@ -88,11 +91,11 @@ fn success(reply: Reply) -> Response<Full<Bytes>> {
     response
 }
 
-fn failure(problem: Problem, followed: &Followed) -> Response<Full<Bytes>> {
+fn failure(problem: Problem, followed: &Followed) -> Response<Bytes> {
     let status = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let (code, retry_after) = (problem.code, problem.retry_after);
     let document = serde_json::to_vec(&problem.document(followed.request.as_str())).unwrap_or_default();
-    let mut response = Response::new(Full::new(Bytes::from(document)));
+    let mut response = Response::new(Bytes::from(document));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

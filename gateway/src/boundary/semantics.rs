@@ -3,9 +3,7 @@
 //! What leaves: refusals of what has two readings; the headers and the silence that clients rely on.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Version, header};
-use http_body_util::{Either, Full};
-use hyper::body::Body;
+use http::{HeaderMap, HeaderValue, Response, Version, header};
 
 use super::respond::{HttpResponse, allow};
 use crate::api::{Code, Method, Problem};
@@ -61,23 +59,15 @@ pub(super) fn options(response: HttpResponse, methods: &[Method]) -> HttpRespons
 }
 
 /// The head of an answer is the one that GET would have, its length included, and nothing follows it (RFC 9110 section 9.3.2).
-pub(super) fn without_body_of_head(method: &http::Method, response: HttpResponse) -> HttpResponse {
+pub(super) fn without_body_of_head(method: &http::Method, response: Response<Bytes>) -> Response<Bytes> {
     if method != http::Method::HEAD {
         return response;
     }
     let (mut head, body) = response.into_parts();
-    let body = match body {
-        Either::Left(body) => {
-            if let Some(length) =
-                body.size_hint().exact().filter(|_| head.status != http::StatusCode::NO_CONTENT)
-            {
-                head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-            }
-            Either::Left(Full::new(Bytes::new()))
-        }
-        other => other,
-    };
-    HttpResponse::from_parts(head, body)
+    if head.status != http::StatusCode::NO_CONTENT {
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    Response::from_parts(head, Bytes::new())
 }
 
 /// A body comes as it is: no coding (RFC 9110 section 8.4), and in the one charset that JSON has (RFC 8259 section 8.1).

@@ -10,6 +10,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
 use tokio_rustls::TlsAcceptor;
 
+use super::enrolled::Enrolled;
+use crate::api::Directory;
+
 /// What a face is made of.
 pub struct FaceParts {
     /// The server's certificate, leaf first.
@@ -38,15 +41,17 @@ pub enum FaceRefused {
 #[derive(Clone)]
 pub struct TlsFace {
     current: Arc<RwLock<Arc<rustls::ServerConfig>>>,
+    directory: Arc<dyn Directory>,
 }
 
 impl TlsFace {
-    /// The first face.
+    /// The first face; handshakes ask the directory who is enrolled.
     ///
     /// # Errors
     /// The parts do not go together.
-    pub fn new(parts: FaceParts) -> Result<Self, FaceRefused> {
-        Ok(Self { current: Arc::new(RwLock::new(Arc::new(server_config(parts)?))) })
+    pub fn new(parts: FaceParts, directory: Arc<dyn Directory>) -> Result<Self, FaceRefused> {
+        let config = Arc::new(server_config(parts, &directory)?);
+        Ok(Self { current: Arc::new(RwLock::new(config)), directory })
     }
 
     /// Puts on another face; open connections keep theirs.
@@ -54,7 +59,7 @@ impl TlsFace {
     /// # Errors
     /// The parts do not go together; the present face stays.
     pub fn replace(&self, parts: FaceParts) -> Result<(), FaceRefused> {
-        let config = Arc::new(server_config(parts)?);
+        let config = Arc::new(server_config(parts, &self.directory)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
@@ -65,19 +70,22 @@ impl TlsFace {
     }
 }
 
-fn server_config(parts: FaceParts) -> Result<rustls::ServerConfig, FaceRefused> {
+fn server_config(
+    parts: FaceParts,
+    directory: &Arc<dyn Directory>,
+) -> Result<rustls::ServerConfig, FaceRefused> {
     let mut roots = RootCertStore::empty();
     for ca in parts.client_cas {
         roots.add(ca).map_err(FaceRefused::ClientCa)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+    let chains = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
         .map_err(FaceRefused::NoClientCa)?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(FaceRefused::Certificate)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Enrolled::new(chains, Arc::clone(directory))))
         .with_single_cert(parts.chain, parts.key)
         .map_err(FaceRefused::Certificate)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

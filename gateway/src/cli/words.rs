@@ -114,7 +114,7 @@ pub(super) enum KeyCommand {
         #[arg(long)]
         recoverable: bool,
     },
-    /// Bring in a key that was made elsewhere: announced, wrapped for the token, taken in and proven, in one go.
+    /// Bring in a key that was made elsewhere, in one go.
     Import {
         /// The name it will have.
         name: String,

@@ -2,15 +2,16 @@
 //! Who enters: calls to the service, before they begin.
 //! What leaves: a pass that holds a place until the call is over; or a refusal at once, with the time to come back.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use super::breaker::{Breaker, Policy, Standing, Ticket, Verdict};
+use super::breaker::{Policy, Standing, Ticket, Verdict};
+use super::breakers::Breakers;
 use super::pass::Pass;
+use super::places::{Owner, Place, Places};
 use crate::dice::Dice;
+use crate::limits::WAITERS_MAX;
 
 /// How many calls a compartment holds, and when it isolates itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +53,10 @@ pub struct Compartment {
     name: String,
     kind: Kind,
     bounds: Bounds,
-    breaker: Option<Mutex<Breaker>>,
-    places: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    breakers: Option<Mutex<Breakers>>,
+    places: Places,
+    /// Calls that wait for people or events hold none of the places.
+    waiters: Places,
     refused: AtomicU64,
     began: Instant,
 }
@@ -66,8 +68,10 @@ pub struct Seen {
     pub name: String,
     /// Where it is.
     pub kind: Kind,
-    /// Its breaker; none if it cannot be isolated.
+    /// Its breaker for those who called it lately, the mildest there is; none if it cannot be isolated.
     pub standing: Option<Standing>,
+    /// Workspaces for which it is isolated or being tried out.
+    pub isolated: usize,
     /// While open: how much longer.
     pub pause: Option<Duration>,
     /// Calls under way.
@@ -88,9 +92,9 @@ impl Compartment {
             name: name.into(),
             kind,
             bounds,
-            breaker: bounds.breaker.map(|policy| Mutex::new(Breaker::new(policy, seed()))),
-            places: Arc::new(Semaphore::new(bounds.in_flight_max)),
-            waiting: AtomicUsize::new(0),
+            breakers: bounds.breaker.map(|policy| Mutex::new(Breakers::new(policy, seed()))),
+            places: Places::new(bounds.in_flight_max, bounds.queue_max),
+            waiters: Places::new(WAITERS_MAX, 0),
             refused: AtomicU64::new(0),
             began: Instant::now(),
         })
@@ -114,95 +118,88 @@ impl Compartment {
     /// Lets a call in, at once or when a place comes free before `deadline`.
     ///
     /// # Errors
-    /// The service is isolated or full.
-    pub async fn enter(self: &Arc<Self>, deadline: Instant) -> Result<Pass, Kept> {
-        let entered = self.try_enter(deadline).await;
+    /// The service is isolated for its owner, or full.
+    pub async fn enter(self: &Arc<Self>, owner: &Owner, deadline: Instant) -> Result<Pass, Kept> {
+        let entered = self.try_enter(&self.places, owner, deadline).await;
+        self.counted(entered)
+    }
+
+    /// Lets a call in that waits for people or events: it holds none of the places for calls that are at work.
+    ///
+    /// # Errors
+    /// The service is isolated for its owner, or too many wait.
+    pub async fn enter_to_wait(self: &Arc<Self>, owner: &Owner) -> Result<Pass, Kept> {
+        let entered = self.try_enter(&self.waiters, owner, Instant::now()).await;
+        self.counted(entered)
+    }
+
+    fn counted(&self, entered: Result<Pass, Kept>) -> Result<Pass, Kept> {
         if entered.is_err() {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
         entered
     }
 
-    async fn try_enter(self: &Arc<Self>, deadline: Instant) -> Result<Pass, Kept> {
+    async fn try_enter(
+        self: &Arc<Self>,
+        places: &Places,
+        owner: &Owner,
+        deadline: Instant,
+    ) -> Result<Pass, Kept> {
         // Asked twice: here so that nobody queues before a closed door, and below because the door may have closed
         // meanwhile. The ticket is taken last, for a probe must not wait in a queue.
-        if let Some(retry_after) = self.breaker().and_then(|breaker| breaker.pause(self.now())) {
+        if let Some(retry_after) = self.breakers().and_then(|breakers| breakers.pause(owner, self.now())) {
             return Err(Kept::Isolated { retry_after });
         }
-        let place = self.place(deadline).await?;
-        let ticket = match self.breaker() {
-            Some(mut breaker) => {
-                let asked = breaker.ask(self.now());
+        let place: Place = places.take(owner, deadline).await.ok_or(Kept::Full)?;
+        let ticket = match self.breakers() {
+            Some(mut breakers) => {
+                let asked = breakers.ask(owner, self.now());
                 Some(asked.map_err(|retry_after| Kept::Isolated { retry_after })?)
             }
             None => None,
         };
-        Ok(Pass::new(Arc::clone(self), ticket, place))
-    }
-
-    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Kept> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(place);
-        }
-        let waiting = Waiting::join(&self.waiting, self.bounds.queue_max).ok_or(Kept::Full)?;
-        let place = tokio::time::timeout_at(deadline.into(), Arc::clone(&self.places).acquire_owned()).await;
-        drop(waiting);
-        match place {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(Kept::Full),
-        }
+        Ok(Pass::new(Arc::clone(self), owner.clone(), ticket, place))
     }
 
     /// How it stands.
     pub fn seen(&self) -> Seen {
-        let now = self.now();
-        let breaker = self.breaker();
+        let stands = self.breakers().map(|breakers| breakers.stands(self.now()));
+        let (in_flight, waiting) = self.places.figures();
+        let (waiting_for_others, _) = self.waiters.figures();
         Seen {
             name: self.name.clone(),
             kind: self.kind,
-            standing: breaker.as_ref().map(|breaker| breaker.standing(now)),
-            pause: breaker.as_ref().and_then(|breaker| breaker.pause(now)),
-            in_flight: self.bounds.in_flight_max.saturating_sub(self.places.available_permits()),
-            waiting: self.waiting.load(Ordering::Relaxed),
-            trips: breaker.as_ref().map_or(0, |breaker| breaker.trips()),
+            standing: stands.map(|stands| stands.standing),
+            isolated: stands.map_or(0, |stands| stands.isolated),
+            pause: stands.and_then(|stands| stands.pause),
+            in_flight: in_flight + waiting_for_others,
+            waiting,
+            trips: stands.map_or(0, |stands| stands.trips),
             refused: self.refused.load(Ordering::Relaxed),
         }
     }
 
-    fn breaker(&self) -> Option<MutexGuard<'_, Breaker>> {
-        self.breaker.as_ref().map(|breaker| breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    fn breakers(&self) -> Option<MutexGuard<'_, Breakers>> {
+        self.breakers.as_ref().map(|breakers| breakers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    pub(super) fn report(&self, ticket: Ticket, verdict: Verdict) {
-        let Some(mut breaker) = self.breaker() else { return };
-        let (now, trips) = (self.now(), breaker.trips());
-        breaker.report(now, ticket, verdict);
-        if breaker.trips() > trips {
-            tracing::warn!(service = self.name, pause = ?breaker.pause(now), "the service is isolated");
+    pub(super) fn report(&self, owner: &Owner, ticket: Ticket, verdict: Verdict) {
+        let Some(mut breakers) = self.breakers() else { return };
+        let now = self.now();
+        if breakers.report(owner, now, ticket, verdict) {
+            let (pause, workspace) = (breakers.pause(owner, now), owner.as_ref().map(ToString::to_string));
+            tracing::warn!(
+                service = self.name,
+                ?pause,
+                workspace,
+                "the service is isolated for this workspace"
+            );
         }
-    }
-}
-
-/// One in the queue; leaving it, however that happens, is counted.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn join(count: &'a AtomicUsize, queue_max: usize) -> Option<Self> {
-        let joined = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
-            (waiting < queue_max).then_some(waiting + 1)
-        });
-        // Made only if counted: dropping it counts down.
-        joined.is_ok().then(|| Self(count))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -218,29 +215,32 @@ mod tests {
         Compartment::new("test", Kind::InProcess, bounds, &Dice::system())
     }
 
+    /// Nobody's in particular.
+    const OWNER: &Owner = &None;
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_millis(20)
     }
 
     async fn fail(compartment: &Arc<Compartment>, times: u32) {
         for _ in 0..times {
-            compartment.enter(soon()).await.unwrap().verdict(Verdict::Failure);
+            compartment.enter(OWNER, soon()).await.unwrap().verdict(Verdict::Failure);
         }
     }
 
     #[tokio::test]
     async fn over_the_places_and_the_queue_a_call_is_refused_at_once() {
         let compartment = compartment(bounds(1, 1));
-        let held = compartment.enter(soon()).await.unwrap();
+        let held = compartment.enter(OWNER, soon()).await.unwrap();
         let far = Instant::now() + Duration::from_secs(60);
         let queued = tokio::spawn({
             let compartment = Arc::clone(&compartment);
-            async move { compartment.enter(far).await.map(drop) }
+            async move { compartment.enter(OWNER, far).await.map(drop) }
         });
         while compartment.seen().waiting == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(compartment.enter(far).await.map(drop), Err(Kept::Full));
+        assert_eq!(compartment.enter(OWNER, far).await.map(drop), Err(Kept::Full));
         drop(held);
         assert_eq!(queued.await.unwrap(), Ok(()), "the one in the queue gets the place");
         assert_eq!((compartment.seen().waiting, compartment.seen().in_flight), (0, 0));
@@ -249,18 +249,18 @@ mod tests {
     #[tokio::test]
     async fn a_call_whose_time_is_over_leaves_the_queue() {
         let compartment = compartment(bounds(1, 1));
-        let held = compartment.enter(soon()).await.unwrap();
-        assert_eq!(compartment.enter(soon()).await.map(drop), Err(Kept::Full));
+        let held = compartment.enter(OWNER, soon()).await.unwrap();
+        assert_eq!(compartment.enter(OWNER, soon()).await.map(drop), Err(Kept::Full));
         assert_eq!(compartment.seen().waiting, 0);
         drop(held);
-        assert!(compartment.enter(soon()).await.is_ok());
+        assert!(compartment.enter(OWNER, soon()).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_failing_service_is_isolated_and_says_for_how_long() {
         let compartment = compartment(bounds(8, 8));
         fail(&compartment, 5).await;
-        let Err(Kept::Isolated { retry_after }) = compartment.enter(soon()).await.map(drop) else {
+        let Err(Kept::Isolated { retry_after }) = compartment.enter(OWNER, soon()).await.map(drop) else {
             panic!("let in");
         };
         assert!((Duration::from_millis(700)..=Duration::from_millis(1200)).contains(&retry_after));
@@ -271,7 +271,7 @@ mod tests {
     async fn one_that_has_no_breaker_is_never_isolated() {
         let compartment = compartment(Bounds { breaker: None, ..bounds(8, 8) });
         fail(&compartment, 100).await;
-        assert!(compartment.enter(soon()).await.is_ok());
+        assert!(compartment.enter(OWNER, soon()).await.is_ok());
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
                 let ask = || {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     start.wait();
-                    runtime.block_on(compartment.enter(Instant::now() + Duration::from_secs(5))).ok()
+                    runtime.block_on(compartment.enter(OWNER, Instant::now() + Duration::from_secs(5))).ok()
                 };
                 let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
                 threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
@@ -301,9 +301,29 @@ mod tests {
         let policy = Policy { open_min: Duration::ZERO, ..Policy::default() };
         let compartment = compartment(Bounds { breaker: Some(policy), ..bounds(8, 8) });
         fail(&compartment, 5).await;
-        let probe = compartment.enter(soon()).await.unwrap();
-        assert!(compartment.enter(soon()).await.is_err());
+        let probe = compartment.enter(OWNER, soon()).await.unwrap();
+        assert!(compartment.enter(OWNER, soon()).await.is_err());
         drop(probe);
-        assert!(compartment.enter(soon()).await.unwrap().is_trial());
+        assert!(compartment.enter(OWNER, soon()).await.unwrap().is_trial());
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_for_others_holds_no_place() {
+        let compartment = compartment(bounds(1, 0));
+        let waiting = compartment.enter_to_wait(OWNER).await.unwrap();
+        assert_eq!(compartment.seen().in_flight, 1);
+        drop(compartment.enter(OWNER, soon()).await.unwrap());
+        drop(waiting);
+        assert_eq!(compartment.seen().in_flight, 0);
+    }
+
+    #[tokio::test]
+    async fn one_workspace_isolates_the_service_for_no_other() {
+        let compartment = compartment(bounds(8, 8));
+        fail(&compartment, 5).await;
+        let other = Some(crate::ids::WorkspaceId::new(&Dice::system()).unwrap());
+        assert!(compartment.enter(OWNER, soon()).await.is_err());
+        compartment.enter(&other, soon()).await.unwrap().verdict(Verdict::Success);
+        assert_eq!((compartment.seen().standing, compartment.seen().isolated), (Some(Standing::Closed), 1));
     }
 }

@@ -3,8 +3,10 @@
 //! What leaves: compartments that keep their history through a reload, and how each of them stands.
 
 pub mod breaker;
+mod breakers;
 mod compartment;
 mod pass;
+mod places;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use self::breaker::Verdict;
 pub use self::compartment::{Bounds, Compartment, Kept, Kind, Seen};
 pub use self::pass::{Pass, Word};
+pub use self::places::Owner;
 use crate::dice::Dice;
 
 /// All compartments of the house, by the names of their services; cheap to clone.

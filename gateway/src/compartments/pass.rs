@@ -5,33 +5,34 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::breaker::{Ticket, Verdict};
 use super::compartment::Compartment;
+use super::places::{Owner, Place};
 
 /// A place in a compartment. Dropped without a verdict it says nothing of the service, unless a panic drops it.
 pub struct Pass {
     word: Word,
     trial: bool,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// The verdict that is due for a call. It outlives the call's task, which may be in no state to speak.
 #[derive(Clone)]
 pub struct Word {
     compartment: Arc<Compartment>,
+    owner: Owner,
     ticket: Arc<Mutex<Option<Ticket>>>,
 }
 
 impl Pass {
     pub(super) fn new(
         compartment: Arc<Compartment>,
+        owner: Owner,
         ticket: Option<Ticket>,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Self {
         let trial = ticket.as_ref().is_some_and(Ticket::is_trial);
-        Self { word: Word { compartment, ticket: Arc::new(Mutex::new(ticket)) }, trial, _place: place }
+        Self { word: Word { compartment, owner, ticket: Arc::new(Mutex::new(ticket)) }, trial, _place: place }
     }
 
     /// Says how the call went. Only the first word counts; the place is kept until the pass is dropped.
@@ -60,7 +61,7 @@ impl Word {
     pub fn give(&self, verdict: Verdict) {
         let ticket = self.ticket.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(ticket) = ticket {
-            self.compartment.report(ticket, verdict);
+            self.compartment.report(&self.owner, ticket, verdict);
         }
     }
 }
@@ -85,7 +86,7 @@ mod tests {
         let policy = Policy { failures_max: 2, ..Policy::default() };
         let bounds = Bounds { in_flight_max: 1, queue_max: 0, breaker: Some(policy) };
         let compartment = Compartment::new("test", Kind::InProcess, bounds, &Dice::system());
-        let enter = || compartment.enter(Instant::now());
+        let enter = || compartment.enter(&None, Instant::now());
         let mut pass = enter().await.unwrap();
         let word = pass.word();
         word.give(Verdict::Failure);

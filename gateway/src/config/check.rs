@@ -294,6 +294,9 @@ impl Check<'_> {
         if !(1..=36_500).contains(&retention.event_days) {
             self.defect("retention.event_days", "must be 1 to 36500");
         }
+        if !(16..=16 * 1024 * 1024).contains(&retention.answer_mib_max) {
+            self.defect("retention.answer_mib_max", "must be 16 to 16777216");
+        }
     }
 
     fn tokens(&mut self, config: &Config) {

@@ -119,6 +119,8 @@ pub struct RetentionConfig {
     pub workflow_days: u32,
     /// Events, in days.
     pub event_days: u32,
+    /// Answers kept under idempotency keys, in MiB for each workspace.
+    pub answer_mib_max: u32,
 }
 
 /// Rate limits.
@@ -254,11 +256,16 @@ impl RetentionConfig {
     pub fn events(&self) -> Duration {
         DAY * self.event_days
     }
+
+    /// Answers kept for one workspace.
+    pub fn answer_bytes_max(&self) -> u64 {
+        u64::from(self.answer_mib_max) * 1024 * 1024
+    }
 }
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { workflow_days: 400, event_days: 30 }
+        Self { workflow_days: 400, event_days: 30, answer_mib_max: 4_096 }
     }
 }
 

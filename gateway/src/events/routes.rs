@@ -17,12 +17,14 @@ pub fn routes(events: &Arc<Events>) -> Vec<Route> {
         Route::get("/v1/events")
             .guard::<InWorkspace<may::WorkflowsRead>>()
             .asks::<wire::EventsQuery>()
+            .waits()
             .says("What happened in the workspace, in order; `Prefer: wait=N` waits for the next")
             .gives::<wire::EventList>(200)
             .to(to(), list),
         Route::get("/v1/events-everywhere")
             .guard::<OperatorOnly>()
             .asks::<wire::EventsQuery>()
+            .waits()
             .says("What happened in all workspaces and in the appliance; `Prefer: wait=N` waits for the next")
             .gives::<wire::EventList>(200)
             .to(to(), everywhere),

@@ -47,6 +47,7 @@ pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
             .guard::<InWorkspace<may::WorkflowsManage>>()
             .keyed(KeyRule::Required)
             .takes::<Json<Map<String, Value>>>()
+            .waits()
             .says("Start a workflow by its name; `Prefer: wait=N` waits for its end")
             .gives::<wire::RunAnswer>(202)
             .or_gives::<wire::RunAnswer>(200, "It is over already")

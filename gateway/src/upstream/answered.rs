@@ -7,22 +7,25 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::compartments::{Pass, Verdict};
+use crate::unsent::{Counted, Counter};
 
 /// An answer's body on its way to the caller.
 pub enum AnsweredBody {
     /// All of it is here.
-    Whole(Full<Bytes>),
+    Whole(Counted),
     /// It is still coming.
     Coming {
         /// Its pieces.
         pieces: mpsc::Receiver<Piece>,
         /// The length, where the upstream told it.
         length: Option<u64>,
+        /// Where it is seen that the caller takes some.
+        unsent: Counter,
     },
 }
 
@@ -75,41 +78,55 @@ pub(super) enum Taken {
 impl Taken {
     /// Makes it the caller's. The place is kept, and the verdict waits, until the last byte has come or the time is up:
     /// a caller that reads slowly keeps neither for longer.
-    pub(super) fn hand_on(self, mut pass: Pass, verdict: Verdict, until: Instant) -> AnsweredBody {
+    pub(super) fn hand_on(
+        self,
+        mut pass: Pass,
+        verdict: Verdict,
+        until: Instant,
+        unsent: &Counter,
+    ) -> AnsweredBody {
         match self {
             Self::Whole(bytes) => {
                 pass.verdict(verdict);
-                AnsweredBody::Whole(Full::new(bytes))
+                AnsweredBody::Whole(unsent.whole(bytes))
             }
             Self::Coming(body, length) => {
                 let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
-                tokio::spawn(async move { pass.verdict(pump(body, sender, verdict, until).await) });
-                AnsweredBody::Coming { pieces, length }
+                let (way, counter) = (Way { sender, unsent: unsent.clone() }, unsent.clone());
+                tokio::spawn(async move { pass.verdict(pump(body, way, verdict, until).await) });
+                AnsweredBody::Coming { pieces, length, unsent: counter }
             }
         }
     }
 }
 
-/// Carries an answer over, and says what that tells of the upstream.
-async fn pump(
-    mut body: Limited<Incoming>,
+/// The way to the caller.
+struct Way {
     sender: mpsc::Sender<Piece>,
-    verdict: Verdict,
-    until: Instant,
-) -> Verdict {
+    unsent: Counter,
+}
+
+/// Carries an answer over, and says what that tells of the upstream.
+async fn pump(mut body: Limited<Incoming>, way: Way, verdict: Verdict, until: Instant) -> Verdict {
     let until = until.into();
+    // An upstream that had to wait for its caller did not have its time.
+    let mut late = Verdict::Failure;
     loop {
         let (piece, last) = match tokio::time::timeout_at(until, body.frame()).await {
-            // It broke off, was too long, or had its time and did not finish.
-            Err(_) | Ok(Some(Err(_))) => return Verdict::Failure,
+            Err(_) => return late,
+            // It broke off, or was too long.
+            Ok(Some(Err(_))) => return Verdict::Failure,
             Ok(None) => (Piece::End, true),
             Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => (Piece::Data(data), false),
+                Ok(data) => (Piece::Data(way.unsent.hold(data)), false),
                 // Trailers are not forwarded.
                 Err(_) => continue,
             },
         };
-        match tokio::time::timeout_at(until, sender.send(piece)).await {
+        if way.sender.capacity() == 0 {
+            late = Verdict::Neutral;
+        }
+        match tokio::time::timeout_at(until, way.sender.send(piece)).await {
             Ok(Ok(())) if last => return verdict,
             Ok(Ok(())) => {}
             // The caller has gone, or reads too slowly: that is not the upstream's fault.
@@ -128,8 +145,9 @@ impl Body for AnsweredBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Self::Coming { pieces, length } => pieces.poll_recv(cx).map(|piece| match piece {
+            Self::Coming { pieces, length, unsent } => pieces.poll_recv(cx).map(|piece| match piece {
                 Some(Piece::Data(data)) => {
+                    unsent.taken();
                     *length = length.map(|left| left.saturating_sub(data.len() as u64));
                     Some(Ok(Frame::data(data)))
                 }

@@ -2,13 +2,14 @@
 //! Who enters: an order, the same for each attempt, and the endpoint whose turn it is.
 //! What leaves: status, headers and body; or how far it came, which decides whether it may be repeated.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
 use super::answered::{self, Taken};
 use super::headers::{self, Said};
 use super::sent::{Load, Sent};
+use super::share::Share;
 use super::{Passage, Upstream};
 use crate::api::Entrant;
 use crate::dial::Place;
@@ -20,13 +21,42 @@ pub(super) struct Order<'a> {
     pub(super) passage: Passage<'a>,
     pub(super) headers: HeaderMap,
     pub(super) load: Load,
-    /// When the last byte of the answer must be here.
-    pub(super) until: Instant,
-    /// That time is the upstream's own, not the caller's impatience.
-    pub(super) own_time: bool,
+    /// When the caller must have sent its body.
+    pub(super) body_until: Instant,
+    /// The upstream's own time, from the end of the body to the last byte of the answer.
+    pub(super) wait: Duration,
     pub(super) repeatable: bool,
     pub(super) is_trial: bool,
     pub(super) bytes_max: u64,
+}
+
+impl Order<'_> {
+    /// When the last byte of the answer must be here, as far as that is known.
+    pub(super) fn until(&self) -> Instant {
+        match self.load.ended() {
+            Some(ended) => (ended + self.wait).min(self.passage.origin.deadline),
+            None => self.body_until,
+        }
+    }
+
+    /// The upstream had all of its time, and it was the upstream's to use.
+    pub(super) fn had_its_time(&self) -> bool {
+        self.load.ended().is_some_and(|ended| ended + self.wait <= Instant::now())
+    }
+
+    /// Comes when the time is over: first the caller's for its body, then the upstream's for its answer.
+    async fn over(&self) {
+        loop {
+            let until = self.until();
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => {}
+                () = self.load.comes_to_its_end() => {}
+            }
+            if Instant::now() >= self.until() {
+                return;
+            }
+        }
+    }
 }
 
 /// An answer's beginning, and as much of its body as was taken in.
@@ -49,12 +79,17 @@ pub(super) enum Failed {
 
 impl Upstream {
     /// Makes one attempt, and tells of it in the trace.
-    pub(super) async fn attempt(&self, order: &Order<'_>, place: &Place) -> Result<Attempted, Failed> {
+    pub(super) async fn attempt(
+        &self,
+        order: &Order<'_>,
+        share: &Share,
+        place: &Place,
+    ) -> Result<Attempted, Failed> {
         let mut span = traces::here().map(|here| here.open(format!("upstream {}", self.config.name)));
         let request = self.request(order, place, span.as_ref())?;
-        let outcome = match tokio::time::timeout_at(order.until.into(), self.exchange(request)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failed::Late),
+        let outcome = tokio::select! {
+            outcome = self.exchange(share, request) => outcome,
+            () = order.over() => Err(Failed::Late),
         };
         if let Some(span) = &mut span {
             span.end(Some(match &outcome {
@@ -67,9 +102,9 @@ impl Upstream {
         outcome
     }
 
-    async fn exchange(&self, request: Request<Sent>) -> Result<Attempted, Failed> {
+    async fn exchange(&self, share: &Share, request: Request<Sent>) -> Result<Attempted, Failed> {
         let to_head = request.method() == Method::HEAD;
-        let answer = self.client.request(request).await.map_err(|why| match why.is_connect() {
+        let answer = share.client.request(request).await.map_err(|why| match why.is_connect() {
             true => Failed::Unsent(chain(&why)),
             false => Failed::Broken(chain(&why)),
         })?;
@@ -94,7 +129,7 @@ impl Upstream {
             let context = span.context();
             (context.to_string(), (passage.trace_state)(context.span()))
         });
-        let left = order.until.saturating_duration_since(Instant::now());
+        let left = order.until().saturating_duration_since(Instant::now());
         headers::say(&mut headers, &Said { entrant: order.entrant, origin: passage.origin, trace, left });
         // The path that was matched is the path that is sent.
         let target = match passage.query {

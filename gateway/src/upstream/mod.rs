@@ -11,9 +11,10 @@ mod refusal;
 mod rota;
 mod sent;
 pub mod settings;
+mod share;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -23,28 +24,26 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use self::answered::AnsweredBody;
 use self::attempt::{Attempted, Failed, Order};
-use self::budget::Budget;
 use self::connector::Connector;
 pub use self::refusal::NotForwarded;
-use self::rota::Rota;
 use self::sent::{Flow, Load, Sent, Untaken};
 use self::settings::{Protocol, UpstreamConfig};
+use self::share::{Share, Shares};
 use crate::api::{Entrant, Origin, ToUpstream};
 use crate::compartments::{Compartment, Compartments, Kind, Pass, Verdict};
 use crate::dial::{Dialer, TrustRefused};
 use crate::dice::Dice;
 use crate::limits::{
-    ATTEMPTS_MAX, CONNECT_WAIT_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, STREAM_WINDOW_BYTES,
+    ATTEMPTS_MAX, BODY_WAIT_MAX, CONNECT_WAIT_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, STREAM_WINDOW_BYTES,
     UPSTREAM_IDLE_MAX, UPSTREAM_PING_WAIT,
 };
+use crate::unsent::Counter;
 
 /// One upstream, ready to be forwarded to.
 pub struct Upstream {
     config: UpstreamConfig,
     compartment: Arc<Compartment>,
-    client: Client<Connector, Sent>,
-    rota: Mutex<Rota>,
-    budget: Mutex<Budget>,
+    shares: Shares,
     retries: AtomicU64,
     began: Instant,
 }
@@ -59,6 +58,8 @@ pub struct Passage<'a> {
     pub query: Option<&'a str>,
     /// The headers as they came.
     pub headers: &'a HeaderMap,
+    /// Where the bytes of the answer are counted.
+    pub unsent: &'a Counter,
     /// Where the request came from, and when its answer must be out.
     pub origin: &'a Origin,
     /// Our `tracestate` for the next hop, once its span is known.
@@ -83,11 +84,12 @@ impl Upstream {
             false => Dialer::plain(CONNECT_WAIT_MAX),
         };
         let compartment = all.keep_or_make(config.name.as_str(), Kind::Upstream, config.bounds(), dice);
+        let (in_flight_max, endpoints) = (config.in_flight_max, config.endpoints.len());
+        let make =
+            move || Share::new(client(Connector::new(dialer.clone(), h2), h2, in_flight_max), endpoints);
         Ok(Arc::new(Self {
             compartment,
-            client: client(Connector::new(dialer, h2), h2, config.in_flight_max),
-            rota: Mutex::new(Rota::new(config.endpoints.len())),
-            budget: Mutex::default(),
+            shares: Shares::new(make),
             retries: AtomicU64::new(0),
             began: Instant::now(),
             config,
@@ -111,7 +113,7 @@ impl Upstream {
 
     /// Endpoints that are left out at the moment, and requests repeated since it was made ready.
     pub fn figures(&self) -> (usize, u64) {
-        (self.rota().out(self.began.elapsed()), self.retries.load(Ordering::Relaxed))
+        (self.shares.endpoints_out(self.began.elapsed()), self.retries.load(Ordering::Relaxed))
     }
 
     /// Forwards a request, for a caller who has proven that it may. With a guard's evidence:
@@ -142,16 +144,19 @@ impl Upstream {
         if entrant.upstream() != self.config.name {
             return Err(NotForwarded::Misled);
         }
-        let mut pass = self.compartment.enter(passage.origin.deadline).await?;
+        let owner = Some(entrant.workspace().clone());
+        let mut pass = self.compartment.enter(&owner, passage.origin.deadline).await?;
+        let share = self.shares.of(entrant.workspace());
         let order = self.order(entrant, passage, &pass, body).await?;
-        self.budget().earn();
-        match self.attempts(&order).await {
+        share.budget().earn();
+        match self.attempts(&order, &share).await {
             Ok(Attempted { status, headers, body }) => {
                 let verdict = verdict_on(status);
                 if matches!(verdict, Verdict::Failure | Verdict::Throttled) {
                     pass.verdict(verdict);
                 }
-                let mut response = Response::new(body.hand_on(pass, verdict, order.until));
+                let mut response =
+                    Response::new(body.hand_on(pass, verdict, order.until(), order.passage.unsent));
                 *response.status_mut() = status;
                 *response.headers_mut() = headers;
                 Ok(response)
@@ -171,11 +176,13 @@ impl Upstream {
         pass: &Pass,
         body: Incoming,
     ) -> Result<Order<'a>, NotForwarded> {
-        let own = Instant::now() + pass.probe_wait().unwrap_or(Duration::MAX / 4).min(self.config.wait());
-        let until = own.min(passage.origin.deadline);
+        let wait = pass.probe_wait().unwrap_or(Duration::MAX / 4).min(self.config.wait());
+        let body_until = (Instant::now() + BODY_WAIT_MAX).min(passage.origin.deadline);
         let repeatable = !pass.is_trial() && self.is_repeatable(&passage);
-        let taken =
-            tokio::time::timeout_at(until.into(), Load::take(body, self.config.body_bytes_max, repeatable));
+        let taken = tokio::time::timeout_at(
+            body_until.into(),
+            Load::take(body, self.config.body_bytes_max, repeatable),
+        );
         let load = match taken.await {
             Ok(Ok(load)) => load,
             Ok(Err(Untaken::TooLong)) => {
@@ -187,30 +194,20 @@ impl Upstream {
         let bytes_max = self.config.body_bytes_max;
         let headers = headers::of_request(passage.headers, &self.config.headers);
         let is_trial = pass.is_trial();
-        Ok(Order {
-            entrant,
-            passage,
-            headers,
-            load,
-            until,
-            own_time: own <= until,
-            repeatable,
-            is_trial,
-            bytes_max,
-        })
+        Ok(Order { entrant, passage, headers, load, body_until, wait, repeatable, is_trial, bytes_max })
     }
 
     /// One attempt after the other, each elsewhere if there is an elsewhere, until one is good or no other is allowed.
-    async fn attempts(&self, order: &Order<'_>) -> Result<Attempted, Failed> {
+    async fn attempts(&self, order: &Order<'_>, share: &Share) -> Result<Attempted, Failed> {
         let mut tried = Vec::new();
         loop {
-            let at = self.rota().pick(self.began.elapsed(), &tried);
+            let at = share.rota().pick(self.began.elapsed(), &tried);
             tried.push(at);
-            let outcome = self.attempt(order, &self.config.endpoints[at]).await;
+            let outcome = self.attempt(order, share, &self.config.endpoints[at]).await;
             if let Some(good) = speaks_of_the_endpoint(&outcome, order) {
-                self.rota().report(self.began.elapsed(), at, good);
+                share.rota().report(self.began.elapsed(), at, good);
             }
-            if !self.may_repeat(&outcome, order, tried.len()) {
+            if !self.may_repeat(&outcome, order, share, tried.len()) {
                 return outcome;
             }
             self.retries.fetch_add(1, Ordering::Relaxed);
@@ -219,17 +216,23 @@ impl Upstream {
 
     /// What was never sent may always be sent elsewhere; what was sent only if it does no harm twice, within the budget.
     /// A service that is being tried out is tried once.
-    fn may_repeat(&self, outcome: &Result<Attempted, Failed>, order: &Order<'_>, attempts: usize) -> bool {
-        let more = attempts < ATTEMPTS_MAX as usize && !order.is_trial && Instant::now() < order.until;
+    fn may_repeat(
+        &self,
+        outcome: &Result<Attempted, Failed>,
+        order: &Order<'_>,
+        share: &Share,
+        attempts: usize,
+    ) -> bool {
+        let more = attempts < ATTEMPTS_MAX as usize && !order.is_trial && Instant::now() < order.until();
         match outcome {
             Err(Failed::Unsent(_)) => {
                 more && order.load.is_here() && attempts < self.config.endpoints.len().max(2)
             }
             Err(Failed::Broken(_)) => {
-                more && order.repeatable && order.load.is_here() && self.budget().spend()
+                more && order.repeatable && order.load.is_here() && share.budget().spend()
             }
             Ok(attempted) if is_passing_trouble(attempted.status) => {
-                more && order.repeatable && order.load.is_here() && self.budget().spend()
+                more && order.repeatable && order.load.is_here() && share.budget().spend()
             }
             Ok(_) | Err(Failed::Late) => false,
         }
@@ -239,14 +242,6 @@ impl Upstream {
     fn is_repeatable(&self, passage: &Passage<'_>) -> bool {
         matches!(passage.method, Method::GET | Method::HEAD)
             || (self.config.idempotent && passage.headers.contains_key("idempotency-key"))
-    }
-
-    fn rota(&self) -> MutexGuard<'_, Rota> {
-        self.rota.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn budget(&self) -> MutexGuard<'_, Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -300,9 +295,8 @@ impl Failed {
     fn verdict(&self, order: &Order<'_>) -> Verdict {
         match (self, order.load.flow()) {
             (_, Flow::CallerLeft | Flow::TooLong) => Verdict::Neutral,
-            // It waited for the caller, or the caller gave it less time than it may have.
-            (Self::Late, Flow::WaitsForCaller) => Verdict::Neutral,
-            (Self::Late, _) if !order.own_time => Verdict::Neutral,
+            // The caller did not end its body in time, or gave it less time than it may have.
+            (Self::Late, _) if !order.had_its_time() => Verdict::Neutral,
             _ => Verdict::Failure,
         }
     }
@@ -311,7 +305,7 @@ impl Failed {
         match (self, order.load.flow()) {
             (_, Flow::TooLong) => NotForwarded::TooLong { bytes_max: order.bytes_max },
             (_, Flow::CallerLeft) => NotForwarded::BodyBroken,
-            (Self::Late, Flow::WaitsForCaller) => NotForwarded::BodyStalled,
+            (Self::Late, flow) if flow != Flow::Ended => NotForwarded::BodyStalled,
             (Self::Late, _) => NotForwarded::Late,
             (Self::Unsent(why), _) => NotForwarded::Unreachable(why),
             (Self::Broken(why), _) => NotForwarded::Broken(why),

@@ -5,18 +5,20 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::Notify;
 
 use crate::limits::REPLAY_BYTES_MAX;
 
 /// A body that can be given to one attempt after another, as long as none of it has been sent.
 #[derive(Clone)]
 pub(super) enum Load {
-    /// All of it is here.
-    Whole(Bytes),
+    /// All of it is here, since then.
+    Whole(Bytes, Instant),
     /// It is still with the caller.
     Streamed(Arc<Mutex<Stream>>),
 }
@@ -26,6 +28,8 @@ pub(super) struct Stream {
     hint: SizeHint,
     left: u64,
     state: Flow,
+    ended: Option<Instant>,
+    end: Arc<Notify>,
 }
 
 /// How far a streamed body has come.
@@ -62,7 +66,7 @@ impl Load {
     /// Takes the caller's body in: whole if the request may be repeated and the body is short, else as it comes.
     pub(super) async fn take(body: Incoming, bytes_max: u64, repeatable: bool) -> Result<Self, Untaken> {
         if body.is_end_stream() {
-            return Ok(Self::Whole(Bytes::new()));
+            return Ok(Self::Whole(Bytes::new(), Instant::now()));
         }
         let hint = body.size_hint();
         if hint.lower() > bytes_max {
@@ -71,16 +75,23 @@ impl Load {
         let short = hint.upper().is_some_and(|upper| upper <= REPLAY_BYTES_MAX as u64);
         if repeatable && short {
             let whole = body.collect().await.map_err(|_| Untaken::CallerLeft)?;
-            return Ok(Self::Whole(whole.to_bytes()));
+            return Ok(Self::Whole(whole.to_bytes(), Instant::now()));
         }
-        let stream = Stream { incoming: Some(body), hint, left: bytes_max, state: Flow::Untouched };
+        let stream = Stream {
+            incoming: Some(body),
+            hint,
+            left: bytes_max,
+            state: Flow::Untouched,
+            ended: None,
+            end: Arc::default(),
+        };
         Ok(Self::Streamed(Arc::new(Mutex::new(stream))))
     }
 
     /// For one attempt.
     pub(super) fn send(&self) -> Sent {
         match self {
-            Self::Whole(bytes) => Sent::Whole(Full::new(bytes.clone())),
+            Self::Whole(bytes, _) => Sent::Whole(Full::new(bytes.clone())),
             Self::Streamed(stream) => Sent::Streamed(Arc::clone(stream), None),
         }
     }
@@ -88,14 +99,39 @@ impl Load {
     /// How far it has come.
     pub(super) fn flow(&self) -> Flow {
         match self {
-            Self::Whole(_) => Flow::Ended,
+            Self::Whole(..) => Flow::Ended,
             Self::Streamed(stream) => lock(stream).state,
+        }
+    }
+
+    /// Since when all of it has come.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        match self {
+            Self::Whole(_, since) => Some(*since),
+            Self::Streamed(stream) => lock(stream).ended,
+        }
+    }
+
+    /// Comes when the last of it comes; never, if that was before.
+    pub(super) async fn comes_to_its_end(&self) {
+        match self {
+            Self::Streamed(stream) => {
+                let end = {
+                    let stream = lock(stream);
+                    stream.ended.is_none().then(|| Arc::clone(&stream.end))
+                };
+                match end {
+                    Some(end) => end.notified().await,
+                    None => std::future::pending().await,
+                }
+            }
+            Self::Whole(..) => std::future::pending().await,
         }
     }
 
     /// It can be sent by another attempt.
     pub(super) fn is_here(&self) -> bool {
-        matches!(self, Self::Whole(_)) || self.flow() == Flow::Untouched
+        matches!(self, Self::Whole(..)) || self.flow() == Flow::Untouched
     }
 }
 
@@ -172,6 +208,11 @@ impl Stream {
                 },
             };
             self.state = state;
+            if state == Flow::Ended && self.ended.is_none() {
+                self.ended = Some(Instant::now());
+                // Kept for whoever begins to wait only now.
+                self.end.notify_one();
+            }
             return said;
         }
     }

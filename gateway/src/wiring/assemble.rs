@@ -86,8 +86,8 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
     let runs = Runs::new(ground.clone(), offers);
     let events = Events::new(ground.clone(), metrics.clone(), register.stopping().clone());
     let seal: Arc<dyn Seal> = Arc::new(StateSeal::new(Arc::clone(&workspaces), custody.clone()));
-    let again =
-        Again::new(ground.ledger.clone(), Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock)));
+    let idempotency = Idempotency::new(Arc::clone(&seal), Arc::clone(&ground.clock));
+    let again = Again::new(ground.ledger.clone(), idempotency, config.retention.answer_bytes_max());
     if ground.ledger.health().standing == Standing::Open {
         again.release().await;
     }

@@ -15,10 +15,10 @@ use audit::{Clock, Ledger, SqlFault, Tx, View, WriteRefused};
 pub use fingerprint::{Fingerprint, RequestParts};
 pub use key::{Key, NotAKey};
 pub(crate) use rows::STATEMENTS;
-pub use words::{Answer, ClaimRefused, Held, Replay, Standing, Whose};
+pub use words::{Answer, ClaimRefused, Held, Keep, Replay, Standing, Whose};
 
 use crate::ids::SagaKey;
-use crate::limits::{ANSWER_BYTES_MAX, CLAIM_LEASE, KEYS_SWEPT_MAX, SECRET_KEPT};
+use crate::limits::{ANSWER_BYTES_MAX, CLAIM_LEASE, KEYS_SWEPT_MAX, REFUSAL_KEPT, SECRET_KEPT};
 use crate::seal::{Cipher, Plain, Seal, SealFault};
 use rows::{Row, State, Stored};
 
@@ -35,7 +35,7 @@ pub struct Claim {
     whose: Whose,
     key: Key,
     fingerprint: Fingerprint,
-    kept: Duration,
+    kept: Keep,
     cipher: Arc<dyn Cipher>,
     clock: Arc<dyn Clock>,
 }
@@ -46,7 +46,7 @@ impl Idempotency {
         Self { seal, clock }
     }
 
-    /// Prepares a request's claim. `kept` is how long its answer is kept: a day, or thirty for what cannot be undone.
+    /// Prepares a request's claim.
     ///
     /// # Errors
     /// That the key for answers is not at hand.
@@ -55,7 +55,7 @@ impl Idempotency {
         whose: Whose,
         key: Key,
         fingerprint: Fingerprint,
-        kept: Duration,
+        kept: Keep,
     ) -> Result<Claim, SealFault> {
         let cipher = self.seal.cipher(whose.scope.workspace()).await?;
         Ok(Claim { whose, key, fingerprint, kept, cipher, clock: self.clock.clone() })
@@ -116,6 +116,17 @@ impl Claim {
         }
     }
 
+    /// Whether there is room for the answer of one more request; asked before anything is done, since afterwards it is too late.
+    ///
+    /// # Errors
+    /// [`ClaimRefused::Full`], or what the database said.
+    pub fn check_room(&self, view: &View<'_>) -> Result<(), ClaimRefused> {
+        match self.kept.bytes_max {
+            Some(bytes_max) if rows::held_bytes(view, &self.whose)? >= bytes_max => Err(ClaimRefused::Full),
+            _ => Ok(()),
+        }
+    }
+
     /// Claims the key, in the transaction of the effect. Only [`Standing::Fresh`] and [`Standing::Resume`] permit the
     /// effect; with any other the closure refuses, and nothing of it remains.
     ///
@@ -126,6 +137,7 @@ impl Claim {
         // Epochs begin at the time: a claim from before the key was swept fits no claim from after it.
         let first = i64::try_from(now_us).unwrap_or(i64::MAX / 2);
         if rows::insert(tx, &self.fresh_row(first, now_us))? {
+            self.check_room(tx)?;
             return Ok(Standing::Fresh(Held { epoch: first }));
         }
         let Some(row) = rows::row(tx, &self.whose, &self.key)? else {
@@ -134,6 +146,7 @@ impl Claim {
         let held = Held { epoch: row.epoch + 1 };
         match self.judge(tx, &row, now_us)? {
             Standing::Fresh(_) => {
+                self.check_room(tx)?;
                 rows::renew(tx, &self.fresh_row(held.epoch, now_us))?;
                 Ok(Standing::Fresh(held))
             }
@@ -240,6 +253,11 @@ impl Claim {
             body_sealed: body,
             secret_until_us: secret.is_some().then(|| now_us + micros(SECRET_KEPT)),
             secret_sealed: secret,
+            until_us: match answer.status {
+                // Nothing was done, so nothing is lost when it is asked anew.
+                400..500 => now_us + micros(REFUSAL_KEPT),
+                _ => u64::MAX,
+            },
         };
         self.moved(rows::keep(tx, &self.whose, &self.key, held.epoch, (&stored, state))?)
     }
@@ -293,8 +311,8 @@ impl Claim {
             saga: None,
             state: State::Claimed,
             stored: None,
-            kept_us: micros(self.kept),
-            expires_us: now_us + micros(self.kept),
+            kept_us: micros(self.kept.long),
+            expires_us: now_us + micros(self.kept.long),
         }
     }
 

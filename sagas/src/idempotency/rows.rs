@@ -2,13 +2,15 @@
 //! Who enters: claims, inside a transaction; each change carries the epoch of the claim that makes it.
 //! What leaves: rows as types, and whether a change hit the claim it was for.
 
+use std::collections::HashMap;
+
 use audit::{SqlFault, Statement, Tx, View, params};
 
 use super::{Key, Whose};
 use crate::ids::SagaKey;
 use crate::store::{self, SERVICE, big, saga_id};
 
-pub(crate) static STATEMENTS: [&Statement; 12] = [
+pub(crate) static STATEMENTS: [&Statement; 15] = [
     &INSERT,
     &BY_KEY,
     &RENEW,
@@ -21,6 +23,9 @@ pub(crate) static STATEMENTS: [&Statement; 12] = [
     &SWEEP,
     &WIPE_SECRETS,
     &RELEASE,
+    &HELD,
+    &HOLD_MORE,
+    &RESIZE,
 ];
 
 static INSERT: Statement = Statement::tenant(
@@ -54,7 +59,7 @@ static ATTACH: Statement = Statement::tenant(
 static KEEP: Statement = Statement::tenant(
     SERVICE,
     "UPDATE idempotency SET state = ?5, status = ?6, headers = ?7, body_sealed = ?8, location = ?9, secret_sealed = ?10,
-        secret_until_us = ?11
+        secret_until_us = ?11, expires_us = MIN(expires_us, ?12)
      WHERE workspace = ?1 AND principal = ?2 AND key = ?3 AND epoch = ?4 AND state = 'claimed'",
 );
 static LET_GO: Statement = Statement::tenant(
@@ -79,7 +84,8 @@ static SWEEP: Statement = Statement::across_workspaces(
         WHERE expires_us <= ?1 AND NOT (state = 'claimed' AND claim_until_us > ?1)
             AND NOT EXISTS (SELECT 1 FROM saga WHERE saga.workspace = idempotency.saga_scope
                 AND saga.id = idempotency.saga AND saga.state NOT IN ('succeeded', 'compensated', 'abandoned'))
-        ORDER BY expires_us LIMIT ?2)",
+        ORDER BY expires_us LIMIT ?2)
+     RETURNING workspace, COALESCE(LENGTH(body_sealed), 0)",
 );
 static WIPE_SECRETS: Statement = Statement::across_workspaces(
     SERVICE,
@@ -91,6 +97,22 @@ static RELEASE: Statement = Statement::across_workspaces(
     "claims of the run before are let go, in every workspace",
     "UPDATE idempotency SET claim_until_us = 0 WHERE state = 'claimed' AND claim_until_us > 0",
 );
+static HELD: Statement =
+    Statement::tenant(SERVICE, "SELECT bytes FROM idempotency_held WHERE workspace = ?1");
+static HOLD_MORE: Statement = Statement::tenant(
+    SERVICE,
+    "INSERT INTO idempotency_held (workspace, bytes) VALUES (?1, ?2)
+     ON CONFLICT (workspace) DO UPDATE SET bytes = bytes + ?2",
+);
+static RESIZE: Statement = Statement::tenant(
+    SERVICE,
+    "UPDATE idempotency_held SET bytes = bytes + COALESCE(?4 - (SELECT COALESCE(LENGTH(body_sealed), 0) FROM idempotency
+        WHERE workspace = ?1 AND principal = ?2 AND key = ?3), 0)
+     WHERE workspace = ?1",
+);
+
+/// What a row takes besides the body of its answer: key, principal, headers, place, and its share of the indexes.
+const ROW_BYTES: i64 = 1_024;
 
 /// What is kept of an answer.
 pub(super) struct Stored {
@@ -100,6 +122,8 @@ pub(super) struct Stored {
     pub(super) body_sealed: Option<Vec<u8>>,
     pub(super) secret_sealed: Option<Vec<u8>>,
     pub(super) secret_until_us: Option<u64>,
+    /// When the answer goes, if the row does not go before.
+    pub(super) until_us: u64,
 }
 
 /// Whether somebody works on the request.
@@ -133,10 +157,27 @@ pub(super) struct Row {
 }
 
 pub(super) fn insert(tx: &Tx<'_>, row: &Row) -> Result<bool, SqlFault> {
-    Ok(put(tx, &INSERT, row)? == 1)
+    let is_new = put(tx, &INSERT, row)? == 1;
+    if is_new {
+        tx.within(row.whose.scope.rows()).run(&HOLD_MORE, params![ROW_BYTES])?;
+    }
+    Ok(is_new)
+}
+
+/// The bytes that a workspace's answers take, with their rows.
+pub(super) fn held_bytes(view: &View<'_>, whose: &Whose) -> Result<u64, SqlFault> {
+    let held = view.within(whose.scope.rows()).one(&HELD, params![], |row| store::micros(row, 0))?;
+    Ok(held.unwrap_or_default())
+}
+
+/// Counts the body that takes the place of the one that stands in the row. Before the row is changed.
+fn resize(tx: &Tx<'_>, whose: &Whose, key: &Key, body_bytes: usize) -> Result<(), SqlFault> {
+    let params = params![whose.principal.as_str(), key.as_str(), big(body_bytes)];
+    tx.within(whose.scope.rows()).run(&RESIZE, params).map(drop)
 }
 
 pub(super) fn renew(tx: &Tx<'_>, row: &Row) -> Result<(), SqlFault> {
+    resize(tx, &row.whose, &row.key, 0)?;
     put(tx, &RENEW, row).map(drop)
 }
 
@@ -188,6 +229,7 @@ fn stored(row: &audit::Row<'_>) -> Result<Option<Stored>, SqlFault> {
         location: row.text_or_null(9)?,
         secret_sealed: row.blob_or_null(10)?,
         secret_until_us: store::micros_or_null(row, 11)?,
+        until_us: store::micros(row, 13)?,
     }))
 }
 
@@ -221,6 +263,7 @@ pub(super) fn keep(
     epoch: i64,
     (stored, state): (&Stored, State),
 ) -> Result<bool, SqlFault> {
+    resize(tx, whose, key, stored.body_sealed.as_ref().map_or(0, Vec::len))?;
     let params = params![
         whose.principal.as_str(),
         key.as_str(),
@@ -231,7 +274,8 @@ pub(super) fn keep(
         stored.body_sealed.as_ref(),
         stored.location.as_ref(),
         stored.secret_sealed.as_ref(),
-        stored.secret_until_us.map(big)
+        stored.secret_until_us.map(big),
+        big(stored.until_us)
     ];
     Ok(tx.within(whose.scope.rows()).run(&KEEP, params)? == 1)
 }
@@ -242,6 +286,7 @@ pub(super) fn let_go(tx: &Tx<'_>, whose: &Whose, key: &Key, epoch: i64) -> Resul
 }
 
 pub(super) fn take_back(tx: &Tx<'_>, whose: &Whose, key: &Key, epoch: i64) -> Result<bool, SqlFault> {
+    resize(tx, whose, key, 0)?;
     let params = params![whose.principal.as_str(), key.as_str(), epoch];
     Ok(tx.within(whose.scope.rows()).run(&TAKE_BACK, params)? == 1)
 }
@@ -262,5 +307,15 @@ pub(super) fn wipe_secrets(tx: &Tx<'_>, now_us: u64) -> Result<usize, SqlFault> 
 }
 
 pub(super) fn sweep(tx: &Tx<'_>, now_us: u64, rows_max: usize) -> Result<usize, SqlFault> {
-    tx.run(&SWEEP, params![big(now_us), big(rows_max)])
+    let mut freed = HashMap::new();
+    let gone = tx.all(&SWEEP, params![big(now_us), big(rows_max)], |row| {
+        Ok((store::scope(row, 0)?, row.integer(1)?))
+    })?;
+    for (scope, body_bytes) in &gone {
+        *freed.entry(scope).or_insert(0) += ROW_BYTES + body_bytes;
+    }
+    for (scope, bytes) in freed {
+        tx.within(scope.rows()).run(&HOLD_MORE, params![-bytes])?;
+    }
+    Ok(gone.len())
 }

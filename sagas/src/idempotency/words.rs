@@ -2,6 +2,8 @@
 //! Who enters: claims and their rows.
 //! What leaves: values the boundary turns into answers.
 
+use std::time::Duration;
+
 use audit::SqlFault;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,15 @@ pub struct Whose {
     pub scope: Scope,
     /// Who asks: an API key's or a person's id.
     pub principal: String,
+}
+
+/// How an answer is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// How long: a day, or thirty for what cannot be undone. A refusal by a rule goes after a day in any case.
+    pub long: Duration,
+    /// As long as the workspace's answers take less than this; a request with a key is refused beyond. `None`: no bound.
+    pub bytes_max: Option<u64>,
 }
 
 /// What is kept of an answer.
@@ -73,6 +84,9 @@ pub enum ClaimRefused {
     /// It took too long, and another request has gone on with it. That one answers.
     #[error("another request has taken over this key")]
     Superseded,
+    /// The workspace keeps as many bytes of answers as it may; nothing was done.
+    #[error("the workspace keeps as many answers as it may")]
+    Full,
     /// Sealing or opening failed.
     #[error("what is kept of the request cannot be sealed or opened")]
     Seal(#[from] SealFault),

@@ -54,24 +54,35 @@ async fn a_certificate_that_is_not_valid_yet_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_our_ca_that_nobody_enrolled_may_do_nothing() {
+async fn a_certificate_of_our_ca_that_nobody_enrolled_is_hung_up_on_before_http() {
     let house = Appliance::start().await;
     let member = house.member("acme").await;
     let key = member.create_key("release", "p256").await;
     let unknown = forge(house.hsm.as_ref().unwrap(), &member.identity.ca, &house.path(""), -1, 9);
     let thief = member.with_identity(&unknown);
-    thief.ask(sign_p256(&key, b"stolen")).await.refused(403, "client_unknown");
-    thief.ask(get("/v1/keys")).await.refused(403, "client_unknown");
+    for ask in [sign_p256(&key, b"stolen"), get("/health/live"), get("/v1/openapi.json")] {
+        assert!(thief.try_ask(ask).await.is_err(), "it was answered");
+    }
+    // RFC 8446 section 6: access_denied is alert 49.
+    let files = unknown.files(&house.path("thief"));
+    let told = openssl_connects(&house.door(), &files, &["-ign_eof"]);
+    assert!(complained(&told).contains("alert number 49"), "{}", complained(&told));
 }
 
 #[tokio::test]
-async fn a_revoked_certificate_is_told_so_and_may_do_nothing() {
+async fn a_revoked_certificate_is_told_so_and_hung_up_on_before_http() {
     let house = Appliance::start().await;
     let member = house.member("acme").await;
     let key = member.create_key("release", "p256").await;
     let operator = house.operator().acting_in(&member.workspace);
     operator.ask(delete(format!("/v1/clients/{}", member.client))).await.expect(204);
-    member.ask(sign_p256(&key, b"too late")).await.refused(403, "client_revoked");
+    for ask in [sign_p256(&key, b"too late"), get("/health/live"), get("/v1/openapi.json")] {
+        assert!(member.try_ask(ask).await.is_err(), "it was answered");
+    }
+    // RFC 8446 section 6: certificate_revoked is alert 44.
+    let files = member.identity.files(&house.path("revoked"));
+    let told = openssl_connects(&house.door(), &files, &["-ign_eof"]);
+    assert!(complained(&told).contains("alert number 44"), "{}", complained(&told));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 mod breaking;
 mod forwarding;
 mod hygiene;
+mod neighbours;
 mod reload;
 mod retries;
 mod tracing;

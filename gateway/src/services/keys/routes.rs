@@ -8,7 +8,7 @@ use super::{Change, Changed, KeyWithVersions, Keys, wire};
 use crate::api::exchange::{Json, bounded};
 use crate::api::guard::may;
 use crate::api::{Exchange, InWorkspace, KeyRule, Member, Problem, Reply, Route};
-use crate::limits::REASON_BYTES_MAX;
+use crate::limits::{KEY_VERSIONS_SHOWN_MAX, REASON_BYTES_MAX};
 
 /// The service's routes.
 pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
@@ -30,6 +30,7 @@ pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
             .to(to(), list),
         Route::get("/v1/keys/{key}")
             .guard::<InWorkspace<may::KeysRead>>()
+            .asks::<wire::VersionsPage>()
             .says("Show a key with its public halves")
             .gives::<wire::KeyDetail>(200)
             .to(to(), show),
@@ -87,8 +88,10 @@ async fn list(service: Arc<Keys>, by: Member<may::KeysRead>, (): (), ex: Exchang
 }
 
 async fn show(service: Arc<Keys>, by: Member<may::KeysRead>, (): (), ex: Exchange) -> Result<Reply, Problem> {
+    let page: wire::VersionsPage = ex.query()?;
     let found = service.show(&by, &ex.param::<String>(0)?).await?;
-    Reply::json(200, &wire::KeyDetail::from(&found))
+    let before = page.versions_before.unwrap_or(i64::MAX);
+    Reply::json(200, &wire::KeyDetail::page(&found, before, KEY_VERSIONS_SHOWN_MAX))
 }
 
 async fn rotate(service: Arc<Keys>, by: By, (): (), ex: Exchange) -> Result<Reply, Problem> {
@@ -127,7 +130,7 @@ fn changed(status: u16, changed: Changed) -> Result<Reply, Problem> {
         let going = wire::Going { workflow: changed.workflow.id.to_string() };
         return Ok(Reply::json(202, &going)?.at(location));
     };
-    let reply = Reply::json(status, &wire::KeyDetail::from(&key))?.at(location);
+    let reply = Reply::json(status, &wire::KeyDetail::changed(&key))?.at(location);
     Ok(match changed.seq {
         Some(seq) => reply.told_in(seq),
         None => reply,
@@ -135,6 +138,6 @@ fn changed(status: u16, changed: Changed) -> Result<Reply, Problem> {
 }
 
 async fn change(service: &Keys, by: &By, ex: &Exchange, change: Change) -> Result<Reply, Problem> {
-    let say = |key: &KeyWithVersions| Reply::json(200, &wire::KeyDetail::from(key));
+    let say = |key: &KeyWithVersions| Reply::json(200, &wire::KeyDetail::changed(key));
     Ok(service.change(by, &ex.origin, &ex.param::<String>(0)?, change, say).await?)
 }

@@ -14,7 +14,7 @@ use super::store::{KeyRow, VersionRow};
 use crate::api::{Code, Problem};
 use crate::crypto::{self, Jwk};
 use crate::ids::Name;
-use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
+use crate::limits::{KEY_VERSIONS_ANSWERED_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use crate::moment::Moment;
 use crate::services::policy::Policy;
 
@@ -34,6 +34,15 @@ pub struct CreateKey {
     /// What it may sign, and who has to agree; besides the workspace's own policy.
     #[serde(default)]
     pub policy: Option<Policy>,
+}
+
+/// Which versions to show.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VersionsPage {
+    /// The `versions_before` of the answer before; the newest if absent.
+    #[serde(default)]
+    pub versions_before: Option<i64>,
 }
 
 /// How to rotate.
@@ -129,8 +138,11 @@ pub struct KeyDetail {
     /// The key.
     #[serde(flatten)]
     pub key: Key,
-    /// Its versions, oldest first.
+    /// Its newest versions, oldest first: at most 20 in the answer to a change, 100 otherwise.
     pub versions: Vec<Version>,
+    /// There are older ones: `GET /v1/keys/{key}?versions_before=` with this number shows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub versions_before: Option<i64>,
     /// While an imported key is waited for: the key for which it has to be wrapped (`pem`), and the hash of OAEP (`oaep`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<IncomingKey>")]
@@ -281,12 +293,21 @@ impl From<&KeyRow> for Key {
     }
 }
 
-impl From<&KeyWithVersions> for KeyDetail {
-    fn from(found: &KeyWithVersions) -> Self {
-        let versions =
-            found.versions.iter().filter_map(|version| Version::new(&found.row, version)).collect();
+impl KeyDetail {
+    /// As a change is answered, and as the answer is kept.
+    pub fn changed(found: &KeyWithVersions) -> Self {
+        Self::page(found, i64::MAX, KEY_VERSIONS_ANSWERED_MAX)
+    }
+
+    /// With the newest `versions_max` of the versions before `before`.
+    pub fn page(found: &KeyWithVersions, before: i64, versions_max: usize) -> Self {
+        let made = found.versions.iter().filter(|row| row.version < before);
+        let mut newest = made.rev().filter_map(|row| Version::new(&found.row, row));
+        let mut versions: Vec<_> = newest.by_ref().take(versions_max).collect();
+        versions.reverse();
+        let versions_before = newest.next().and_then(|_| versions.first().map(|oldest| oldest.version));
         let incoming = found.row.incoming.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        Self { key: Key::from(&found.row), versions, incoming }
+        Self { key: Key::from(&found.row), versions, versions_before, incoming }
     }
 }
 
@@ -305,5 +326,81 @@ impl Version {
             replaced: row.replaced,
             created: row.created,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hsm::{Fingerprint, KeyId};
+
+    use super::*;
+    use crate::dice::Dice;
+    use crate::ids::SigningKeyId;
+    use crate::limits::{KEY_VERSIONS_MAX, KEY_VERSIONS_SHOWN_MAX};
+    use crate::services::keys::state::KeyState;
+    use crate::services::keys::store::Made;
+
+    /// The SPKI of RSA-4096 with some modulus, the longest of any kind.
+    fn rsa_4096_spki() -> Vec<u8> {
+        let mut der =
+            hex::decode("30820222300d06092a864886f70d01010105000382020f003082020a0282020100").unwrap();
+        der.extend([0x91; 512]);
+        der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
+        der
+    }
+
+    fn with_versions(versions: i64) -> KeyWithVersions {
+        let created = Moment::from_micros(1);
+        let row = KeyRow {
+            id: SigningKeyId::new(&Dice::system()),
+            name: "n".repeat(64).parse().unwrap(),
+            kind: KeyKind::Rsa4096,
+            state: KeyState::Enabled,
+            latest: versions,
+            uses: i64::MAX,
+            destroy_after: None,
+            created,
+            workflow: None,
+            incoming: None,
+            fence: 0,
+        };
+        let version = |version| VersionRow {
+            version,
+            token_key: KeyId([7; 16]),
+            made: Some(Made {
+                fingerprint: Fingerprint([7; 32]),
+                spki: rsa_4096_spki(),
+                sealed_blob: None,
+                provenance: serde_json::json!({ "origin": "p".repeat(1_000) }).to_string(),
+            }),
+            replaced: false,
+            created,
+        };
+        KeyWithVersions { row, versions: (1..=versions).map(version).collect() }
+    }
+
+    #[test]
+    fn the_answer_to_a_change_of_the_largest_key_is_short_enough_to_be_kept_whole() {
+        let answer = KeyDetail::changed(&with_versions(KEY_VERSIONS_MAX));
+        assert!(answer.versions.iter().all(|version| version.jwk.is_some() && version.ssh.is_some()));
+        assert_eq!(answer.versions.last().map(|version| version.version), Some(KEY_VERSIONS_MAX));
+        let bytes = serde_json::to_vec(&answer).unwrap().len();
+        assert!(bytes < sagas::limits::ANSWER_BYTES_MAX / 4, "{bytes} bytes");
+    }
+
+    #[test]
+    fn the_versions_of_a_key_are_paged_from_the_newest_back_to_the_first() {
+        for versions in [0, 1, 99, 100, 101, 200, 250] {
+            let (key, mut before, mut seen) = (with_versions(versions), i64::MAX, Vec::new());
+            loop {
+                let page = KeyDetail::page(&key, before, KEY_VERSIONS_SHOWN_MAX);
+                seen.extend(page.versions.iter().rev().map(|version| version.version));
+                match page.versions_before {
+                    Some(next) => before = next,
+                    None => break,
+                }
+            }
+            assert_eq!(seen, (1..=versions).rev().collect::<Vec<_>>());
+        }
     }
 }

@@ -55,17 +55,30 @@ impl From<LedgerRefused> for Problem {
                 Code::Fenced,
                 format!("{refused}; nothing was done. Lease the name anew and look at what has changed"),
             ),
-            LedgerRefused::Claim(ClaimRefused::Superseded) => Self::new(
-                Code::RequestInProgress,
-                "another request with this key has gone on with it; ask again",
-            )
-            .after(SHORTLY),
-            LedgerRefused::Claim(refused) => Self::internal(&chain(&refused)),
+            LedgerRefused::Claim(refused) => refused.into(),
             LedgerRefused::Unsaid(problem) => problem,
             LedgerRefused::Fault(fault) => match fault {
                 Some(fault) => Self::internal(&chain(&fault)),
                 None => Self::internal(&"the ledger could not do it"),
             },
+        }
+    }
+}
+
+impl From<ClaimRefused> for Problem {
+    fn from(refused: ClaimRefused) -> Self {
+        match refused {
+            ClaimRefused::Superseded => {
+                let why = "another request with this key has gone on with it; ask again";
+                Self::new(Code::RequestInProgress, why).after(SHORTLY)
+            }
+            ClaimRefused::Full => Self::new(
+                Code::AnswersFull,
+                "nothing was done: answers kept under idempotency keys take as much room as this workspace may have, and go after \
+                 a day, or thirty. Where the route takes requests without a key, send none; or ask the operator to raise \
+                 retention.answer_mib_max",
+            ),
+            refused => Self::internal(&chain(&refused)),
         }
     }
 }

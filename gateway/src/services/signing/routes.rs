@@ -28,6 +28,7 @@ pub fn routes(service: &Arc<Signing>) -> Vec<Route> {
             .guard::<InWorkspace<may::Sign>>()
             .keyed(KeyRule::Required)
             .takes::<Json<SignatureWanted>>()
+            .waits()
             .says("Ask for a signature that others may have to agree to; `Prefer: wait=N` waits for it")
             .gives::<Made>(201)
             .or_gives::<keys::wire::Going>(
