@@ -68,6 +68,25 @@ pub struct ProbeAnswer {
     schemes: Vec<String>,
     /// What else it can do.
     powers: Vec<String>,
+    /// Objects without name and label.
+    strays: u32,
+    /// The walls round the worker.
+    walls: Vec<WallAnswer>,
+    /// Peculiarities worth knowing, in words.
+    remarks: Vec<String>,
+}
+
+/// A wall round the worker.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "Wall")]
+#[allow(dead_code, reason = "the form of an answer that another crate writes")]
+pub struct WallAnswer {
+    /// What it keeps the worker from.
+    name: String,
+    /// It stands as it should.
+    stands: bool,
+    /// What it is made of on this kernel, or why it is missing.
+    by: String,
 }
 
 /// What an operator sees.
