@@ -153,7 +153,8 @@ fn conforms(described: &Description, place: &str, answer: &Answer, name: &str) {
 }
 
 fn compiled(described: &Description, place: &str) -> Validator {
-    let mut schema = described.document.pointer(place).cloned().unwrap_or_else(|| panic!("nothing at {place}"));
+    let mut schema =
+        described.document.pointer(place).cloned().unwrap_or_else(|| panic!("nothing at {place}"));
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["components"] = described.document["components"].clone();
     let made = jsonschema::options().with_draft(Draft::Draft202012).build(&schema);
