@@ -5,7 +5,7 @@ CARGO ?= cargo
 # nextest where it is installed, plain cargo test where not.
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help deps build demo dev test lint bench torture mutants install uninstall check-units
+.PHONY: help deps build demo dev test lint bench siege torture mutants install uninstall check-units
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ bench: deps ## measure the gateway against a bare token, routing, workflows and 
 	$(CARGO) run --release -p sagas --features double --example saga_figures
 	$(CARGO) run --release -p audit --example figures -- $(or $(ENTRIES),1000000)
 	target/release/bench --growth 1000 $(or $(ENTRIES),1000000)
+
+siege: deps ## attack a release build with everything for a minute while one client signs, which must lose nothing (SECONDS=60)
+	$(CARGO) build --release --workspace --bins
+	target/release/bench --siege $(or $(SECONDS),60)
 
 torture: deps ## all crash points and fault cycles, not only the sample
 	$(CARGO) build --workspace --bins

@@ -31,7 +31,7 @@ pub const PING_EVERY: Duration = Duration::from_secs(60);
 /// Open connections from one address, so that one host cannot take all of them.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 2048;
 /// Open connections with one certificate: whoever needs more has more machines, each with its own.
-pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 256;
+pub const CONNECTIONS_PER_CERTIFICATE_MAX: usize = 512;
 /// Open connections on one listener; each costs about 60 KiB with TLS buffers.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Handshakes going on at once: they are the only work done for the unauthenticated. Over it the oldest of whoever has most is cut.

@@ -235,6 +235,20 @@ async fn a_workspace_over_its_rate_waits_and_its_neighbour_does_not() {
 }
 
 #[tokio::test]
+async fn a_batch_counts_as_many_requests_as_it_has_items() {
+    let rates = RatesConfig { workspace: quota(10, 1), address: quota(1000, 1000) };
+    let standing = house_with(rates).await;
+    let signer = standing.program("signer", &["sign"]).await;
+    let item = json!({ "key": "nothing", "scheme": "ecdsa-sha256", "message": "eA==" });
+    let batch = async |items: usize| {
+        let answer = signer.asker.post("/v1/sign-batch", json!({ "items": vec![item.clone(); items] })).await;
+        (answer.status, answer.code())
+    };
+    assert_eq!(batch(6).await.0, 200);
+    assert_eq!(batch(6).await, (429, "rate_limited".to_owned()));
+}
+
+#[tokio::test]
 async fn the_address_bucket_stands_before_anyone_has_said_who_they_are() {
     let rates = RatesConfig { workspace: quota(1000, 1000), address: quota(2, 1) };
     let standing = house_with(rates).await;

@@ -106,8 +106,7 @@ pub(crate) fn hold(method: &str, target: &str, answer: &Answer) {
         ["location", "chancery-entry", "idempotency-replayed", "ratelimit", "retry-after", "request-id"]
     {
         let says = |name: &String| name.eq_ignore_ascii_case(required);
-        let described =
-            response["headers"].as_object().is_some_and(|headers| headers.keys().any(|one| says(one)));
+        let described = response["headers"].as_object().is_some_and(|headers| headers.keys().any(says));
         assert!(
             described || answer.header(required).is_none(),
             "{name} {status} has the header {required}, which is not described"

@@ -2,6 +2,7 @@
 //! Who enters: the boundary, after limits, routing, authentication and guard.
 //! What leaves: parsed bodies and queries (unknown fields refused), replies not yet turned into HTTP.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,34 @@ pub struct Exchange {
     pub wants_text: bool,
     /// How long the caller would rather wait than look again (`Prefer: wait=N`, RFC 7240 section 4.3).
     pub wait: Option<Duration>,
+    /// Counts what the request asks for beyond being one request.
+    pub meter: Meter,
+}
+
+/// The allowance of whoever asks: a batch counts as many requests as it has items.
+#[derive(Clone)]
+pub struct Meter(Arc<dyn Fn(u32) -> Result<(), Problem> + Send + Sync>);
+
+impl Meter {
+    /// Over what takes the worth of so many requests.
+    pub fn new(spend: impl Fn(u32) -> Result<(), Problem> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(spend))
+    }
+
+    /// Counts a batch; being a request, it was counted as one already.
+    ///
+    /// # Errors
+    /// `rate_limited`, with nothing done.
+    pub fn batch(&self, items: usize) -> Result<(), Problem> {
+        let more = u32::try_from(items).unwrap_or(u32::MAX).saturating_sub(1);
+        if more == 0 { Ok(()) } else { (self.0)(more) }
+    }
+}
+
+impl std::fmt::Debug for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meter(..)")
+    }
 }
 
 impl Exchange {

@@ -21,6 +21,7 @@ use super::respond::{HttpResponse, respond};
 use super::semantics;
 use super::trace::{Followed, follow};
 use crate::again::Again;
+use crate::api::exchange::Meter;
 use crate::api::{Caller, Code, Directory, Problem, Reply};
 use crate::compartments::Owner;
 use crate::dice::Dice;
@@ -62,7 +63,7 @@ pub struct GateParts {
 /// The gate of one listener.
 pub struct Gate {
     parts: GateParts,
-    workspaces: RateLimiter<WorkspaceId>,
+    workspaces: Arc<RateLimiter<WorkspaceId>>,
     addresses: RateLimiter<IpAddr>,
     bodies: Bodies,
     answers: Answers,
@@ -85,7 +86,7 @@ pub(super) type Label = Cow<'static, str>;
 impl Gate {
     /// A gate with empty rate buckets.
     pub fn new(parts: GateParts) -> Self {
-        let workspaces = RateLimiter::new(parts.workspace_quota, RATE_KEYS_MAX);
+        let workspaces = Arc::new(RateLimiter::new(parts.workspace_quota, RATE_KEYS_MAX));
         let addresses = RateLimiter::new(parts.address_quota, RATE_KEYS_MAX);
         Self {
             parts,
@@ -210,6 +211,19 @@ impl Gate {
     ) -> Result<Option<Allowance>, Problem> {
         let Some(workspace) = owner_of(caller) else { return Ok(None) };
         self.workspaces.take(&workspace, now).map(Some).map_err(rate_limited)
+    }
+}
+
+impl Gate {
+    /// Counts what a request of this workspace asks for beyond being one.
+    pub(super) fn meter(&self, owner: &Owner) -> Meter {
+        let (limiter, owner) = (Arc::clone(&self.workspaces), owner.clone());
+        Meter::new(move |requests| match &owner {
+            Some(workspace) => {
+                limiter.take_many(workspace, Instant::now(), requests).map(drop).map_err(rate_limited)
+            }
+            None => Ok(()),
+        })
     }
 }
 

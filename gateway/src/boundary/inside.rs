@@ -102,8 +102,8 @@ impl Gate {
             Begun::Go(turn) => turn,
         };
         origin.once = turn.once();
-        let (metrics, exchange) =
-            (self.metrics().clone(), Exchange { origin, params, query, wants_text, wait });
+        let (metrics, meter) = (self.metrics().clone(), self.meter(&owner));
+        let exchange = Exchange { origin, params, query, wants_text, wait, meter };
         // Parsing is a part of the handler: should it panic, that too is the service's fault and nobody else's.
         let work = async move {
             // What the body became is as long as the body was, until the request is over.

@@ -52,6 +52,15 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     /// # Errors
     /// The bucket is empty; the wait until it holds one request again.
     pub fn take(&self, key: &K, now: Instant) -> Result<Allowance, Duration> {
+        self.take_many(key, now, 1)
+    }
+
+    /// Takes the worth of so many requests, or of a full bucket where that is less.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_many(&self, key: &K, now: Instant, requests: u32) -> Result<Allowance, Duration> {
+        let wanted = f64::from(requests.min(self.quota.burst));
         let mut buckets = self.lock();
         if buckets.len() >= self.keys_max && !buckets.contains_key(key) {
             self.forget_the_full(&mut buckets, now);
@@ -59,12 +68,12 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         let full = Bucket { tokens: f64::from(self.quota.burst), filled: now };
         let bucket = buckets.entry(key.clone()).or_insert(full);
         bucket.fill(self.quota, now);
-        if bucket.tokens < 1.0 {
+        if bucket.tokens < wanted {
             return Err(Duration::from_secs_f64(
-                (1.0 - bucket.tokens) / f64::from(self.quota.per_second.max(1)),
+                (wanted - bucket.tokens) / f64::from(self.quota.per_second.max(1)),
             ));
         }
-        bucket.tokens -= 1.0;
+        bucket.tokens -= wanted;
         Ok(bucket.allowance(self.quota))
     }
 

@@ -288,7 +288,7 @@ impl CastVote {
 
 /// The modulus of the wrapping key, and at least two blocks of eight bytes behind it; the longest is RSA-4096 in PKCS#8.
 fn fits(bytes: usize) -> bool {
-    bytes % 8 == 0 && (256 + 24..=8 << 10).contains(&bytes)
+    bytes.is_multiple_of(8) && (256 + 24..=8 << 10).contains(&bytes)
 }
 
 /// A wrapped key that comes too early would be made for nothing: it is refused before anybody takes it.

@@ -55,14 +55,8 @@ impl Appliance {
         run(&config, &["init"])?;
         let (process, address, start_ms) = serve(&config)?;
         run(&config, &["workspace", "create", "bench"])?;
-        let out = home.path().join("client");
-        run(&config, &["-w", "bench", "client", "enroll", "load", "--out", &out.to_string_lossy()])?;
-        let read = |name: &str| std::fs::read_to_string(out.join(name));
-        let identity =
-            Identity { ca: read("ca.pem")?, certificate: read("load.pem")?, key: read("load.key")?, address };
-        let answer = run(&config, &["--json", "-w", "bench", "apikey", "create", "load", "--scope", scope])?;
-        let answer: serde_json::Value = serde_json::from_str(&answer)?;
-        let api_key = answer["secret"].as_str().ok_or("no secret")?.to_owned();
+        let (identity, _) = enrol(&config, "bench", "load", address)?;
+        let api_key = issue(&config, "bench", scope)?;
         let daemon = process.id();
         Ok(Self {
             hsm,
@@ -75,6 +69,25 @@ impl Appliance {
             _tpm: tpm,
             _home: home,
         })
+    }
+
+    /// Another workspace with a client and an API key of this scope.
+    pub(crate) fn found(&self, workspace: &str, scope: &str) -> Result<(Identity, String), Trouble> {
+        run(&self.config, &["workspace", "create", workspace])?;
+        let (identity, _) = enrol(&self.config, workspace, "load", self.identity.address)?;
+        Ok((identity, issue(&self.config, workspace, scope)?))
+    }
+
+    /// Another client of the workspace `bench`.
+    pub(crate) fn enrol(&self, name: &str) -> Result<Identity, Trouble> {
+        enrol(&self.config, "bench", name, self.identity.address).map(|(identity, _)| identity)
+    }
+
+    /// A client whose certificate was revoked.
+    pub(crate) fn revoked(&self, name: &str) -> Result<Identity, Trouble> {
+        let (identity, client) = enrol(&self.config, "bench", name, self.identity.address)?;
+        run(&self.config, &["-w", "bench", "client", "revoke", &client])?;
+        Ok(identity)
     }
 
     /// The ledger's file, for whoever holds the appliance while it is stopped.
@@ -129,6 +142,30 @@ impl Drop for Appliance {
     fn drop(&mut self) {
         let _ = self.kill();
     }
+}
+
+/// A new client of a workspace, and its id.
+fn enrol(
+    config: &std::path::Path,
+    workspace: &str,
+    name: &str,
+    address: SocketAddr,
+) -> Result<(Identity, String), Trouble> {
+    let out = config.with_file_name(format!("client-{workspace}-{name}"));
+    let to = out.to_string_lossy();
+    let answer = run(config, &["--json", "-w", workspace, "client", "enroll", name, "--out", &to])?;
+    let read = |ending: &str| std::fs::read_to_string(out.join(format!("{name}.{ending}")));
+    let ca = std::fs::read_to_string(out.join("ca.pem"))?;
+    let answer: serde_json::Value = serde_json::from_str(&answer)?;
+    let id = answer["id"].as_str().ok_or("no client id")?.to_owned();
+    Ok((Identity { ca, certificate: read("pem")?, key: read("key")?, address }, id))
+}
+
+/// A new API key of a workspace.
+fn issue(config: &std::path::Path, workspace: &str, scope: &str) -> Result<String, Trouble> {
+    let answer = run(config, &["--json", "-w", workspace, "apikey", "create", "load", "--scope", scope])?;
+    let answer: serde_json::Value = serde_json::from_str(&answer)?;
+    Ok(answer["secret"].as_str().ok_or("no secret")?.to_owned())
 }
 
 /// Starts the daemon: the process, its address, and the milliseconds until it served.

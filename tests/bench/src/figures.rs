@@ -79,7 +79,7 @@ fn thread_cpu_us(process: u32, name: &str) -> f64 {
     named.filter_map(|task| cpu_us(&task.path().join("stat").to_string_lossy()).ok()).sum()
 }
 
-fn rss_mib(process: u32) -> Result<f64, Trouble> {
+pub(crate) fn rss_mib(process: u32) -> Result<f64, Trouble> {
     let text = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
     let kib: f64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).unwrap_or_default();

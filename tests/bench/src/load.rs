@@ -3,6 +3,7 @@
 //! What leaves: how many were signed and how long each took; the answers' bodies are not looked into.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Any of the many things that can go wrong with a benchmark.
 pub(crate) type Trouble = Box<dyn std::error::Error + Send + Sync>;
@@ -144,12 +146,28 @@ fn tls(identity: &Identity, protocol: Protocol) -> Result<TlsConnector, Trouble>
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
+/// Opens a connection from this address as far as TLS.
+pub(crate) async fn connect_tls(
+    identity: &Identity,
+    protocol: Protocol,
+    from: Ipv4Addr,
+) -> Result<TlsStream<TcpStream>, Trouble> {
+    let stream = connect_tcp(identity, from).await?;
+    Ok(tls(identity, protocol)?.connect(ServerName::try_from("localhost")?, stream).await?)
+}
+
+/// Opens a connection from this address, and says nothing.
+pub(crate) async fn connect_tcp(identity: &Identity, from: Ipv4Addr) -> Result<TcpStream, Trouble> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = socket.connect(identity.address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// Opens one connection.
 pub(crate) async fn connect(identity: &Identity, protocol: Protocol) -> Result<Sender, Trouble> {
-    let stream = TcpStream::connect(identity.address).await?;
-    stream.set_nodelay(true)?;
-    let io =
-        TokioIo::new(tls(identity, protocol)?.connect(ServerName::try_from("localhost")?, stream).await?);
+    let io = TokioIo::new(connect_tls(identity, protocol, Ipv4Addr::LOCALHOST).await?);
     Ok(match protocol {
         Protocol::H1 => {
             let (sender, connection) = http1::handshake(io).await?;

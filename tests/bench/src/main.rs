@@ -10,6 +10,7 @@ mod keyed;
 mod load;
 mod report;
 mod routing;
+mod siege;
 
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ fn main() -> Result<(), Trouble> {
     }
     if words.first().is_some_and(|word| word == "--growth") {
         return growth::measure(&words[1..]);
+    }
+    if words.first().is_some_and(|word| word == "--siege") {
+        return siege::measure(&words[1..]);
     }
     if words.first().is_some_and(|word| word == "--routing") {
         return routing::measure(&words[1..]);
@@ -130,9 +134,14 @@ fn at_seventy(
 
 /// The daemon's memory while so many clients are connected and silent.
 async fn idle(appliance: &Appliance, connections: usize) -> Result<f64, Trouble> {
+    // One certificate has only so many connections.
+    let mut identities = vec![appliance.identity.clone()];
+    for name in ["second", "third", "fourth"] {
+        identities.push(appliance.enrol(name)?);
+    }
     let mut open = Vec::with_capacity(connections);
-    for _ in 0..connections {
-        open.push(load::connect(&appliance.identity, Protocol::H1).await?);
+    for identity in identities.iter().cycle().take(connections) {
+        open.push(load::connect(identity, Protocol::H1).await?);
     }
     let usage = Usage::of(appliance)?;
     drop(open);

@@ -117,6 +117,7 @@ async fn sign_batch(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let (commands, encodings): (Vec<_>, Vec<_>) = body.into_commands()?.into_iter().unzip();
+    ex.meter.batch(commands.len())?;
     let outcomes = service.sign_batch(&by, &ex.origin, commands).await?;
     let results = outcomes
         .into_iter()
