@@ -113,6 +113,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_seal_covered_before_its_commit_was_noted_is_not_waited_for() {
+        let mut extent = Extent::opened(5, at(0));
+        extent.sealed(7);
+        extent.committed(6, at(40));
+        assert_eq!(extent.unsealed(at(50)), Unsealed { rows: 0, age: at(0) });
+    }
+
+    #[test]
     fn a_late_word_of_an_older_seal_takes_nothing_back() {
         let mut extent = Extent::opened(8, at(0));
         extent.sealed(8);

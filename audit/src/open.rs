@@ -2,6 +2,7 @@
 //! Who enters: `Ledger::open` with its options.
 //! What leaves: a ledger whose threads run and whose every registered statement is known to be permitted.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,7 +89,7 @@ fn connect(path: &Path, registry: &Arc<Registry>, writes: Option<u64>) -> Result
         // exactly like a rollback. The automatic checkpoint is off: see `Writer::fold_wal`.
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
-             PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;",
+             PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;",
         )?;
         // Begun anew, a log that had grown beyond its bound gives the disk back what it took.
         let size_max = i64::try_from(wal_bytes_max).unwrap_or(i64::MAX);
@@ -103,7 +104,7 @@ fn connect(path: &Path, registry: &Arc<Registry>, writes: Option<u64>) -> Result
     conn.set_prepared_statement_cache_capacity(registry.statements().count() + 64);
     let behalf = Behalf::default();
     conn.authorizer(Some(authorizer(registry.clone(), behalf.clone())))?;
-    Ok(Session { conn, registry: registry.clone(), behalf })
+    Ok(Session { conn, registry: registry.clone(), behalf, erased: Cell::new(false) })
 }
 
 fn sync_directory(path: &Path) -> Result<(), OpenRefused> {

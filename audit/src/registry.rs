@@ -115,7 +115,7 @@ impl Registry {
 
     /// The owner of a statement, if it is registered and its reach is asked for in the right way.
     pub(crate) fn admit(&self, statement: &Statement, in_workspace: bool) -> Result<Owner, SqlFault> {
-        let Statement { service, sql, reach } = *statement;
+        let Statement { service, sql, reach, .. } = *statement;
         let owner = match self.statements.get(sql) {
             Some((owner, registered)) if registered.service == service && registered.reach == reach => *owner,
             _ => return Err(SqlFault::Unregistered { service, sql }),

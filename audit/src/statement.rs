@@ -27,22 +27,29 @@ pub struct Statement {
     pub(crate) service: &'static str,
     pub(crate) sql: &'static str,
     pub(crate) reach: Reach,
+    pub(crate) erases: bool,
 }
 
 impl Statement {
     /// A statement about one workspace. `?1` is the workspace, bound by the runner; own parameters start at `?2`.
     pub const fn tenant(service: &'static str, sql: &'static str) -> Self {
-        Self { service, sql, reach: Reach::Tenant }
+        Self { service, sql, reach: Reach::Tenant, erases: false }
     }
 
     /// A statement that touches only tables that are not a tenant's.
     pub const fn appliance(service: &'static str, sql: &'static str) -> Self {
-        Self { service, sql, reach: Reach::Appliance }
+        Self { service, sql, reach: Reach::Appliance, erases: false }
     }
 
     /// An honest exception: a statement that reads or writes the rows of several workspaces, and why it must.
     pub const fn across_workspaces(service: &'static str, why: &'static str, sql: &'static str) -> Self {
-        Self { service, sql, reach: Reach::AcrossWorkspaces(why) }
+        Self { service, sql, reach: Reach::AcrossWorkspaces(why), erases: false }
+    }
+
+    /// What it overwrites or deletes is to be gone from the files as well, the write-ahead log included, soon after the commit.
+    #[must_use]
+    pub const fn erasing(self) -> Self {
+        Self { erases: true, ..self }
     }
 
     /// The service that owns it.

@@ -2,6 +2,7 @@
 //! Who enters: the closure of a service, while the writer or a reader thread holds the connection for it.
 //! What leaves: rows, counts, faults; no commit, no connection, no free text.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ pub(crate) struct Session {
     pub(crate) conn: Connection,
     pub(crate) registry: Arc<Registry>,
     pub(crate) behalf: Behalf,
+    /// A statement that erases has changed something since this was looked at last.
+    pub(crate) erased: Cell<bool>,
 }
 
 /// A consistent look at the ledger and the tables: reading only.
@@ -156,7 +159,11 @@ impl Session {
         params: &[Value<'_>],
     ) -> Result<usize, SqlFault> {
         let mut prepared = self.prepare(statement, ws, params)?;
-        Ok(prepared.raw_execute()?)
+        let changed = prepared.raw_execute()?;
+        if statement.erases && changed > 0 {
+            self.erased.set(true);
+        }
+        Ok(changed)
     }
 
     fn one<T>(
@@ -232,5 +239,16 @@ impl Session {
         let mut rows = fold.raw_query();
         while rows.next()?.is_some() {}
         Ok(())
+    }
+
+    /// The same, and leaves nothing in the log's file. False when somebody still reads it.
+    pub(crate) fn empty_wal(&self) -> Result<bool, SqlFault> {
+        let mut fold = self.own("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        let mut rows = fold.raw_query();
+        let mut busy = true;
+        while let Some(row) = rows.next()? {
+            busy = row.get::<_, i64>(0)? != 0;
+        }
+        Ok(!busy)
     }
 }

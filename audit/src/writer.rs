@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use crate::append::{Appender, NotAppended};
 use crate::fault::SqlFault;
@@ -16,6 +17,9 @@ use crate::tx::{Session, Tx};
 
 /// Pages in the write-ahead log before it is folded into the database: 16 MiB.
 const WAL_PAGES_FOLD: u64 = 4_096;
+
+/// Emptying the log costs two syncs and holds readers back, so under a load of erasures it is tried this often. The daemon's heartbeat commits more often.
+const EMPTY_EVERY: Duration = Duration::from_secs(10);
 
 /// The writer's own things, all on its thread.
 pub(crate) struct Writer {
@@ -32,6 +36,10 @@ pub(crate) struct Writer {
 pub(crate) struct Wal {
     folded: u64,
     held_back: u64,
+    /// Pages as they were before something in them was erased.
+    holds_erased: bool,
+    /// When it was emptied last, or should have been.
+    tried: Option<Duration>,
 }
 
 impl Wal {
@@ -39,7 +47,7 @@ impl Wal {
     fn due(&mut self, pages: u64, fold: u64, bound: u64) -> Fold {
         // It was begun anew since: what was done about it before does not count any more.
         if pages < self.folded {
-            *self = Self::default();
+            (self.folded, self.held_back) = (0, 0);
         }
         // A log that could not be begun anew is left to grow by a part before readers are asked again.
         if pages >= bound.max(self.held_back.saturating_add(self.held_back / 4)) {
@@ -99,9 +107,11 @@ impl Writer {
             self.write(batch);
             self.pace.committed(writes, self.core.clock.monotonic());
             self.fold_wal(WAL_PAGES_FOLD);
+            self.erase(EMPTY_EVERY);
         }
-        self.wal = Wal::default();
+        (self.wal.folded, self.wal.held_back) = (0, 0);
         self.fold_wal(1);
+        self.erase(Duration::ZERO);
     }
 
     /// What arrived during the last commit goes into this one; when many more are known to come, they are waited for.
@@ -246,6 +256,30 @@ impl Writer {
             // The log keeps growing until there is space, or room; its entries are durable where they are.
             Err(SqlFault::DiskFull(_) | SqlFault::Busy(_)) => {}
             Err(_) => core.lose(),
+        }
+    }
+
+    /// What was erased is gone from the database's pages, for deleted content is overwritten there. The log still holds pages from before:
+    /// it is copied and emptied, as soon as nobody reads it.
+    fn erase(&mut self, pause: Duration) {
+        self.wal.holds_erased |= self.session.erased.take();
+        let now = self.core.clock.monotonic();
+        let lately = self.wal.tried.is_some_and(|then| now.saturating_sub(then) < pause);
+        if !self.wal.holds_erased || lately {
+            return;
+        }
+        // Whatever comes of it: readers that overlap without end must not hold up each commit.
+        self.wal.tried = Some(now);
+        let Some(_quiet) = self.core.snapshots.quiet(self.core.limits.wal_readers_wait_max) else { return };
+        match self.session.empty_wal() {
+            Ok(true) => {
+                self.wal = Wal { tried: Some(now), ..Wal::default() };
+                self.core.figures.wal_pages.store(0, Ordering::Relaxed);
+                self.core.figures.syncs.fetch_add(2, Ordering::Relaxed);
+            }
+            // It is tried again after the pause.
+            Ok(false) | Err(SqlFault::DiskFull(_) | SqlFault::Busy(_)) => {}
+            Err(_) => self.core.lose(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use audit::merkle::{self, Frontier, Nodes};
 use audit::{Checkpoint, CheckpointRefused, Note, NoteKey, NoteRefused, Proof, Receipt, ReceiptRefused};
+use base64::Engine as _;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -223,6 +224,31 @@ fn our_published_leaves_recompute() {
         frontier.push(leaf_hash(&bytes), |_, _, _| {});
     }
     assert_eq!(frontier.root(), hash(&log["root"]));
+}
+
+#[test]
+fn every_tree_follows_from_the_empty_one_and_nothing_else_is_the_empty_one() {
+    let leaves: Vec<[u8; 32]> = (0..5_u64).map(|it| audit::leaf::leaf_hash(&it.to_be_bytes())).collect();
+    let (tree, root, empty) = (Leaves(leaves.clone()), plain_root(&leaves), plain_root(&[]));
+    let Ok(proof) = merkle::prove_consistency(&tree, 0, 5);
+    assert!(proof.is_empty());
+    assert!(merkle::check_consistency(0, &empty, 5, &root, &[]));
+    assert!(!merkle::check_consistency(0, &root, 5, &root, &[]), "another root of no leaves");
+    assert!(!merkle::check_consistency(0, &empty, 5, &root, &[empty]), "a proof of nothing");
+    assert!(!merkle::check_consistency(0, &[7; 32], 5, &root, &[empty]));
+}
+
+#[test]
+fn a_proof_has_no_longer_path_than_any_tree_is_high() {
+    let line = format!("{}\n", base64::engine::general_purpose::STANDARD.encode([7; 32]));
+    let refusal = |lines: usize| {
+        let text = format!("c2sp.org/tlog-proof@v1\nindex 1\n{}\nno note", line.repeat(lines));
+        Proof::parse(text.as_bytes()).unwrap_err().to_string()
+    };
+    let too_long = "its path is longer than any tree is high";
+    assert!(refusal(65).contains(too_long), "{}", refusal(65));
+    assert!(refusal(70).contains(too_long), "{}", refusal(70));
+    assert!(!refusal(64).contains(too_long), "{}", refusal(64));
 }
 
 proptest! {

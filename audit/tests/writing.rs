@@ -67,6 +67,41 @@ async fn a_rejected_closure_undoes_only_itself() {
 }
 
 #[tokio::test]
+async fn what_is_undone_leaves_the_log_at_its_last_commit() {
+    let house = House::new();
+    let ledger = house.open();
+    for (id, seq) in [("one", 0), ("two", 1)] {
+        assert_eq!(house.add(&ledger, "a", id).await, seq);
+    }
+    let rejected = ledger.write(|tx| {
+        tx.within(&workspace("a")).run(&ADD, params!["three", 1])?;
+        Err::<Told<()>, _>(SqlFault::Several)
+    });
+    assert!(matches!(rejected.await, Err(WriteRefused::Rejected(SqlFault::Several))));
+    // The numbers go on, and so does the chain: a log that had gone back further would meet its own entries.
+    assert_eq!(house.add(&ledger, "a", "four").await, 2);
+    assert_eq!((house.count(&ledger, "a").await, ledger.health().entries), (3, 3));
+}
+
+#[tokio::test]
+async fn nodes_of_the_tree_are_stored_at_every_eighth_height_and_nowhere_else() {
+    let house = House::new();
+    let ledger = house.open();
+    let many: Vec<Entry> = (0..2 * 256).map(|_| Entry::new("note.add")).collect();
+    for some in many.chunks(64) {
+        let some = some.to_vec();
+        let told = move || Told::new((), some[0].clone()).and(some[1..].to_vec());
+        ledger.write(move |_| Ok::<_, SqlFault>(told())).await.unwrap();
+    }
+    ledger.close().await;
+    let file = rusqlite::Connection::open(house.path()).unwrap();
+    let mut stored = file.prepare("SELECT height, place FROM tree_node ORDER BY height, place").unwrap();
+    let stored = stored.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let stored: Vec<(u32, i64)> = stored.map(Result::unwrap).collect();
+    assert_eq!(stored, [(8, 0), (8, 1)]);
+}
+
+#[tokio::test]
 async fn a_panicking_closure_undoes_only_itself() {
     let house = House::new();
     let ledger = house.open();
@@ -178,6 +213,37 @@ async fn an_entry_that_is_too_long_is_refused_with_its_change() {
         .unwrap_err();
     assert_eq!(refused.to_string(), "the object of an entry has 2000 bytes, more than 1024");
     assert_eq!((house.count(&ledger, "a").await, ledger.health().entries), (0, 0));
+}
+
+#[tokio::test]
+async fn an_entry_of_the_greatest_length_is_taken_and_one_byte_more_is_refused() {
+    const FIELD: usize = 1_024;
+    const DETAIL: usize = 256 * 1_024;
+    // `{"text":""}` without the text.
+    const BRACES: usize = 11;
+    let house = House::new();
+    let ledger = house.open();
+    let write = |entry: Entry| ledger.write(move |_| Ok::<_, SqlFault>(Told::new((), entry.clone())));
+    let fields = |bytes: usize| {
+        let text = || "x".repeat(bytes);
+        let entry = || Entry::new("note.add");
+        let all =
+            [entry().actor(text()), Entry::new(text()), entry().object(text()), entry().request(text())];
+        all.into_iter()
+    };
+    let detail =
+        |bytes: usize| Entry::new("note.add").detail(Detail::new().with("text", "x".repeat(bytes - BRACES)));
+    for entry in fields(FIELD).chain([detail(DETAIL)]) {
+        write(entry).await.unwrap();
+    }
+    assert_eq!(ledger.health().entries, 5);
+    for entry in fields(FIELD + 1) {
+        let refused = write(entry).await.unwrap_err().to_string();
+        assert!(refused.ends_with("has 1025 bytes, more than 1024"), "{refused}");
+    }
+    let refused = write(detail(DETAIL + 1)).await.unwrap_err().to_string();
+    assert_eq!(refused, "the detail of an entry has 262145 bytes, more than 262144");
+    assert_eq!(ledger.health().entries, 5);
 }
 
 #[tokio::test]

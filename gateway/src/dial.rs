@@ -183,7 +183,14 @@ impl Dialer {
     async fn connect(&self, place: &Place) -> io::Result<Stream> {
         let stream = TcpStream::connect((place.host.as_str(), place.port)).await?;
         stream.set_nodelay(true)?;
-        let Some(tls) = self.tls.as_ref().filter(|_| place.secure) else { return Ok(Stream::Plain(stream)) };
+        let tls = match (&self.tls, place.secure) {
+            (Some(tls), true) => tls,
+            (_, false) => return Ok(Stream::Plain(stream)),
+            // What was asked to be secret is never sent in the clear, whoever forgot to say how.
+            (None, true) => {
+                return Err(io::Error::other(format!("{place} wants TLS, and there is none to dial with")));
+            }
+        };
         let name = match &tls.name {
             Some(name) => name.clone(),
             None => ServerName::try_from(place.host.clone()).map_err(io::Error::other)?,
@@ -275,6 +282,17 @@ mod tests {
         ] {
             assert_eq!(read(text), None, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_to_be_secret_is_never_dialled_in_the_clear() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dialer = Dialer::plain(Duration::from_secs(10));
+        let place = |secure| Place { host: "127.0.0.1".to_owned(), port, secure };
+        assert!(dialer.dial(&place(false)).await.is_ok());
+        let refused = dialer.dial(&place(true)).await.map(drop).unwrap_err();
+        assert!(refused.to_string().contains("wants TLS"), "{refused}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use audit::{Anchor, Answer, Attestation, HardwareFault, NoteKey, Reading, Sealer, Step, Tier};
-use hsm::{AnchorStep, KeyId, KeyRef, Scheme, SignInput, Token, TokenError};
+use hsm::{AnchorStep, KeyId, KeyRef, Presence, Scheme, SignInput, Token, TokenError};
 
 use crate::crypto::ecdsa_to_der;
 use crate::limits::TOKEN_GENERATE_WAIT_MAX;
@@ -115,11 +115,13 @@ impl Anchor for TokenAnchor {
 /// True once it certainly holds nothing under it; false while the token is away.
 pub async fn sweep(token: &Token, id: KeyId) -> bool {
     let deadline = Instant::now() + TOKEN_GENERATE_WAIT_MAX;
-    match token.find(id, deadline).await {
-        Ok(None) => true,
-        Ok(Some(public)) => {
-            let fingerprint = public.fingerprint();
-            let key = KeyRef { id, kind: public.kind, fingerprint, blob: Vec::new() };
+    // What is held, halves included: a private key without its public one still signs.
+    match token.presence(id, deadline).await {
+        Ok(Presence::Absent) => true,
+        Ok(Presence::Half) => token.destroy_half(id, deadline).await.is_ok(),
+        Ok(Presence::Whole(public)) => {
+            let (kind, fingerprint) = (public.kind, public.fingerprint());
+            let key = KeyRef { id, kind, fingerprint, blob: Vec::new() }.knowing(&public.spki_der);
             token.destroy(&key, deadline).await.is_ok()
         }
         // A TPM keeps no keys: one that was never recorded is gone with its blob.

@@ -195,7 +195,7 @@ impl Probes {
         match self.seal.token.sign(&self.seal.key, self.seal.scheme, input.clone(), deadline).await {
             Ok(raw) => match self.key.pinned.verify(self.seal.scheme, &input, &raw) {
                 Ok(()) => {
-                    let detail = self.tokens.keys.probe().strays();
+                    let detail = self.tokens.keys.probe().litter();
                     Part { part: "token", ready: true, code: "signs", detail }
                 }
                 Err(why) => Part {
@@ -306,12 +306,16 @@ impl Probes {
 
     fn anchor(&self) -> Part {
         let tier = self.keeper.tier().map_or("none", |tier| tier.as_str());
-        let (ready, code) = match self.ground.ledger.health().standing {
-            Standing::Open => (true, "agrees"),
-            Standing::Unverified => (false, "not_yet_read"),
+        let refusal = self.keeper.last_refusal();
+        let (ready, code) = match (self.ground.ledger.health().standing, &refusal) {
+            // Entries are still written, for a while; then nothing is, so somebody should look now.
+            (Standing::Open, Some(_)) => (true, "not_sealed"),
+            (Standing::Open, None) => (true, "agrees"),
+            (Standing::Unverified, _) => (false, "not_yet_read"),
             _ => (false, "does_not_agree"),
         };
-        Part { part: "anchor", ready, code, detail: Some(format!("tier {tier}")) }
+        let why = refusal.map(|why| format!("; the last seal did not come about: {why}"));
+        Part { part: "anchor", ready, code, detail: Some(format!("tier {tier}{}", why.unwrap_or_default())) }
     }
 
     fn figures(&self, parts: &[Part]) {

@@ -35,6 +35,8 @@ struct Inner {
     /// Seals sooner than the interval, where the anchor wears out.
     extra: Option<Mutex<Budget>>,
     refused: AtomicU64,
+    /// Why the last seal did not come about; none if it did.
+    last_refusal: Mutex<Option<String>>,
     examinations: AtomicU64,
     /// Two looks at everything at once would only read the same rows twice.
     examining: tokio::sync::Mutex<()>,
@@ -67,6 +69,7 @@ impl Keeper {
             hurry: Notify::new(),
             extra,
             refused: AtomicU64::new(0),
+            last_refusal: Mutex::default(),
             examinations: AtomicU64::new(0),
             examining: tokio::sync::Mutex::default(),
         };
@@ -78,7 +81,15 @@ impl Keeper {
     /// # Errors
     /// Hardware or ledger did not do their part.
     pub async fn seal(&self) -> Result<StoredCheckpoint, SealRefused> {
-        self.inner.sealing.seal().await
+        let sealed = self.inner.sealing.seal().await;
+        *self.inner.last_refusal.lock().unwrap_or_else(PoisonError::into_inner) =
+            sealed.as_ref().err().map(|why| with_causes(why));
+        sealed
+    }
+
+    /// Why the last seal did not come about; none if it did, or if there was none yet.
+    pub fn last_refusal(&self) -> Option<String> {
+        self.inner.last_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks for a seal soon, and says when there should be one.
@@ -176,7 +187,7 @@ impl Keeper {
             Ok(checkpoint) => tracing::info!(k = checkpoint.k, size = checkpoint.size, "sealed"),
             Err(why) => {
                 self.inner.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(%why, "not sealed; what was begun is finished next time");
+                tracing::warn!(why = with_causes(&why), "not sealed; what was begun is finished next time");
             }
         }
     }
@@ -195,6 +206,12 @@ impl Inner {
         };
         self.extra.as_ref().is_none_or(spend)
     }
+}
+
+/// An error with everything that it came from: the device's own word stands at the end.
+fn with_causes(why: &dyn std::error::Error) -> String {
+    std::iter::successors(why.source(), |cause| cause.source())
+        .fold(why.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Budget {

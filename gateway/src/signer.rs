@@ -89,7 +89,8 @@ impl Signer {
         order: Recorded<SignOrder>,
         blob: Vec<u8>,
     ) -> Result<Signature, SignFailed> {
-        let key = KeyRef { blob, ..order.value().key.key.clone() };
+        let named = order.value().key.key.clone();
+        let key = if blob.is_empty() { named } else { KeyRef { blob, ..named } };
         self.sign_by(key, order).await
     }
 

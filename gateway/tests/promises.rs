@@ -177,6 +177,44 @@ async fn a_problem_has_its_code_its_words_and_the_request_and_nothing_from_insid
 }
 
 #[tokio::test]
+async fn an_api_key_opens_nothing_behind_a_certificate_of_another_workspace() {
+    let standing = house().await;
+    let (acme, other) =
+        (standing.program("acme", &["keys:read"]).await, standing.program("other", &["keys:read"]).await);
+    assert_eq!(acme.asker.get("/v1/keys").await.status, 200);
+    let mixed = standing.client(acme.certificate).with("authorization", &format!("Bearer {}", other.secret));
+    let refused = mixed.get("/v1/keys").await;
+    assert_eq!((refused.status, refused.code().as_str()), (403, "workspace_mismatch"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn nobody_gives_an_api_key_more_than_they_have() {
+    let standing = house().await;
+    let program = standing.program("acme", &["access:manage", "keys:read"]).await;
+    let make = async |name: &str, scopes: Value| {
+        program.asker.post("/v1/api-keys", json!({ "name": name, "scopes": scopes })).await
+    };
+    assert_eq!(make("less", json!(["keys:read"])).await.status, 201);
+    for scopes in [json!(["sign"]), json!(["keys:read", "approve"])] {
+        let refused = make("more", scopes).await;
+        assert_eq!((refused.status, refused.code().as_str()), (403, "scope_missing"), "{refused:?}");
+    }
+    let by_operator = standing.operator().with("chancery-workspace", "acme");
+    let made = by_operator.post("/v1/api-keys", json!({ "name": "all", "scopes": ["approve"] })).await;
+    assert_eq!(made.status, 201, "an operator has all: {made:?}");
+}
+
+#[tokio::test]
+async fn a_workflow_wants_the_scope_of_what_it_does_beside_its_own() {
+    let standing = house().await;
+    let make = standing.program("acme", &["keys:manage"]).await;
+    assert_eq!(make.asker.post("/v1/keys", json!({ "name": "k", "kind": "p256" })).await.status, 201);
+    let program = standing.program("acme", &["workflows:manage"]).await;
+    let refused = program.asker.post("/v1/workflows/key.backup", json!({ "key": "k" })).await;
+    assert_eq!((refused.status, refused.code().as_str()), (403, "scope_missing"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn readiness_says_which_part_is_missing_and_heals() {
     let standing = house().await;
     let look = async || {

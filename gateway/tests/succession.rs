@@ -114,7 +114,7 @@ async fn a_face_that_does_not_follow_is_told_in_the_answer() {
 
 /// Rotates until the token is back.
 async fn settled(standing: &Standing) -> Answer {
-    for _ in 0..200 {
+    for _ in 0..3_000 {
         let answer = rotate(standing).await;
         if answer.status != 503 {
             return answer;

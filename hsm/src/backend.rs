@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::ceremony::{BackupKek, ImportKey, Incoming, Kek, KeyAttestation};
 use crate::error::Refusal;
-use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey};
+use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootTag};
 use crate::probe::Probe;
 use crate::scheme::{KeyKind, Scheme};
 
@@ -88,6 +88,13 @@ pub trait Keys {
 pub trait Seal {
     /// Finds the root key, or makes it once.
     fn ensure_root(&mut self) -> Result<RootKey, Fault>;
+
+    /// Makes the root key of a new appliance, or finds the one that a lost call made, and tries with it all that the appliance will rest
+    /// on: what it closes opens again, and the anchor is kept.
+    fn make_root(&mut self, tag: RootTag) -> Result<RootKey, Fault>;
+
+    /// Destroys what [`Seal::make_root`] made, and the anchor of that appliance; what is gone is success.
+    fn unmake_root(&mut self, tag: RootTag) -> Result<(), Fault>;
 
     /// Wraps a secret, bound to `aad`.
     fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault>;

@@ -125,6 +125,9 @@ pub enum Refusal {
     /// The PIN is locked.
     #[error("the PIN is locked; unlock it with the security officer's PIN")]
     PinLocked,
+    /// It tried and failed; nothing was made. It may be full, read-only or unable, and says no more.
+    #[error("it failed and made nothing ({0}); look at its free space and its own log")]
+    Failed(String),
     /// Another reason, by the name the standard gives it.
     #[error("{0}")]
     Other(String),

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::ceremony::Ceremony;
 use crate::error::TokenError;
+use crate::probe::Probe;
 use crate::protocol::Call;
 use crate::token::Token;
 
@@ -79,6 +80,12 @@ impl SharedToken {
         let turns =
             Turns { quick: Mutex::new(Line::new(quick, quick)), slow: Mutex::new(Line::new(slow, 1)) };
         Self { token, turns: Arc::new(turns) }
+    }
+
+    /// What it is and can do, as of the last time it was opened.
+    #[must_use]
+    pub fn probe(&self) -> Arc<Probe> {
+        self.token.probe()
     }
 
     /// The token, for calls in this name.

@@ -81,8 +81,27 @@ pub struct KeyRef {
     pub kind: KeyKind,
     /// The hash of its public half; another key behind the same name is refused.
     pub fingerprint: Fingerprint,
-    /// What a TPM needs to load the key, wrapped under its storage root; empty for PKCS#11.
+    /// What a TPM needs to load the key, wrapped under its storage root. For PKCS#11 the public half as it was recorded, SPKI DER, by which
+    /// the private one is recognised whatever public objects stand beside it; where it is empty, those decide.
     pub blob: Vec<u8>,
+}
+
+impl KeyRef {
+    /// The same key, with its recorded public half where there is nothing a TPM would need.
+    #[must_use]
+    pub fn knowing(mut self, spki_der: &[u8]) -> Self {
+        if self.blob.is_empty() {
+            self.blob = spki_der.to_vec();
+        }
+        self
+    }
+
+    /// The recorded public half, if the reference carries it.
+    #[must_use]
+    pub fn public(&self) -> Option<PublicKey> {
+        let public = PublicKey { kind: self.kind, spki_der: self.blob.clone() };
+        (public.fingerprint() == self.fingerprint).then_some(public)
+    }
 }
 
 /// An HMAC-SHA256 key that lives in the token.
@@ -108,6 +127,34 @@ pub struct RootKey {
     pub id: Vec<u8>,
     /// True when this call made it.
     pub created: bool,
+    /// What it is recognised by, whatever else bears its name.
+    pub check: Vec<u8>,
+}
+
+impl RootKey {
+    /// What is recorded of it, to be told to every later worker.
+    #[must_use]
+    pub fn pin(&self) -> RootPin {
+        RootPin { id: self.id.clone(), check: self.check.clone() }
+    }
+}
+
+/// Whose a root key and an anchor in a token are: each appliance draws its own, so that several share one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RootTag(pub [u8; 6]);
+
+impl RootTag {
+    /// That of appliances from before there was a choice.
+    pub const UNNAMED: Self = Self(*b"root-v");
+}
+
+/// The root key that an appliance was made with, as recorded. A worker that is told of it takes no other for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootPin {
+    /// Its name.
+    pub id: Vec<u8>,
+    /// What it is recognised by: a text that it closed and that no other key opens, in PKCS#11; its TPM name, in a TPM.
+    pub check: Vec<u8>,
 }
 
 /// What the token says about how a key was born, read back after it was made.

@@ -18,6 +18,7 @@ pub mod double;
 mod error;
 mod fairness;
 mod key;
+mod low_s;
 mod probe;
 mod proof;
 pub mod protocol;
@@ -34,7 +35,7 @@ pub use error::{Refusal, StartRefused, TokenError};
 pub use fairness::{SharedToken, UNDOING};
 pub use key::{
     Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Origin, Presence, Provenance, PublicKey,
-    RootKey, SignInput,
+    RootKey, RootPin, RootTag, SignInput,
 };
 pub use probe::{Power, Probe, Wall};
 pub use scheme::{Hash, KeyKind, Scheme, UnknownName};

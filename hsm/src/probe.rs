@@ -72,6 +72,9 @@ pub struct Probe {
     /// As many as there were when the worker started; a token with very many objects is not looked through.
     #[serde(default)]
     pub strays: u32,
+    /// Objects that bear names of ours and are not ours, or are there more than once, in words. They count for nothing.
+    #[serde(default)]
+    pub foreign: Vec<String>,
     /// The walls round the worker; none for a double, which has no process.
     #[serde(default)]
     pub walls: Vec<Wall>,
@@ -104,11 +107,22 @@ impl fmt::Display for Probe {
             writeln!(f, "{:<11} {}: {stands}, {}", "wall", wall.name, wall.by)?;
         }
         let strays = self.strays();
-        self.remarks.iter().chain(&strays).try_for_each(|remark| writeln!(f, "{:<11} {remark}", "remark"))
+        self.remarks
+            .iter()
+            .chain(&self.foreign)
+            .chain(&strays)
+            .try_for_each(|remark| writeln!(f, "{:<11} {remark}", "remark"))
     }
 }
 
 impl Probe {
+    /// All that lies about in it and should be looked at, in words.
+    #[must_use]
+    pub fn litter(&self) -> Option<String> {
+        let words: Vec<_> = self.foreign.iter().cloned().chain(self.strays()).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+
     /// The strays in words, if there are any.
     #[must_use]
     pub fn strays(&self) -> Option<String> {

@@ -10,7 +10,7 @@ use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::backend::Fault;
 use crate::ceremony::{BackupKek, Ceremony, ImportKey, Kek, KeyAttestation};
 use crate::error::StartRefused;
-use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey};
+use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootPin, RootTag};
 use crate::probe::Probe;
 use crate::scheme::{KeyKind, Scheme};
 
@@ -21,6 +21,8 @@ pub struct Hello {
     pub version: u32,
     /// The [`crate::TokenConfig`] as JSON, because a tagged table does not survive postcard.
     pub config: String,
+    /// The root key of the appliance, once it has one.
+    pub root: Option<RootPin>,
 }
 
 /// The first frame from the worker.
@@ -109,6 +111,16 @@ pub enum Call {
     },
     /// Find or make the root key.
     EnsureRoot,
+    /// Make the root key of a new appliance, and prove with it all that the appliance will rest on.
+    MakeRoot {
+        /** Whose. */
+        tag: RootTag,
+    },
+    /// Take away what was made for an appliance that did not come to be.
+    UnmakeRoot {
+        /** Whose. */
+        tag: RootTag,
+    },
     /// Make the successor of a root key.
     SucceedRoot {
         /** Of which. */
@@ -309,7 +321,7 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// Both sides of this number are built from one commit; it rises when a word changes its meaning.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The longest honest frame is an Ed25519 message or a TPM statement; the API's own limit on messages is lower.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;

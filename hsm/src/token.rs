@@ -13,7 +13,8 @@ use crate::config::TokenConfig;
 use crate::double::Double;
 use crate::error::{Refusal, StartRefused, TokenError};
 use crate::fairness::Share;
-use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey, SignInput};
+use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, PublicKey, RootKey, RootPin, RootTag, SignInput};
+use crate::low_s;
 use crate::probe::Probe;
 use crate::protocol::{Call, Reply, Secret};
 use crate::scheme::{KeyKind, Scheme};
@@ -35,16 +36,30 @@ impl Token {
     /// # Errors
     /// When the token cannot be used; the message says what to do.
     pub async fn start(config: TokenConfig) -> Result<Self, StartRefused> {
-        Supervised::start(config).await.map(|supervised| Self { supervised, share: None })
+        Self::start_with(config, None).await
     }
 
-    /// Starts without waiting: the token is away, with the reason in its state, until a worker has opened it.
+    /// The same, for the token of an appliance that was made with this root key: no other is taken for it.
+    ///
+    /// # Errors
+    /// When the token cannot be used; the message says what to do.
+    pub async fn start_with(config: TokenConfig, root: Option<RootPin>) -> Result<Self, StartRefused> {
+        Supervised::start(config, root).await.map(|supervised| Self { supervised, share: None })
+    }
+
+    /// Starts without waiting, for an appliance that was made with this root key: the token is away, with the reason in its state, until
+    /// a worker has opened it.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn begin(config: TokenConfig) -> Self {
-        Self { supervised: Supervised::begin(config), share: None }
+    pub fn begin(config: TokenConfig, root: Option<RootPin>) -> Self {
+        Self { supervised: Supervised::begin(config, root), share: None }
+    }
+
+    /// Every worker from now on is told of this root key.
+    pub fn expect_root(&self, root: RootPin) {
+        self.supervised.expect_root(Some(root));
     }
 
     /// Its worker processes, to be told from others.
@@ -104,7 +119,7 @@ impl Token {
         }
     }
 
-    /// Signs. ECDSA gives r then s at full length, Ed25519 64 bytes, RSA as many as the modulus.
+    /// Signs. ECDSA gives r then s at full length, over secp256k1 with the lower s; Ed25519 64 bytes, RSA as many as the modulus.
     pub async fn sign(
         &self,
         key: &KeyRef,
@@ -114,7 +129,12 @@ impl Token {
     ) -> Answered<Vec<u8>> {
         let input = fit(key.kind, scheme, input)?;
         match self.ask(Call::Sign { key: key.clone(), scheme, input }, deadline).await? {
-            Reply::Bytes(signature) => Ok(signature),
+            Reply::Bytes(mut signature) => {
+                if key.kind == KeyKind::Secp256k1 {
+                    low_s::normalise(&mut signature);
+                }
+                Ok(signature)
+            }
             other => Err(misfit(&other)),
         }
     }
@@ -161,11 +181,33 @@ impl Token {
         }
     }
 
+    /// Makes the root key of a new appliance, and proves with it all that the appliance will rest on. Asked again with the same tag, it
+    /// ends with one root. Every worker from now on is told of it.
+    pub async fn make_root(&self, tag: RootTag, deadline: Instant) -> Answered<RootKey> {
+        match self.ask(Call::MakeRoot { tag }, deadline).await? {
+            Reply::Root(root) => {
+                self.supervised.expect_root(Some(root.pin()));
+                Ok(root)
+            }
+            other => Err(misfit(&other)),
+        }
+    }
+
+    /// Takes away what was made for an appliance that did not come to be: its root key and its anchor. What is gone is success.
+    pub async fn unmake_root(&self, tag: RootTag, deadline: Instant) -> Answered<()> {
+        self.ask(Call::UnmakeRoot { tag }, deadline).await.and_then(done)?;
+        self.supervised.expect_root(None);
+        Ok(())
+    }
+
     /// Makes the successor of a root key, or finds it: asked twice, it makes one. What is wrapped from now on is wrapped under the newest;
     /// wrap anew what the old one holds, then [`Token::destroy_root`] it. A TPM has one root and answers `Unsupported`: wrap anew there.
     pub async fn succeed_root(&self, root: &RootKey, deadline: Instant) -> Answered<RootKey> {
         match self.ask(Call::SucceedRoot { id: root.id.clone() }, deadline).await? {
-            Reply::Root(root) => Ok(root),
+            Reply::Root(root) => {
+                self.supervised.succeed_root(&root);
+                Ok(root)
+            }
             other => Err(misfit(&other)),
         }
     }

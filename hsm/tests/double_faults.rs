@@ -8,7 +8,7 @@ mod conformance;
 use std::time::{Duration, Instant};
 
 use conformance::verify::aws_lc_accepts;
-use conformance::{fresh_id, soon, until, until_ready, until_ready_again};
+use conformance::{ends, fresh_id, in_an_hour, soon, until, until_ready, until_ready_again};
 use hsm::double::DoubleFault;
 use hsm::{
     AnchorStep, Double, KeyKind, Limits, NewKey, Refusal, Scheme, SignInput, Token, TokenError, TokenState,
@@ -30,8 +30,6 @@ async fn sign(token: &Token, made: &NewKey, within: Duration) -> Result<Vec<u8>,
 }
 
 const SHORT: Duration = Duration::from_millis(150);
-/// How late an answer may be on a machine that is ten times as busy as it should be; a call that nobody ends takes `LONG`.
-const LATE_MAX: Duration = Duration::from_millis(2_500);
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -71,8 +69,10 @@ async fn a_hang_ends_at_the_deadline_with_an_unknown_outcome_and_the_token_heals
         let (double, token, made) = ready().await;
         double.next(fault);
         let begun = Instant::now();
-        assert_eq!(sign(&token, &made, SHORT).await, Err(TokenError::OutcomeUnknown));
-        assert!(begun.elapsed() >= SHORT && begun.elapsed() < SHORT + LATE_MAX);
+        // It hangs for ever: nothing but the deadline can end the call, and not before its time.
+        let answer = ends("the hang is over", sign(&token, &made, SHORT)).await;
+        assert_eq!(answer, Err(TokenError::OutcomeUnknown));
+        assert!(begun.elapsed() >= SHORT, "the call was given up before its deadline");
         assert_eq!(double.signatures_made(), made_then);
         let signature = sign(&token, &made, LONG).await.unwrap();
         assert!(aws_lc_accepts(&made.public, Scheme::EcdsaSha256, MESSAGE, &signature));
@@ -153,10 +153,10 @@ async fn a_token_that_is_away_for_long_turns_calls_away_at_once_and_heals() {
     let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
     double.unplug();
     assert!(sign(&token, &made, LONG).await.is_err());
-    until("calls are turned away", Duration::from_secs(5), || async {
-        let begun = Instant::now();
-        let answer = sign(&token, &made, LONG).await;
-        matches!(answer, Err(TokenError::Gone { .. })) && begun.elapsed() < LONG / 4
+    until("calls are turned away", Duration::from_secs(60), || async {
+        let hour = Duration::from_secs(3600);
+        let answer = ends("a call is turned away", sign(&token, &made, hour)).await;
+        matches!(answer, Err(TokenError::Gone { .. }))
     })
     .await;
     double.plug_in();
@@ -220,10 +220,8 @@ async fn a_board_that_takes_no_marks_ends_its_worker_at_once_and_costs_no_call()
     double.blot_boards(1);
     let token = Token::double(double.clone());
     until_ready(&token, Duration::from_secs(5)).await;
-    let begun = Instant::now();
-    let made = token.generate(fresh_id(), KeyKind::P256, "k", begun + Duration::from_secs(10)).await;
-    made.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}: it waited for its deadline", begun.elapsed());
+    let making = token.generate(fresh_id(), KeyKind::P256, "k", in_an_hour());
+    ends("the next worker makes the key", making).await.unwrap();
     assert_eq!(double.keys_held(), 1);
     until_ready_again(&token, 2, Duration::from_secs(5)).await;
 }
@@ -234,10 +232,9 @@ async fn boards_that_never_take_a_mark_turn_calls_away_long_before_their_deadlin
     double.blot_boards(u32::MAX);
     let token = Token::double(double.clone());
     until_ready(&token, Duration::from_secs(5)).await;
-    let begun = Instant::now();
-    let answer = token.generate(fresh_id(), KeyKind::P256, "k", begun + Duration::from_secs(30)).await;
+    let making = token.generate(fresh_id(), KeyKind::P256, "k", in_an_hour());
+    let answer = ends("the call is turned away", making).await;
     assert!(matches!(answer, Err(TokenError::Gone { .. })), "{answer:?}");
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}: it waited for its deadline", begun.elapsed());
     assert_eq!(double.keys_held(), 0);
     double.blot_boards(0);
     until("it heals", Duration::from_secs(10), || async {

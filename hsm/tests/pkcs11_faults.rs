@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use conformance::verify::{assert_verifies, aws_lc_accepts};
-use conformance::{fresh_id, soon, until, until_ready_again};
+use conformance::{ends, fresh_id, in_an_hour, soon, until, until_ready_again};
 use host::Host;
 use hsm::{KeyKind, KeyRef, Scheme, SignInput, StartRefused, Token, TokenConfig, TokenError, TokenState};
 use rustix::process::Signal;
 
-const HEALED_WITHIN: Duration = Duration::from_secs(5);
+/// When a test gives up waiting for a token to heal.
+const HEALED_WITHIN: Duration = Duration::from_secs(60);
 const MESSAGE: &[u8] = b"pay 1.00 to bob";
 
 async fn sign(token: &Token, key: &KeyRef, deadline: Instant) -> Result<Vec<u8>, TokenError> {
@@ -23,12 +24,10 @@ async fn sign(token: &Token, key: &KeyRef, deadline: Instant) -> Result<Vec<u8>,
 }
 
 async fn heals(token: &Token, key: &KeyRef) {
-    let begun = Instant::now();
     until("the token signs again", HEALED_WITHIN, || async {
         sign(token, key, Instant::now() + Duration::from_secs(2)).await.is_ok()
     })
     .await;
-    assert!(begun.elapsed() < HEALED_WITHIN);
 }
 
 #[tokio::test]
@@ -102,11 +101,11 @@ async fn a_stopped_worker_is_killed_at_the_deadline_and_not_before() {
     let worker = host::worker();
     worker.signal(Signal::STOP);
     let begun = Instant::now();
-    let answer = sign(&token, &made.key, begun + Duration::from_millis(400)).await;
-    let took = begun.elapsed();
+    let call = sign(&token, &made.key, begun + Duration::from_millis(400));
+    let answer = ends("the stopped worker is given up", call).await;
+    assert!(begun.elapsed() >= Duration::from_millis(400), "it was given up before the deadline");
     // The stopped worker never marked the call as begun, so it goes back in line, where its deadline has passed.
     assert!(matches!(answer, Err(TokenError::Expired | TokenError::OutcomeUnknown)), "{answer:?}");
-    assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(3), "{took:?}");
     heals(&token, &made.key).await;
     assert!(!worker.is_alive(), "the stopped worker is still there");
     token.close().await;
@@ -142,15 +141,11 @@ async fn an_unplugged_token_costs_clear_errors_and_heals_when_it_is_back() {
     .await;
     let answer = sign(&token, &made.key, Instant::now() + Duration::from_secs(4)).await;
     assert!(matches!(answer, Err(TokenError::Gone { .. } | TokenError::OutcomeUnknown)), "{answer:?}");
-    let begun = Instant::now();
-    until("calls are turned away at once", HEALED_WITHIN, || async {
-        let asked = Instant::now();
-        let answer = sign(&token, &made.key, asked + Duration::from_secs(4)).await;
+    until("calls are turned away, however patient", HEALED_WITHIN, || async {
+        let answer = ends("a call is turned away", sign(&token, &made.key, in_an_hour())).await;
         matches!(answer, Err(TokenError::Gone { retry_after }) if retry_after >= Duration::from_secs(1))
-            && asked.elapsed() < Duration::from_secs(1)
     })
     .await;
-    assert!(begun.elapsed() < HEALED_WITHIN);
     host.soft.plug_in().unwrap();
     heals(&token, &made.key).await;
     token.close().await;
@@ -242,7 +237,8 @@ async fn a_missing_module_or_worker_or_token_is_said_plainly() {
     assert!(told.contains("install chancery-hsm"), "{told}");
     let no_token = host.config_with(|config| config.serial = "0000".to_owned());
     let told = Token::start(no_token).await.unwrap_err();
-    assert_eq!(told, StartRefused::TokenAbsent { serial: "0000".to_owned(), present: serial });
+    let present = format!("{serial} ({})", host.soft.label());
+    assert_eq!(told, StartRefused::TokenAbsent { serial: "0000".to_owned(), present });
     assert!(module.exists() && worker.exists());
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use conformance::outside::Outside;
 use conformance::verify::aws_lc_accepts;
-use conformance::{fresh_id, soon};
+use conformance::{ends, fresh_id, soon};
 use host::Host;
 use hsm::{AnchorStep, Custody, Hash, ImportKey, KeyKind, Scheme, SignInput, Token, TokenError, TokenState};
 use rustix::process::Signal;
@@ -108,17 +108,13 @@ async fn a_crowd_before_a_stopped_worker_is_answered_in_time() {
             let (token, key) = (token.clone(), made.key.clone());
             tokio::spawn(async move {
                 let deadline = Instant::now() + Duration::from_millis(200 + number % 7 * 40);
-                let answer = token
-                    .sign(&key, Scheme::EcdsaSha256, SignInput::Message(MESSAGE.to_vec()), deadline)
-                    .await;
-                (answer, Instant::now().saturating_duration_since(deadline))
+                token.sign(&key, Scheme::EcdsaSha256, SignInput::Message(MESSAGE.to_vec()), deadline).await
             })
         })
         .collect();
     for call in crowd {
-        let (answer, late) = call.await.unwrap();
-        assert!(late < Duration::from_millis(2_500), "answered {late:?} after its deadline: {answer:?}");
-        match answer {
+        // The worker stands still for ever: nothing but their deadlines can end the calls.
+        match ends("a call is answered", call).await.unwrap() {
             Ok(signature) => assert!(aws_lc_accepts(&made.public, Scheme::EcdsaSha256, MESSAGE, &signature)),
             Err(fault) => assert!(fault.retry_is_safe() || fault == TokenError::OutcomeUnknown, "{fault:?}"),
         }

@@ -9,7 +9,7 @@ mod tpm;
 use std::time::{Duration, Instant};
 
 use conformance::verify::aws_lc_accepts;
-use conformance::{fresh_id, soon, until_ready};
+use conformance::{ends, fresh_id, in_an_hour, soon, until_ready};
 use hsm::{AnchorStep, Hash, KeyKind, NewKey, Refusal, Scheme, SignInput, Token, TokenError, TokenState};
 use tpm::Machine;
 
@@ -35,10 +35,9 @@ async fn a_frozen_tpm_costs_a_deadline_and_not_a_hang() {
     let token = machine.start().await;
     let made = a_key(&token).await;
     machine.tpm.freeze().unwrap();
-    let begun = Instant::now();
-    let answer = sign(&token, &made, begun + Duration::from_millis(500)).await;
-    assert_eq!(answer, Err(TokenError::OutcomeUnknown));
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // The TPM stands still until the test lets it go: nothing but the deadline can end the call.
+    let call = sign(&token, &made, Instant::now() + Duration::from_millis(500));
+    assert_eq!(ends("the call is over", call).await, Err(TokenError::OutcomeUnknown));
     machine.tpm.resume().unwrap();
     until_ready(&token, Duration::from_secs(10)).await;
     assert_signs(&token, &made).await;
@@ -51,17 +50,15 @@ async fn a_tpm_that_dies_amid_a_call_is_noticed_long_before_the_deadline() {
     let token = machine.start().await;
     let made = a_key(&token).await;
     machine.tpm.freeze().unwrap();
-    let begun = Instant::now();
     let call = {
         let (token, made) = (token.clone(), made.clone());
-        tokio::spawn(async move { sign(&token, &made, begun + Duration::from_secs(30)).await })
+        tokio::spawn(async move { sign(&token, &made, in_an_hour()).await })
     };
     // Whether the call has reached the frozen TPM by now or not, it must not wait for its deadline.
     tokio::task::yield_now().await;
     machine.tpm.kill();
-    let answer = call.await.unwrap();
+    let answer = ends("its death is noticed", call).await.unwrap();
     assert!(is_clear(&answer), "{answer:?}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     machine.tpm.restart().unwrap();
     until_ready(&token, Duration::from_secs(10)).await;
     assert_signs(&token, &made).await;

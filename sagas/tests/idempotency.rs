@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use audit::{Entry, Told, WriteRefused};
@@ -15,7 +15,7 @@ use sagas::idempotency::{
 };
 use sagas::limits::{ANSWER_BYTES_MAX, KEYS_SWEPT_MAX};
 use sagas::testing::{TestSeal, World as _};
-use sagas::{Engine, StartRequest};
+use sagas::{Cipher, Engine, SagaKey, Seal, StartRequest};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The first length that is not kept whole.
@@ -39,6 +39,13 @@ async fn claim_kept(sample: &Sample, principal: &str, body: &[u8], kept: Keep) -
     book(sample).claim(whose(principal), key, Fingerprint::of(&parts), kept).await.unwrap()
 }
 
+async fn claim_under(book: &Idempotency, principal: &str, key: &str, body: &[u8]) -> Claim {
+    let parts = RequestParts { method: "POST", route: "/v1/things", body, ..RequestParts::default() };
+    let key = Key::parse(key.as_bytes()).unwrap();
+    let kept = Keep { long: DAY, bytes_max: None };
+    book.claim(whose(principal), key, Fingerprint::of(&parts), kept).await.unwrap()
+}
+
 fn answer(body: &[u8]) -> Answer {
     Answer {
         status: 201,
@@ -59,6 +66,32 @@ enum No {
 impl From<ClaimRefused> for No {
     fn from(refused: ClaimRefused) -> Self {
         Self::Claim(refused)
+    }
+}
+
+/// The seal of tests, which notes for what places it has sealed.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<Vec<String>>>);
+
+struct Noting(Arc<dyn Cipher>, Places);
+
+impl Seal for Places {
+    fn cipher<'a>(&'a self, scope: Option<&'a audit::Workspace>) -> sagas::CipherAnswer<'a> {
+        Box::pin(async move {
+            let inner = TestSeal.cipher(scope).await?;
+            Ok(Arc::new(Noting(inner, self.clone())) as Arc<dyn Cipher>)
+        })
+    }
+}
+
+impl Cipher for Noting {
+    fn seal(&self, place: &str, plain: &[u8]) -> Result<Vec<u8>, sagas::SealFault> {
+        self.1.0.lock().unwrap().push(place.to_owned());
+        self.0.seal(place, plain)
+    }
+
+    fn open(&self, place: &str, sealed: &[u8]) -> Result<sagas::Plain, sagas::SealFault> {
+        self.0.open(place, sealed)
     }
 }
 
@@ -126,6 +159,59 @@ async fn two_principals_with_one_key_do_not_meet() {
 }
 
 #[tokio::test]
+async fn two_keys_of_one_principal_do_not_meet() {
+    let sample = Sample::new("");
+    let (one, two) = (
+        claim_under(&book(&sample), "key:1", "k-1", b"{}").await,
+        claim_under(&book(&sample), "key:1", "k-2", b"{}").await,
+    );
+    assert!(matches!(attempt(&sample, &one, FINISH).await, Ok(Standing::Fresh(_))));
+    assert!(matches!(attempt(&sample, &two, FINISH).await, Ok(Standing::Fresh(_))));
+    assert_eq!(sample.things().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_look_says_where_a_request_stands_and_claims_nothing() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    let look = async |claim: &Claim| {
+        let claim = claim.clone();
+        sample.ledger().read(move |view| Ok::<_, audit::SqlFault>(claim.find(view))).await.unwrap().unwrap()
+    };
+    assert_eq!(look(&same).await, None);
+    assert_eq!(look(&same).await, None, "the look before has claimed nothing");
+    attempt(&sample, &same, NOTHING).await.unwrap();
+    assert!(matches!(look(&same).await, Some(Standing::InFlight { .. })));
+    assert_eq!(look(&claim(&sample, "key:1", b"{ }").await).await, Some(Standing::OtherRequest));
+    sample.clock.advance(SECOND * 30);
+    assert!(matches!(look(&same).await, Some(Standing::Resume(_))));
+    attempt(&sample, &same, FINISH).await.unwrap();
+    assert!(matches!(look(&same).await, Some(Standing::Finished(_))));
+    sample.clock.advance(DAY);
+    assert_eq!(look(&same).await, None, "its time is over");
+}
+
+#[tokio::test]
+async fn each_part_of_an_answer_is_sealed_for_its_own_place() {
+    let sample = Sample::new("");
+    let places = Places::default();
+    let book = Idempotency::new(Arc::new(places.clone()), sample.clock.clone());
+    // Pairs that would be one if principal and key were only strung together.
+    for (principal, key) in [("key:1", "k"), ("key:1", "k2"), ("key:2", "k"), ("a", "b/c"), ("a/b", "c")] {
+        let same = claim_under(&book, principal, key, b"{}").await;
+        attempt(&sample, &same, |tx, claim, held| {
+            claim.finish(tx, held, &answer(b"without"), Some(&b"with s3cret".to_vec().into()))
+        })
+        .await
+        .unwrap();
+        assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer.body, b"with s3cret");
+    }
+    let sealed = places.0.lock().unwrap().clone();
+    let different: std::collections::BTreeSet<_> = sealed.iter().collect();
+    assert_eq!((sealed.len(), different.len()), (10, 10), "a body and a secret each: {sealed:?}");
+}
+
+#[tokio::test]
 async fn what_is_refused_in_the_transaction_of_the_claim_leaves_the_key_free() {
     let sample = Sample::new("");
     let same = claim(&sample, "key:1", b"{}").await;
@@ -178,6 +264,19 @@ async fn the_answer_that_was_given_stands_over_the_one_that_was_provided() {
     let same = claim(&sample, "key:1", b"{}").await;
     let both: Work = |tx, claim, held| {
         claim.provide(tx, held, &answer(b"just made"), None)?;
+        claim.finish(tx, held, &answer(b"made"), None)
+    };
+    attempt(&sample, &same, both).await.unwrap();
+    assert_eq!(replayed(attempt(&sample, &same, FINISH).await).answer, answer(b"made"));
+}
+
+#[tokio::test]
+async fn the_answer_that_was_given_stands_over_the_workflow_that_gave_it() {
+    let sample = Sample::new("");
+    let same = claim(&sample, "key:1", b"{}").await;
+    let both: Work = |tx, claim, held| {
+        let saga = SagaKey { scope: scope(), id: format!("wf_{:032x}", 1).parse().unwrap() };
+        claim.attach(tx, held, &saga)?;
         claim.finish(tx, held, &answer(b"made"), None)
     };
     attempt(&sample, &same, both).await.unwrap();
@@ -254,7 +353,11 @@ async fn a_one_time_secret_is_given_again_for_ten_minutes_and_then_said_to_be_go
         let same = same.clone();
         sample.ledger().read(move |view| same.keeps_secret(view)).await.unwrap()
     };
-    sample.clock.advance(SECOND * 601);
+    sample.clock.advance(SECOND * 599);
+    assert_eq!(replayed(attempt(&sample, &same, FINISH).await).secret_available, Some(true));
+    book(&sample).sweep(&sample.ledger()).await.unwrap();
+    assert!(keeps(&same).await, "its time is not over");
+    sample.clock.advance(SECOND);
     // Not shown any more, whenever it is swept; and swept from the row, not only hidden.
     let replay = replayed(attempt(&sample, &same, FINISH).await);
     assert_eq!((replay.answer.body, replay.secret_available), (b"without".to_vec(), Some(false)));

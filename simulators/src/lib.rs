@@ -2,6 +2,7 @@
 //! In come tests, the demonstration and `chancery dev`, each with an own directory; nothing here is shared or global.
 //! Out go running stand-ins that die with their owner, and the settings a daemon needs in order to use them.
 
+mod bus;
 mod error;
 mod keeper;
 mod programs;
@@ -9,6 +10,7 @@ mod softhsm;
 mod swtpm;
 pub mod upstream;
 
+pub use bus::{Bus, Forgery};
 pub use error::SimulatorError;
 pub use softhsm::{SoftHsm, SoftToken};
 pub use swtpm::{Snapshot, Swtpm};

@@ -59,6 +59,32 @@ impl Swtpm {
         Ok(())
     }
 
+    /// Resets the chip behind connections that live on, as a sleep of the machine does: what was loaded is gone, and it wants to be
+    /// started again.
+    pub fn reset(&self) -> Result<(), SimulatorError> {
+        if self.running.is_none() {
+            return Err(SimulatorError::SwitchedOff);
+        }
+        let mut control = self.socket().into_os_string();
+        control.push(".ctrl");
+        const CMD_INIT: [u8; 8] = [0, 0, 0, 2, 0, 0, 0, 0];
+        let asked = || {
+            let mut stream = UnixStream::connect(&control)?;
+            stream.set_read_timeout(Some(READY_MAX))?;
+            stream.write_all(&CMD_INIT)?;
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer)?;
+            Ok::<[u8; 4], std::io::Error>(answer)
+        };
+        match asked().while_trying("reset the simulated TPM")? {
+            [0, 0, 0, 0] => Ok(()),
+            other => Err(SimulatorError::Refused {
+                program: "swtpm".to_owned(),
+                said: format!("a reset was answered {}", hex::encode(other)),
+            }),
+        }
+    }
+
     /// Freezes the process: every command to it hangs until [`Swtpm::resume`].
     pub fn freeze(&self) -> Result<(), SimulatorError> {
         self.signal(Signal::STOP)

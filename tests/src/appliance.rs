@@ -55,6 +55,13 @@ impl Appliance {
 
     /// Made from a plan, not yet serving.
     pub(crate) fn init(plan: Plan) -> Self {
+        let house = Self::prepare(plan);
+        succeeds(&mut house.command(&["init"]));
+        house
+    }
+
+    /// Hardware and configuration of a plan, and nothing made of them.
+    pub(crate) fn prepare(plan: Plan) -> Self {
         let directory = tempfile::Builder::new().prefix("promise-").tempdir().expect("a temporary directory");
         let home = directory.path();
         let disk = plan.disk.map(|(part, bytes)| SmallDisk::mount(&home.join(part), bytes));
@@ -73,7 +80,6 @@ impl Appliance {
         let environment = plan.environment;
         let house = Self { daemon: None, hsm, tpm, disk, config, environment, door, directory };
         house.write_config();
-        succeeds(&mut house.command(&["init"]));
         house
     }
 

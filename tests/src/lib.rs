@@ -26,5 +26,5 @@ pub use load::{Load, Tally, Until};
 pub use outside::Outside;
 pub use people::{Member, Operator, SCOPES};
 pub use plan::{Hardware, Plan};
-pub use wait::{eventually, within};
+pub use wait::{GIVEN_UP, eventually, within};
 pub use wire::{Answer, Ask, Connection, Door, Protocol, delete, get, post};

@@ -60,6 +60,11 @@ impl Plan {
         appliance
     }
 
+    /// Makes the hardware and the configuration, and leaves the initialisation to the test.
+    pub fn prepare(self) -> Appliance {
+        Appliance::prepare(self)
+    }
+
     /// Makes the hardware and initialises the appliance, which does not serve yet.
     pub fn init(self) -> Appliance {
         Appliance::init(self)

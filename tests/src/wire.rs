@@ -157,6 +157,32 @@ impl Ask {
     }
 }
 
+/// What only somebody inside says: of the database, of the token's and the TPM's libraries, of the system, of this program.
+const INSIDE: [&str; 22] = [
+    "sqlite",
+    "SQLITE",
+    "rusqlite",
+    "database",
+    "WAL",
+    "CKR_",
+    "CKA_",
+    "softhsm",
+    "SoftHSM",
+    "swtpm",
+    "TPM_RC",
+    "tss",
+    "os error",
+    "errno",
+    "No such file",
+    "Connection refused",
+    "/tmp/",
+    ".rs:",
+    "panicked",
+    "unwrap",
+    "Some(",
+    " { ",
+];
+
 impl Answer {
     /// The body as JSON; null if it is none.
     pub fn json(&self) -> Value {
@@ -195,10 +221,22 @@ impl Answer {
         self
     }
 
+    /// Insists that the body names no file, no library, no code of theirs and no value of ours.
+    #[track_caller]
+    pub fn tells_nothing_from_inside(&self) {
+        let text = self.text();
+        let found: Vec<_> = INSIDE.iter().filter(|inside| text.contains(**inside)).collect();
+        assert!(found.is_empty(), "{found:?} stands in what a caller is told: {text}");
+    }
+
     /// Insists on a problem: its status, its code, and that it says what to do.
     #[track_caller]
     pub fn refused(self, status: u16, code: &str) -> Self {
         assert_eq!((self.status, self.code().as_str()), (status, code), "{}", self.text());
+        // While it starts, nobody but operators on the machine itself is answered, and they are told which file or device is missing.
+        if code != "starting" {
+            self.tells_nothing_from_inside();
+        }
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
         let detail = self.json()["detail"].as_str().unwrap_or_default().to_owned();
         assert!(!detail.is_empty(), "a refusal without advice: {}", self.text());

@@ -1,16 +1,17 @@
 //! Making an appliance: root key, master key, log keys, CA; the first entries of its ledger; the first seal.
 //! Who enters: `chancery init`, once in the life of a state directory.
-//! What leaves: a ledger whose first entries tell what was made. A half-made one is refused by every later start.
+//! What leaves: a ledger whose first entries tell what was made; or nothing at all, in the tokens as on the disk.
 
 use std::time::Instant;
 
 use audit::Told;
 use hsm::custody::MasterKey;
-use hsm::{KeyId, KeyKind, Token, TokenError};
+use hsm::{KeyId, KeyKind, SignInput, Token, TokenError};
 use serde_json::json;
 
+use super::draft::{Draft, DraftUnusable};
 use super::master::{self, MasterRefused};
-use super::{BadRecord, Facts, OwnKey, Tokens, store};
+use super::{BadRecord, Facts, OwnKey, Tokens, roots, store};
 use crate::ca::{self, CaRefused, Subject};
 use crate::dice::Dice;
 use crate::limits::TOKEN_GENERATE_WAIT_MAX;
@@ -35,6 +36,20 @@ pub enum InitRefused {
         #[source]
         source: TokenError,
     },
+    /// The key that a token made does not sign as it should.
+    #[error("the {which} key was made, and its signature does not verify; this token cannot be used")]
+    Unproven {
+        /// Which one.
+        which: &'static str,
+    },
+    /// The anchor in the TPM is another appliance's.
+    #[error(
+        "the anchor's NV index in the TPM is in use, by another appliance or an earlier one; configure another `anchor_index`, or take that one away with `tpm2_nvundefine`"
+    )]
+    AnchorTaken,
+    /// What is about to be made cannot be written down, or what an earlier try made cannot be taken away.
+    #[error("the state directory was not prepared")]
+    Draft(#[from] DraftUnusable),
     /// The master key was not wrapped.
     #[error("the master key was not made")]
     Master(#[source] MasterRefused),
@@ -53,37 +68,78 @@ pub enum InitRefused {
 }
 crate::refused_by_ledger!(InitRefused);
 
-/// Makes the keys of a new appliance. Nothing is on the ledger yet, as it cannot be sealed without them.
+/// Refuses a TPM whose anchor is somebody's. An object in a token bears the tag of its appliance and is in nobody's way.
+///
+/// # Errors
+/// It is taken, or cannot be read.
+pub async fn refuse_taken_anchor(tokens: &Tokens) -> Result<(), InitRefused> {
+    let tpm = tokens.tpm.as_ref().or_else(|| tokens.keys_are_in_tpm.then_some(&tokens.keys));
+    let Some(tpm) = tpm else { return Ok(()) };
+    let read = tpm.anchor_read(soon()).await;
+    match read.map_err(|source| InitRefused::Key { which: "anchor", source })?.missing {
+        true => Ok(()),
+        false => Err(InitRefused::AnchorTaken),
+    }
+}
+
+/// Makes the keys of a new appliance and proves each power that the appliance will rest on: the root closes and opens, the anchor is kept,
+/// each key signs what verifies, the master key comes back. There is no ledger yet, as it cannot be sealed without them.
 ///
 /// # Errors
 /// The tokens did not do it.
-pub async fn make_facts(tokens: &Tokens, dice: &Dice, origin: &str) -> Result<Facts, InitRefused> {
-    let root = tokens.keys.ensure_root(soon()).await;
-    root.map_err(|source| InitRefused::Key { which: "root", source })?;
-    if let Some(tpm) = &tokens.tpm {
-        tpm.ensure_root(soon()).await.map_err(|source| InitRefused::Key { which: "storage root", source })?;
-    }
+pub async fn make_facts(
+    tokens: &Tokens,
+    dice: &Dice,
+    draft: &Draft,
+    origin: &str,
+) -> Result<Facts, InitRefused> {
+    let root = tokens.keys.make_root(draft.tag, soon()).await;
+    let root = root.map_err(|source| InitRefused::Key { which: "root", source })?.pin();
+    let tpm_root = match &tokens.tpm {
+        Some(tpm) => {
+            let made = tpm.make_root(draft.tag, soon()).await;
+            Some(made.map_err(|source| InitRefused::Key { which: "storage root", source })?.pin())
+        }
+        None => None,
+    };
     let log_kind =
         if tokens.keys.probe().kinds.contains(&KeyKind::Ed25519) { KeyKind::Ed25519 } else { KeyKind::P256 };
-    let make = |token: Token, kind, which| own_key(token, KeyId(dice.throw()), kind, which);
-    let log = make(tokens.keys.clone(), log_kind, "log").await?;
-    let ca = make(tokens.keys.clone(), KeyKind::P256, "CA").await?;
+    let make = |token: Token, id, kind, which| own_key(token, dice, id, kind, which);
+    let log = make(tokens.keys.clone(), draft.log, log_kind, "log").await?;
+    let ca = make(tokens.keys.clone(), draft.ca, KeyKind::P256, "CA").await?;
     let tpm_log = match &tokens.tpm {
-        Some(tpm) => Some(make(tpm.clone(), KeyKind::P256, "TPM log").await?),
+        Some(tpm) => Some(make(tpm.clone(), draft.tpm_log, KeyKind::P256, "TPM log").await?),
         None => None,
     };
     let fresh = MasterKey::generate().map_err(|fault| InitRefused::Master(MasterRefused::Key(fault)))?;
     let master = master::wrap(tokens, origin, &fresh).await.map_err(InitRefused::Master)?;
-    Ok(Facts { ca, log, tpm_log, master })
+    let back = master::unwrap(tokens, origin, &master).await.map_err(InitRefused::Master)?;
+    if !fresh.lend(|bytes| back.lend(|back| bytes == back)) {
+        return Err(InitRefused::Unproven { which: "root" });
+    }
+    Ok(Facts { ca, log, tpm_log, master, root: Some(root), tpm_root })
 }
 
-async fn own_key(token: Token, id: KeyId, kind: KeyKind, which: &'static str) -> Result<OwnKey, InitRefused> {
+async fn own_key(
+    token: Token,
+    dice: &Dice,
+    id: KeyId,
+    kind: KeyKind,
+    which: &'static str,
+) -> Result<OwnKey, InitRefused> {
     let label = format!("chancery appliance {which}");
     let new = token
         .generate(id, kind, &label, soon())
         .await
         .map_err(|source| InitRefused::Key { which, source })?;
-    Ok(OwnKey { key: new.key, spki_der: new.public.spki_der })
+    let challenge = dice.throw::<32>();
+    let scheme = kind.schemes()[0];
+    let made = token.sign(&new.key, scheme, SignInput::Message(challenge.to_vec()), soon()).await;
+    let made = made.map_err(|source| InitRefused::Key { which, source })?;
+    match new.public.verifies(scheme, &challenge, &made) {
+        true => Ok(OwnKey { key: new.key, spki_der: new.public.spki_der }),
+        false => Err(InitRefused::Unproven { which }),
+    }
 }
 
 /// Records the facts and makes the CA's certificate. The ledger is open and vouched for by now.
@@ -134,6 +190,7 @@ fn describe(facts: &Facts, now: Moment) -> serde_json::Value {
         "log_key": facts.log.key.fingerprint.to_string(),
         "tpm_log_key": facts.tpm_log.as_ref().map(|own| own.key.fingerprint.to_string()),
         "ca_key": facts.ca.key.fingerprint.to_string(),
+        "roots": roots::describe(facts),
     })
 }
 

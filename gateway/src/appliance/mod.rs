@@ -2,15 +2,17 @@
 //! Who enters: `init`, once; the wiring, at every start.
 //! What leaves: the facts without which nothing can be unsealed or signed.
 
+pub mod draft;
 pub mod init;
 pub mod master;
+pub mod roots;
 pub mod store;
 pub mod succession;
 
 use std::sync::Arc;
 
 use audit::NoteKey;
-use hsm::{KeyKind, KeyRef, PublicKey, Scheme, Token};
+use hsm::{KeyKind, KeyRef, PublicKey, RootPin, Scheme, Token};
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::PinnedKey;
@@ -37,6 +39,21 @@ pub struct Facts {
     pub tpm_log: Option<OwnKey>,
     /// The wrapped master key.
     pub master: Vec<u8>,
+    /// The root key of the keys' token. Appliances that were made before it was recorded get it at their next start.
+    #[serde(default)]
+    pub root: Option<RootPin>,
+    /// The storage root of the TPM beside the token.
+    #[serde(default)]
+    pub tpm_root: Option<RootPin>,
+}
+
+/// The root keys that an appliance was made with, for the workers that open its tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    /// Of the keys' token.
+    pub keys: Option<RootPin>,
+    /// Of the TPM beside it.
+    pub tpm: Option<RootPin>,
 }
 
 /// The tokens of this appliance.
@@ -72,7 +89,12 @@ impl OwnKey {
     /// The recorded public key cannot be read.
     pub fn signing(&self, which: &'static str) -> Result<Arc<SigningKey>, BadRecord> {
         let pinned = PinnedKey::new(self.key.kind, &self.spki_der).map_err(|_| BadRecord { which })?;
-        Ok(Arc::new(SigningKey { key: self.key.clone(), pinned }))
+        Ok(Arc::new(SigningKey { key: self.known(), pinned }))
+    }
+
+    /// Its name, with the public half by which the token recognises it.
+    fn known(&self) -> KeyRef {
+        self.key.clone().knowing(&self.spki_der)
     }
 
     /// Its public half.
@@ -95,11 +117,16 @@ impl OwnKey {
             _ => return Err(bad()),
         };
         let note = NoteKey::new(name, kind, public).map_err(|_| bad())?;
-        Ok((note, SealKey { token: token.clone(), key: self.key.clone(), scheme }))
+        Ok((note, SealKey { token: token.clone(), key: self.known(), scheme }))
     }
 }
 
 impl Facts {
+    /// The root keys, as far as they are recorded.
+    pub fn roots(&self) -> Roots {
+        Roots { keys: self.root.clone(), tpm: self.tpm_root.clone() }
+    }
+
     /// The keys that seal the log of this name, with where they are.
     ///
     /// # Errors

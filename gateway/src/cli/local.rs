@@ -74,7 +74,7 @@ impl Ask {
             return Err(refused);
         }
         Ok(match media_type.as_str() {
-            "application/json" => serde_json::from_slice(&body).unwrap_or_default(),
+            "application/json" => finished(status, serde_json::from_slice(&body).unwrap_or_default())?,
             _ if body.is_empty() => Value::Null,
             _ => json!(String::from_utf8_lossy(&body)),
         })
@@ -133,6 +133,21 @@ impl Ask {
     }
 }
 
+/// An answer of nothing but a run that goes on is no success: nobody knows yet how it ends.
+fn finished(status: StatusCode, answer: Value) -> Result<Value, Failure> {
+    let alone =
+        answer.as_object().filter(|fields| fields.len() == 1).and_then(|fields| fields.get("workflow"));
+    match (status, alone.and_then(Value::as_str)) {
+        (StatusCode::ACCEPTED, Some(run)) => {
+            let words = format!(
+                "it is not done yet: the run {run} goes on; `chancery saga show {run}` shows how it ends"
+            );
+            Err(Failure::new(code::FAILED, "unfinished", words))
+        }
+        _ => Ok(answer),
+    }
+}
+
 fn socket(common: &Common) -> Result<PathBuf, Failure> {
     match &common.socket {
         Some(socket) => Ok(socket.clone()),
@@ -163,4 +178,19 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
         (title, detail) => format!("{title}: {detail} (request {})", text("request_id")),
     };
     Failure::new(code::REFUSED, &text("code"), words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_goes_on_is_no_success_and_anything_else_is() {
+        let going = json!({ "workflow": "wf_1" });
+        let unfinished = finished(StatusCode::ACCEPTED, going.clone()).unwrap_err();
+        assert!(format!("{unfinished:?}").contains("wf_1"));
+        assert_eq!(finished(StatusCode::OK, going.clone()).unwrap(), going);
+        let key = json!({ "id": "key_1", "workflow": "wf_1" });
+        assert_eq!(finished(StatusCode::ACCEPTED, key.clone()).unwrap(), key);
+    }
 }

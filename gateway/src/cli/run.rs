@@ -109,7 +109,8 @@ pub(super) fn serve(common: &Common) -> Result<(), Failure> {
 
 pub(super) fn probe(common: &Common) -> Result<(), Failure> {
     let config = Config::read(&common.config)?;
-    let tokens = runtime()?.block_on(wiring::tokens(&config)).map_err(|why| not_started(&why))?;
+    let tokens =
+        runtime()?.block_on(wiring::tokens(&config, Default::default())).map_err(|why| not_started(&why))?;
     let probes: Vec<_> = std::iter::once(&tokens.keys).chain(&tokens.tpm).map(hsm::Token::probe).collect();
     match common.json {
         true => say!("{}", json!(probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>())),

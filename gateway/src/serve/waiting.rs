@@ -99,7 +99,13 @@ impl Start<'_> {
     }
 
     async fn attempt_on(&mut self, ledger: Ledger) -> Result<Started, StartRefused> {
-        let tokens = self.tokens.get_or_insert_with(|| wiring::begin_tokens(self.config)).clone();
+        let tokens = match &self.tokens {
+            Some(begun) => begun.clone(),
+            None => {
+                let begun = wiring::begin_tokens(self.config, &ledger).await?;
+                self.tokens.insert(begun).clone()
+            }
+        };
         let door = self.show(self.closed("it is starting"))?;
         // The usual case is a token that is there: nobody has to be shown anything meanwhile.
         if let Verdict::Late = first_word(&tokens).await? {

@@ -185,11 +185,82 @@ mod tests {
         assert_eq!(strict.and(&none).approvals, None, "no quorum stays no quorum");
     }
 
+    /// The field that is refused, if one is.
+    fn refused(policy: Policy) -> Option<String> {
+        policy.checked().err().and_then(|problem| problem.pointer)
+    }
+
     #[test]
-    fn what_is_out_of_bounds_is_refused_by_its_field() {
-        let limit = Some(Limit { uses: 0, per_seconds: 1 });
-        let refused = Policy { limit, ..Policy::default() }.checked().unwrap_err();
-        assert_eq!(refused.pointer.as_deref(), Some("/policy/limit"));
-        assert!(Policy { expires_seconds: 1, ..Policy::default() }.checked().is_err());
+    fn each_bound_is_allowed_and_one_more_is_refused_by_its_field() {
+        let plain = Policy::default;
+        let limit = |uses, per_seconds| Policy { limit: Some(Limit { uses, per_seconds }), ..plain() };
+        let intents = |count, bytes| Policy { intents: Some(vec!["x".repeat(bytes); count]), ..plain() };
+        let approvals = |needs| Policy { approvals: Some(needs), ..plain() };
+        let expires = |expires_seconds| Policy { expires_seconds, ..plain() };
+        let timelock = |timelock_seconds| Policy { timelock_seconds, ..plain() };
+        let window = POLICY_WINDOW_MAX.as_secs();
+        let (least, most) = (POLICY_EXPIRES_MIN.as_secs(), POLICY_EXPIRES_MAX.as_secs());
+        let lock = POLICY_TIMELOCK_MAX.as_secs();
+        for good in [
+            plain(),
+            approvals(POLICY_APPROVALS_MAX),
+            limit(1, 1),
+            limit(1, window),
+            expires(least),
+            expires(most),
+            timelock(lock),
+            intents(POLICY_INTENTS_MAX, POLICY_INTENT_BYTES_MAX),
+        ] {
+            assert_eq!(refused(good.clone()), None, "{good:?}");
+        }
+        for (bad, field) in [
+            (approvals(POLICY_APPROVALS_MAX + 1), "approvals"),
+            (limit(0, 1), "limit"),
+            (limit(1, 0), "limit"),
+            (limit(1, window + 1), "limit"),
+            (expires(least - 1), "expires_seconds"),
+            (expires(most + 1), "expires_seconds"),
+            (timelock(lock + 1), "timelock_seconds"),
+            (intents(POLICY_INTENTS_MAX + 1, 1), "intents"),
+            (intents(1, POLICY_INTENT_BYTES_MAX + 1), "intents"),
+        ] {
+            assert_eq!(refused(bad.clone()), Some(format!("/policy/{field}")), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn windows_are_laid_end_to_end_from_1970_on() {
+        let minute = Limit { uses: 1, per_seconds: 60 };
+        let second = 1_000_000;
+        let began = |at: i64| minute.window_us(Moment::from_micros(at));
+        assert_eq!(minute.length_us(), 60 * second);
+        assert_eq!(began(0), 0);
+        assert_eq!(began(60 * second - 1), 0);
+        assert_eq!(began(60 * second), 60 * second);
+        assert_eq!(began(150 * second), 120 * second);
+        assert_eq!(began(-second), -60 * second);
+    }
+
+    #[test]
+    fn where_nothing_is_said_a_request_waits_for_a_day_and_a_change_for_nothing() {
+        let policy = Policy::default();
+        assert_eq!((policy.expires(), policy.timelock()), (Duration::from_secs(86_400), Duration::ZERO));
+        let locked = Policy { timelock_seconds: 7, ..Policy::default() };
+        assert_eq!(locked.timelock(), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn a_policy_is_named_by_its_exact_content() {
+        let strict = || Policy { direct: false, ..Policy::default() };
+        assert_eq!(strict().digest(), strict().digest());
+        assert_ne!(strict().digest(), Policy::default().digest());
+        assert_eq!(strict().digest().len(), 64);
+    }
+
+    #[test]
+    fn an_intent_is_allowed_where_it_is_listed_or_none_is() {
+        let listed = Policy { intents: Some(vec!["release".to_owned()]), ..Policy::default() };
+        assert!(listed.has_intent("release") && !listed.has_intent("other"));
+        assert!(Policy::default().has_intent("other"));
     }
 }

@@ -23,10 +23,11 @@ pub use self::doors::UpstreamsRefused;
 pub use self::unbuilt::Unbuilt;
 use self::unbuilt::UnbuiltRead;
 use crate::again::Again;
+use crate::appliance::draft::Draft;
 use crate::appliance::init::{self, InitRefused};
 use crate::appliance::master;
 use crate::appliance::succession::{self, RecordedLine};
-use crate::appliance::{BadRecord, Facts, Tokens, store};
+use crate::appliance::{BadRecord, Facts, Roots, Tokens, roots, store};
 use crate::boundary::drain::Register;
 use crate::boundary::gate::Gate;
 use crate::ca::authorities::Authorities;
@@ -100,18 +101,18 @@ pub struct House {
     pub audit: Arc<Audit>,
 }
 
-/// Starts the tokens that the configuration names.
+/// Starts the tokens that the configuration names, of an appliance with these root keys.
 ///
 /// # Errors
 /// One of them did not start; a wrong PIN is not tried twice.
-pub async fn tokens(config: &Config) -> Result<Tokens, Unbuilt> {
+pub async fn tokens(config: &Config, roots: Roots) -> Result<Tokens, Unbuilt> {
     std::iter::once(&config.token).chain(&config.tpm).for_each(make_auth_directory);
-    let start = |which, config: TokenConfig| async move {
-        Token::start(config).await.map_err(|source| Unbuilt::Token { which, source })
+    let start = |which, config: TokenConfig, root| async move {
+        Token::start_with(config, root).await.map_err(|source| Unbuilt::Token { which, source })
     };
-    let keys = start("token", config.token.clone()).await?;
+    let keys = start("token", config.token.clone(), roots.keys).await?;
     let tpm = match &config.tpm {
-        Some(tpm) => Some(start("TPM", tpm.clone()).await?),
+        Some(tpm) => Some(start("TPM", tpm.clone(), roots.tpm).await?),
         None => None,
     };
     let keys_are_in_tpm = matches!(config.token, TokenConfig::Tpm { .. });
@@ -119,11 +120,13 @@ pub async fn tokens(config: &Config) -> Result<Tokens, Unbuilt> {
 }
 
 /// Begins to open the tokens that the configuration names, without waiting for them: one that is away may come.
-pub(crate) fn begin_tokens(config: &Config) -> Tokens {
+pub(crate) async fn begin_tokens(config: &Config, ledger: &Ledger) -> Result<Tokens, Unbuilt> {
+    let (facts, _) = recorded(&ground(ledger.clone()), &config.state_directory).await?;
+    let roots = facts.roots();
     std::iter::once(&config.token).chain(&config.tpm).for_each(make_auth_directory);
-    let keys = Token::begin(config.token.clone());
-    let tpm = config.tpm.clone().map(Token::begin);
-    Tokens { keys, tpm, keys_are_in_tpm: matches!(config.token, TokenConfig::Tpm { .. }) }
+    let keys = Token::begin(config.token.clone(), roots.keys);
+    let tpm = config.tpm.clone().map(|tpm| Token::begin(tpm, roots.tpm));
+    Ok(Tokens { keys, tpm, keys_are_in_tpm: matches!(config.token, TokenConfig::Tpm { .. }) })
 }
 
 /// The worker writes the anchor's authorisation into a directory of its own and cannot make that directory itself.
@@ -188,7 +191,7 @@ fn keeper(
 /// # Errors
 /// There is one, or tokens or ledger did not do it.
 pub async fn init(config: &Config) -> Result<(), Unbuilt> {
-    init_over(config, tokens(config)).await
+    init_over(config, tokens(config, Roots::default())).await
 }
 
 /// Makes a new appliance over tokens that come from elsewhere; tests bring doubles.
@@ -199,24 +202,61 @@ pub async fn init_over(
     config: &Config,
     tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
 ) -> Result<(), Unbuilt> {
-    if config.ledger_path().exists() {
+    let directory = &config.state_directory;
+    let left = Draft::read(directory).map_err(InitRefused::Draft)?;
+    if left.is_none() && config.ledger_path().exists() {
         return Err(InitRefused::Done.into());
     }
     let tokens = tokens.await?;
-    let ledger = ledger(config)?;
-    let ground = ground(ledger.clone());
-    let facts = init::make_facts(&tokens, &ground.dice, &config.ledger.origin).await?;
-    let (sealing, _) = keeper(config, &tokens, &facts, &ledger)?;
-    sealing.recover().await.map_err(Unbuilt::Recover)?;
-    let keeper = Keeper::new(sealing, ledger.clone(), config.ledger.cadence());
-    init::record(&ground, &tokens, &facts, &keeper).await?;
-    drop((ground, keeper));
-    ledger.close().await;
+    let made = make_whole(config, &tokens, left).await;
     tokens.keys.close().await;
     if let Some(tpm) = tokens.tpm {
         tpm.close().await;
     }
-    Ok(())
+    made
+}
+
+/// Makes the appliance, or leaves nothing of it. What an earlier try left is taken away first.
+async fn make_whole(config: &Config, tokens: &Tokens, left: Option<Draft>) -> Result<(), Unbuilt> {
+    let (directory, dice) = (&config.state_directory, Dice::system());
+    if let Some(left) = left {
+        left.undo(tokens, &config.ledger_path()).await.map_err(InitRefused::Draft)?;
+        Draft::end(directory).map_err(InitRefused::Draft)?;
+    }
+    init::refuse_taken_anchor(tokens).await?;
+    let draft = Draft::new(&dice);
+    draft.begin(directory).map_err(InitRefused::Draft)?;
+    match make(config, tokens, &dice, &draft).await {
+        // If we stop here, the next `init` takes a whole appliance away again: nobody can have used it yet.
+        Ok(()) => Ok(Draft::end(directory).map_err(InitRefused::Draft)?),
+        Err(why) => {
+            let undone = draft.undo(tokens, &config.ledger_path()).await;
+            if let Err(fault) = undone.and_then(|()| Draft::end(directory)) {
+                tracing::warn!(%fault, "what was made is taken away when `chancery init` is run again");
+            }
+            Err(why)
+        }
+    }
+}
+
+async fn make(config: &Config, tokens: &Tokens, dice: &Dice, draft: &Draft) -> Result<(), Unbuilt> {
+    let facts = init::make_facts(tokens, dice, draft, &config.ledger.origin).await?;
+    let ledger = ledger(config)?;
+    let made = make_ledger(config, tokens, &facts, &ledger).await;
+    ledger.close().await;
+    made
+}
+
+async fn make_ledger(
+    config: &Config,
+    tokens: &Tokens,
+    facts: &Facts,
+    ledger: &Ledger,
+) -> Result<(), Unbuilt> {
+    let (sealing, _) = keeper(config, tokens, facts, ledger)?;
+    sealing.recover().await.map_err(Unbuilt::Recover)?;
+    let keeper = Keeper::new(sealing, ledger.clone(), config.ledger.cadence());
+    Ok(init::record(&ground(ledger.clone()), tokens, facts, &keeper).await?)
 }
 
 /// Builds the house, whose log leaves these lines.
@@ -224,7 +264,9 @@ pub async fn init_over(
 /// # Errors
 /// A part is missing or refuses. A ledger that does not agree with its anchor is no error: it is served, frozen.
 pub async fn build(config: &Config, lines: Lines) -> Result<House, Unbuilt> {
-    build_over(config, lines, tokens(config)).await
+    let ledger = ledger_of_appliance(config)?;
+    let ground = ground(ledger.clone());
+    build_in(config, lines, ledger, ground, |roots| tokens(config, roots)).await
 }
 
 /// Builds the house over tokens that come from elsewhere; tests bring doubles. They are asked for only once the
@@ -252,14 +294,18 @@ pub async fn build_at(
 ) -> Result<House, Unbuilt> {
     let ledger = ledger_of_appliance(config)?;
     let ground = ground_at(ledger.clone(), clock);
-    build_in(config, lines, ledger, ground, tokens).await
+    build_in(config, lines, ledger, ground, |_| tokens).await
 }
 
 /// Opens the ledger of an appliance that was made before.
 pub(crate) fn ledger_of_appliance(config: &Config) -> Result<Ledger, Unbuilt> {
+    let directory = &config.state_directory;
+    if Draft::read(directory).map_err(InitRefused::Draft)?.is_some() {
+        return Err(Unbuilt::HalfMade(directory.clone()));
+    }
     match config.ledger_path().exists() {
         true => ledger(config),
-        false => Err(Unbuilt::NoAppliance(config.state_directory.clone())),
+        false => Err(Unbuilt::NoAppliance(directory.clone())),
     }
 }
 
@@ -271,23 +317,25 @@ pub(crate) async fn build_on(
     tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
 ) -> Result<House, Unbuilt> {
     let ground = ground(ledger.clone());
-    build_in(config, lines, ledger, ground, tokens).await
+    build_in(config, lines, ledger, ground, |_| tokens).await
 }
 
-async fn build_in(
+async fn build_in<F: Future<Output = Result<Tokens, Unbuilt>>>(
     config: &Config,
     lines: Lines,
     ledger: Ledger,
     ground: Ground,
-    tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
+    tokens: impl FnOnce(Roots) -> F,
 ) -> Result<House, Unbuilt> {
     let (facts, line) = recorded(&ground, &config.state_directory).await?;
-    let tokens = tokens.await?;
+    let tokens = tokens(facts.roots()).await?;
     let custody = Custody::new(
         master::unwrap(&tokens, &config.ledger.origin, &facts.master).await.map_err(Unbuilt::Master)?,
     );
     let (sealing, note_keys) = keeper(config, &tokens, &facts, &ledger)?;
-    vouch(&sealing).await?;
+    if vouch(&sealing).await? {
+        remember_roots(&ground, &tokens, &facts).await;
+    }
     let keeper = Keeper::new(sealing, ledger, config.ledger.cadence());
     let authorities = Authorities::new(line.line()?);
     assemble(config, Parts { ground, tokens, custody, keeper, note_keys, authorities, facts, lines }).await
@@ -313,8 +361,9 @@ pub(crate) async fn build_waiting(
     assemble(config, Parts { ground, tokens, custody, keeper, note_keys, authorities, facts, lines }).await
 }
 
-/// A verdict freezes the ledger and lets the house stand; only hardware that does not answer keeps it from standing.
-async fn vouch(sealing: &Sealing) -> Result<(), Unbuilt> {
+/// True when the ledger agrees with its anchor. A verdict freezes it and lets the house stand; only hardware that does not answer keeps
+/// the house from standing.
+async fn vouch(sealing: &Sealing) -> Result<bool, Unbuilt> {
     match sealing.recover().await {
         Ok(recovered) => {
             tracing::info!(
@@ -322,13 +371,20 @@ async fn vouch(sealing: &Sealing) -> Result<(), Unbuilt> {
                 counter = recovered.counter,
                 "the ledger agrees with its anchor"
             );
-            Ok(())
+            Ok(true)
         }
         Err(RecoverRefused::Frozen(freeze)) => {
             tracing::error!(%freeze, "the ledger is frozen: reads are served, nothing is signed or changed");
-            Ok(())
+            Ok(false)
         }
         Err(fault) => Err(Unbuilt::Recover(fault)),
+    }
+}
+
+/// An appliance that was made before roots were recorded works without, and is asked again at its next start.
+async fn remember_roots(ground: &Ground, tokens: &Tokens, facts: &Facts) {
+    if let Err(why) = roots::record(ground, tokens, facts).await {
+        tracing::warn!(%why, "the root keys are not recorded yet");
     }
 }
 

@@ -38,6 +38,11 @@ pub enum Unbuilt {
     /// There is no appliance in this state directory, or only half of one.
     #[error("there is no complete appliance in {0}; `chancery init` makes one in an empty state directory")]
     NoAppliance(PathBuf),
+    /// An initialisation was cut off here.
+    #[error(
+        "`chancery init` was cut off in {0} and made nothing whole; run it again, it takes away what it left"
+    )]
+    HalfMade(PathBuf),
     /// A record of the appliance cannot be used.
     #[error(transparent)]
     Record(#[from] BadRecord),
@@ -89,7 +94,7 @@ impl Unbuilt {
                     || matches!(source, StartRefused::PinFile { .. } | StartRefused::PinLastTry)
             }
             Self::Master(refused) => !refused.may_heal(),
-            Self::NoAppliance(_) | Self::Record(_) | Self::Authorities(_) => true,
+            Self::NoAppliance(_) | Self::HalfMade(_) | Self::Record(_) | Self::Authorities(_) => true,
             Self::Ledger(refused) => matches!(
                 refused,
                 audit::OpenRefused::Foreign { .. } | audit::OpenRefused::MigrationChanged { .. }

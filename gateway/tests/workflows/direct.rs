@@ -84,6 +84,18 @@ async fn a_batch_counts_each_of_its_items_against_the_limit_or_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_of_a_batch_that_never_reached_the_token_is_told_and_gives_its_use_back() {
+    // On a busy machine the time may be over before either is at the token; then both get more of it.
+    for patience in [1, 4, 16, 64] {
+        match uses_kept_of_a_hanging_batch(Duration::from_secs(patience)).await {
+            0 => {}
+            kept => return assert_eq!(kept, 1, "only the one that was at the token stays counted"),
+        }
+    }
+    panic!("the use of the one that was at the token does not stay counted");
+}
+
+/// Sends a batch of two to a token that hangs, through a door with one place; how many of the two uses stay counted.
+async fn uses_kept_of_a_hanging_batch(patience: Duration) -> usize {
     let (standing, program) = limited(2).await;
     let house = &standing.house;
     let signing =
@@ -97,7 +109,7 @@ async fn an_item_of_a_batch_that_never_reached_the_token_is_told_and_gives_its_u
     };
     // The first holds the only place until the time of both is over.
     standing.double.next(DoubleFault::HangBefore);
-    let origin = origin(&standing, Duration::from_secs(4));
+    let origin = origin(&standing, patience);
     let commands = vec![command(), command()];
     let outcomes = Arc::new(signing).sign_batch(&permit(&program), &origin, commands).await.unwrap();
     assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
@@ -108,8 +120,7 @@ async fn an_item_of_a_batch_that_never_reached_the_token_is_told_and_gives_its_u
         (2, true, true),
         "{failed:?}"
     );
-    let kept = usize::try_from(2 - signs_left(&program).await).unwrap();
-    assert_eq!(kept, 1, "the use of the one that was at the token stays counted, and no other: {failed:?}");
+    usize::try_from(2 - signs_left(&program).await).unwrap()
 }
 
 /// How many more signatures the limit allows; asks until it says no.
@@ -131,9 +142,10 @@ async fn signs_left(program: &Program) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_signature_is_told_also_when_its_caller_was_revoked_meanwhile() {
     let (standing, program) = limited(9).await;
+    let other = standing.program("other", &["keys:manage"]).await;
     standing.double.next(DoubleFault::HangBefore);
     let signing = tokio::spawn({
-        let asker = program.asker.with("chancery-deadline-ms", "3000");
+        let asker = program.asker.with("chancery-deadline-ms", "60000");
         async move {
             asker.post("/v1/keys/release/sign", json!({ "scheme": "ecdsa-sha256", "digest": DIGEST })).await
         }
@@ -144,6 +156,9 @@ async fn a_failed_signature_is_told_also_when_its_caller_was_revoked_meanwhile()
     let operator = standing.operator().with("chancery-workspace", "acme");
     let revoked = operator.ask("DELETE", &format!("/v1/api-keys/{}", program.api_key), None).await;
     assert_eq!(revoked.status, 204, "{revoked:?}");
+    // Whatever comes to the token next ends the worker, and with it the call that hangs.
+    standing.double.next(DoubleFault::DieBefore);
+    other.asker.post("/v1/keys", json!({ "name": "another", "kind": "p256" })).await;
     let failed = signing.await.unwrap();
     assert!(failed.status >= 500, "{failed:?}");
     let told = async {

@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
-use audit::Told;
+use audit::{SqlFault, Told, View};
 use base64::Engine;
+use gateway::ids::WorkspaceId;
+use gateway::moment::Moment;
+use gateway::services::signing::approvals;
 use gateway::services::signing::changes::{self, ChangePlan, Staged};
 use sagas::testing::{Proof, World, expected_cells, prove};
 use sagas::{Definition, Origin, SignalRequest, State, Undo, Workflow};
@@ -279,6 +282,34 @@ async fn a_change_takes_the_quorum_of_the_present_policy_and_calls_off_what_wait
 }
 
 #[tokio::test]
+async fn a_change_for_one_key_calls_off_what_waits_for_it_and_nothing_of_another() {
+    let (_standing, programs) = ring(json!({ "direct": false, "approvals": 1 }), 2).await;
+    let made = programs[0].asker.post("/v1/keys", json!({ "name": "other", "kind": "p256" })).await;
+    let key = made.json()["id"].as_str().unwrap().to_owned();
+    let waiting = ask(&programs[0], 1, "one", "wait=0").await.header("location").to_owned();
+    run_in(&programs[0], &waiting, "waiting").await;
+    let wanted =
+        json!({ "scheme": "ecdsa-sha256", "digest": digest(1), "nonce": "other", "intent": "release" });
+    let asked = programs[0].asker.with("prefer", "wait=0").post("/v1/keys/other/signatures", wanted).await;
+    let others = asked.header("location").to_owned();
+    run_in(&programs[0], &others, "waiting").await;
+    let mut called_off = Vec::new();
+    for approvals in [1, 1] {
+        let policy = json!({ "direct": false, "approvals": approvals });
+        let change = json!({ "scope": key, "policy": policy });
+        let at = programs[0].asker.post("/v1/workflows/signing.policy_change", change).await;
+        let at = at.header("location").to_owned();
+        let run = run_in(&programs[0], &at, "waiting").await;
+        assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
+        let changed = run_in(&programs[0], &at, "succeeded").await;
+        called_off.extend(changed["result"]["called_off"].as_array().unwrap().clone());
+    }
+    assert_eq!(called_off, [json!(others.rsplit('/').next().unwrap())]);
+    run_in(&programs[0], &others, "compensated").await;
+    run_in(&programs[0], &waiting, "waiting").await;
+}
+
+#[tokio::test]
 async fn the_first_policy_takes_one_other_person() {
     let (_standing, programs) = ring(Value::Null, 2).await;
     let first = json!({ "scope": "workspace", "policy": { "direct": false, "approvals": 1 } });
@@ -290,6 +321,35 @@ async fn the_first_policy_takes_one_other_person() {
     assert_eq!(vote(&programs[1], &at, "approve", &run).await.status, 200);
     run_in(&programs[0], &at, "succeeded").await;
     assert_eq!(sign(&programs[0]).await.code(), "policy_refused");
+}
+
+#[tokio::test]
+async fn what_stands_about_a_vote_goes_with_its_run_and_not_before() {
+    let (standing, programs) = ring(json!({ "direct": false, "approvals": 1 }), 2).await;
+    let mut runs = Vec::new();
+    for nonce in ["over", "open"] {
+        let asked = ask(&programs[0], 1, nonce, "wait=0").await;
+        let at = asked.header("location").to_owned();
+        runs.push((at.clone(), run_in(&programs[0], &at, "waiting").await));
+    }
+    let [(over, run), (open, _)] = runs.as_slice() else { panic!("two runs") };
+    assert_eq!(vote(&programs[1], over, "approve", run).await.status, 200);
+    run_in(&programs[0], over, "succeeded").await;
+    let workspace: WorkspaceId = programs[0].workspace.parse().unwrap();
+    let stands = async |at: &str| {
+        let (workspace, run) = (workspace.clone(), at.rsplit('/').next().unwrap().to_owned());
+        let look = move |view: &View<'_>| {
+            let asked = approvals::pending(view, &workspace, &run)?.is_some();
+            let now = Moment::from_micros(i64::MAX);
+            Ok::<_, SqlFault>((asked, approvals::standing(view, &workspace, &run, now)?.len()))
+        };
+        standing.house.ground.ledger.read(look).await.unwrap()
+    };
+    assert_eq!((stands(over).await, stands(open).await), ((true, 1), (true, 0)));
+    standing.house.runs.sweep(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(stands(over).await, (true, 1), "its time is not over");
+    standing.house.runs.sweep(Duration::ZERO).await.unwrap();
+    assert_eq!((stands(over).await, stands(open).await), ((false, 0), (true, 0)));
 }
 
 #[tokio::test]

@@ -426,6 +426,33 @@ async fn a_yes_that_comes_after_the_time_to_agree_is_not_counted() {
     }
 }
 
+/// A veto needs no time to agree: as long as the lock runs there is something to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_in_the_time_lock_is_heard_after_the_time_to_agree() {
+    // Longer than the two days in which others have to agree to a change.
+    let locked = json!({ "direct": true, "approvals": 2, "timelock_seconds": 3 * 24 * 3600 });
+    let case = Case::with(locked).await;
+    let [asker, first, second, third] = case.programs.as_slice() else { panic!("four programs") };
+    let before = case.unchanged().await;
+    let run = case.start("signing.policy_change", asker).await;
+    case.until_at(&run, "signing.await_approvals").await;
+    case.stage.advance(24 * HOUR);
+    case.vote(&run, "approve", first).await;
+    case.vote(&run, "approve", second).await;
+    case.until_at(&run, "signing.await_timelock").await;
+    // The two days are over, and one of the three of the lock is left.
+    case.stage.advance(48 * HOUR);
+    case.vote(&run, "refuse", third).await;
+    case.ends_in_vain(&run, "refused_by_approver", &before).await;
+    let votes = case.told(&run, "approval.vote").await;
+    let heard = votes.iter().find(|it| it["actor"] == actor(third)).expect("the veto's entry");
+    assert_eq!(heard["detail"]["after"]["outcome"], "counted");
+    let about = format!("workflow/{}", run.id);
+    let opened = case.told(&run, "approval.open").await;
+    assert!(votes.iter().chain(&opened).all(|entry| entry["object"] == about.as_str()), "{votes:?}");
+    case.engine.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vote_by_whoever_asked_or_on_another_request_is_told_and_not_counted() {
     let case = Case::new().await;

@@ -13,7 +13,9 @@ use super::{DoubleFault, Held, SERIAL, Shared, Stop};
 use crate::anchor::{AnchorReading, AnchorStep};
 use crate::backend::{Anchor, Attest, Backup, Fault, Import, Keys, Lane, Rotate, Seal};
 use crate::error::Refusal;
-use crate::key::{Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey};
+use crate::key::{
+    Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootTag,
+};
 use crate::scheme::{KeyKind, Scheme};
 
 pub(super) struct DoubleLane {
@@ -184,9 +186,21 @@ impl Seal for DoubleLane {
         self.strike(|held| {
             let newest = held.roots.keys().next_back().copied();
             match newest {
-                Some(number) => Ok(RootKey { id: vec![number], created: false }),
+                Some(number) => Ok(RootKey { id: vec![number], created: false, check: Vec::new() }),
                 None => make_root(held, 1),
             }
+        })
+    }
+
+    fn make_root(&mut self, _tag: RootTag) -> Result<RootKey, Fault> {
+        self.ensure_root()
+    }
+
+    fn unmake_root(&mut self, _tag: RootTag) -> Result<(), Fault> {
+        self.strike(|held| {
+            held.roots.clear();
+            held.anchor = AnchorReading::default();
+            Ok(())
         })
     }
 
@@ -210,7 +224,7 @@ impl Rotate for DoubleLane {
         self.strike(|held| {
             let next = id.first().and_then(|number| number.checked_add(1)).ok_or(Refusal::RootMissing)?;
             if held.roots.contains_key(&next) {
-                return Ok(RootKey { id: vec![next], created: false });
+                return Ok(RootKey { id: vec![next], created: false, check: Vec::new() });
             }
             make_root(held, next)
         })
@@ -262,7 +276,7 @@ pub(super) fn check(key: &KeyRef, found: &SoftKey) -> Result<(), Fault> {
 
 fn make_root(held: &mut Held, number: u8) -> Result<RootKey, Fault> {
     held.roots.insert(number, random()?);
-    Ok(RootKey { id: vec![number], created: true })
+    Ok(RootKey { id: vec![number], created: true, check: Vec::new() })
 }
 
 /// `nonce | AES-256-GCM(secret)`.

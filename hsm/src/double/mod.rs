@@ -19,7 +19,7 @@ use crate::anchor::AnchorReading;
 use crate::backend::{Backend, Fault, Lane};
 use crate::config::{Limits, TokenConfig};
 use crate::error::{Refusal, StartRefused};
-use crate::key::{Custody, KeyId};
+use crate::key::{Custody, KeyId, RootPin};
 use crate::probe::{Power, Probe};
 use crate::scheme::{KeyKind, Scheme};
 use crate::serve::{Board, serve};
@@ -150,7 +150,7 @@ impl Double {
         };
         let stop = Arc::new(Stop::new(socket.try_clone()?));
         let (shared, brake, ended) = (self.shared.clone(), stop.clone(), stop.clone());
-        let connect = move |_: &TokenConfig| DoubleBackend::connect(shared, brake);
+        let connect = move |_: &TokenConfig, _: Option<&RootPin>| DoubleBackend::connect(shared, brake);
         let thread = std::thread::Builder::new().name("hsm-double".to_owned()).spawn(move || {
             serve(socket, board, connect);
             // `stop` keeps the socket open; the daemon waits for its end.
@@ -280,6 +280,7 @@ impl Backend for DoubleBackend {
             schemes: Scheme::ALL.to_vec(),
             powers: vec![Power::Hmac, Power::Wrap, Power::Anchor, Power::Import, Power::Backup],
             strays: 0,
+            foreign: Vec::new(),
             walls: Vec::new(),
             remarks: vec!["keys live in memory only; for tests".to_owned()],
             ..Probe::default()

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Fault, Lane, Rotate};
 use crate::config::TokenConfig;
 use crate::error::StartRefused;
+use crate::key::RootPin;
 use crate::protocol::{
     Answer, Call, Garbled, Greeting, Hello, Reply, Request, Secret, VERSION, monotonic_ns, push_frame,
 };
@@ -42,7 +43,7 @@ pub enum Ended {
 pub fn serve(
     mut socket: UnixStream,
     board: Board,
-    connect: impl FnOnce(&TokenConfig) -> Result<Box<dyn Backend>, StartRefused>,
+    connect: impl FnOnce(&TokenConfig, Option<&RootPin>) -> Result<Box<dyn Backend>, StartRefused>,
 ) -> Ended {
     let mut inbox = Inbox::default();
     match greet(&mut socket, &mut inbox, connect) {
@@ -56,11 +57,11 @@ type Opened = (Box<dyn Backend>, Vec<Box<dyn Lane>>);
 fn greet(
     socket: &mut UnixStream,
     inbox: &mut Inbox,
-    connect: impl FnOnce(&TokenConfig) -> Result<Box<dyn Backend>, StartRefused>,
+    connect: impl FnOnce(&TokenConfig, Option<&RootPin>) -> Result<Box<dyn Backend>, StartRefused>,
 ) -> Result<Opened, Ended> {
     let hello: Hello = inbox.wait_for_one(socket)?.ok_or(Ended::HungUp)?;
     let opened = read_config(&hello).and_then(|config| {
-        let mut backend = connect(&config)?;
+        let mut backend = connect(&config, hello.root.as_ref())?;
         let lanes = backend.lanes().map_err(|fault| StartRefused::Device(told(&fault)))?;
         Ok((backend, lanes))
     });
@@ -212,6 +213,8 @@ fn perform(lane: &mut dyn Lane, call: Call) -> Result<Reply, Fault> {
         Call::DestroyHmacKey { key } => lane.destroy_hmac_key(&key).map(|()| Reply::Done)?,
         Call::Random { len } => Reply::Bytes(lane.random(len)?),
         Call::EnsureRoot => Reply::Root(lane.ensure_root()?),
+        Call::MakeRoot { tag } => Reply::Root(lane.make_root(tag)?),
+        Call::UnmakeRoot { tag } => lane.unmake_root(tag).map(|()| Reply::Done)?,
         Call::SucceedRoot { id } => Reply::Root(rotating(lane)?.succeed_root(&id)?),
         Call::DestroyRoot { id } => rotating(lane)?.destroy_root(&id).map(|()| Reply::Done)?,
         Call::Wrap { secret, aad } => Reply::Bytes(lane.wrap(&secret.0, &aad)?),

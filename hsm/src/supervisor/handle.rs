@@ -2,18 +2,19 @@
 //! Enters: calls with deadlines, from any task.
 //! Leaves: their answers; at once, where there is no hope.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
-use super::nursery::{Source, Workers};
+use super::nursery::{Root, Source, Workers};
 use super::queue::Queued;
 use super::{NotRaised, Order, Supervisor, TokenState, refused, retry_after};
 use crate::config::{Limits, TokenConfig};
 use crate::double::Double;
 use crate::error::{StartRefused, TokenError};
 use crate::fairness::Ticket;
+use crate::key::{RootKey, RootPin};
 use crate::probe::Probe;
 use crate::protocol::{Call, Reply};
 
@@ -26,12 +27,13 @@ pub(crate) struct Supervised {
     pub(super) probe: watch::Receiver<Arc<Probe>>,
     pub(super) limits: Arc<Limits>,
     pub(super) workers: Workers,
+    pub(super) root: Root,
 }
 
 impl Supervised {
-    pub(crate) async fn start(config: TokenConfig) -> Result<Self, StartRefused> {
+    pub(crate) async fn start(config: TokenConfig, root: Option<RootPin>) -> Result<Self, StartRefused> {
         let limits = config.limits().clone();
-        let mut supervisor = Supervisor::prepare(Source::Process(Box::new(config)), limits)?;
+        let mut supervisor = Supervisor::prepare(Source::Process(Box::new(config), Box::new(root)), limits)?;
         let (line, life) = match supervisor.raise().await {
             Ok(raised) => raised,
             Err(NotRaised::Refused(why)) => return Err(why),
@@ -43,9 +45,9 @@ impl Supervised {
     }
 
     /// Without waiting for the token: it is away until it comes.
-    pub(crate) fn begin(config: TokenConfig) -> Self {
+    pub(crate) fn begin(config: TokenConfig, root: Option<RootPin>) -> Self {
         let limits = config.limits().clone();
-        Self::supervise(Source::Process(Box::new(config)), limits)
+        Self::supervise(Source::Process(Box::new(config), Box::new(root)), limits)
     }
 
     pub(crate) fn double(double: Double) -> Self {
@@ -73,6 +75,7 @@ impl Supervised {
             probe: watch::channel(Arc::default()).1,
             limits: Arc::new(limits),
             workers: Workers::default(),
+            root: Root::default(),
         }
     }
 
@@ -90,6 +93,19 @@ impl Supervised {
 
     pub(crate) fn workers(&self) -> Workers {
         self.workers.clone()
+    }
+
+    /// Every worker from now on is told of this root key.
+    pub(crate) fn expect_root(&self, root: Option<RootPin>) {
+        *self.root.lock().unwrap_or_else(PoisonError::into_inner) = root;
+    }
+
+    /// Workers that were told of a root are told of its successor.
+    pub(crate) fn succeed_root(&self, root: &RootKey) {
+        let mut known = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_some() {
+            *known = Some(root.pin());
+        }
     }
 
     pub(crate) async fn close(self) {

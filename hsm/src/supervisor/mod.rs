@@ -107,6 +107,7 @@ impl Supervisor {
             probe: self.probe.subscribe(),
             limits: self.limits.clone(),
             workers: self.nursery.workers(),
+            root: self.nursery.root(),
         }
     }
 
@@ -168,8 +169,8 @@ impl Supervisor {
     fn welcome(&mut self, probe: Probe) {
         self.generation += 1;
         tracing::info!(serial = probe.serial, generation = self.generation, "the token is ready");
-        if let Some(strays) = probe.strays() {
-            tracing::warn!(serial = probe.serial, strays);
+        if let Some(litter) = probe.litter() {
+            tracing::warn!(serial = probe.serial, litter);
         }
         self.probe.send_replace(Arc::new(probe));
         self.state.send_replace(TokenState::Ready { generation: self.generation });

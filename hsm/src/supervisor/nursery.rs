@@ -16,12 +16,13 @@ use tokio::sync::oneshot;
 use crate::config::TokenConfig;
 use crate::double::{Double, DoubleLife};
 use crate::error::StartRefused;
+use crate::key::RootPin;
 use crate::protocol::{Hello, VERSION};
 use crate::serve::Board;
 
 /// What a worker is made from.
 pub(super) enum Source {
-    Process(Box<TokenConfig>),
+    Process(Box<TokenConfig>, Box<Option<RootPin>>),
     Double(Double),
 }
 
@@ -33,7 +34,12 @@ pub(super) struct Nursery {
     /// Killed, but held in the kernel by their device.
     undead: Arc<Mutex<Vec<Child>>>,
     workers: Workers,
+    /// The root key that every worker from now on is told of.
+    root: Root,
 }
+
+/// The recorded root key, shared with the token's handles: it is made while workers live.
+pub(super) type Root = Arc<Mutex<Option<RootPin>>>;
 
 /// The process ids of a token's workers, so that a door of the daemon's can refuse them. The last few dead ones are among them: what
 /// a worker began before its death may still be waiting at the door.
@@ -75,7 +81,17 @@ impl Nursery {
             .name("hsm-nursery".to_owned())
             .spawn(move || work.iter().for_each(|errand| errand()))
             .map_err(|fault| not_started("its keeper thread", &fault))?;
-        Ok(Self { errands, source: Arc::new(source), undead: Arc::default(), workers: Workers::default() })
+        let root = match &source {
+            Source::Process(_, root) => (**root).clone(),
+            Source::Double(_) => None,
+        };
+        Ok(Self {
+            errands,
+            source: Arc::new(source),
+            undead: Arc::default(),
+            workers: Workers::default(),
+            root: Arc::new(Mutex::new(root)),
+        })
     }
 
     /// The processes that were born here.
@@ -83,19 +99,25 @@ impl Nursery {
         self.workers.clone()
     }
 
+    /// The root key that workers are told of.
+    pub(super) fn root(&self) -> Root {
+        self.root.clone()
+    }
+
     /// The first frame for a worker of this source.
     pub(super) fn hello(&self) -> Hello {
         let config = match &*self.source {
-            Source::Process(config) => serde_json::to_string(config).unwrap_or_default(),
+            Source::Process(config, _) => serde_json::to_string(config).unwrap_or_default(),
             Source::Double(double) => double.config_text(),
         };
-        Hello { version: VERSION, config }
+        let root = self.root.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Hello { version: VERSION, config, root }
     }
 
     pub(super) async fn bear(&self) -> Result<(UnixStream, Life), StartRefused> {
         let (source, undead, workers) = (self.source.clone(), self.undead.clone(), self.workers.clone());
         let born = self.run(move || match &*source {
-            Source::Process(config) => {
+            Source::Process(config, _) => {
                 count_undead(&undead)?;
                 bear_process(config, &workers)
             }

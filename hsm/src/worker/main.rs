@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 
 use hsm::backend::{Backend, Fault, Lane};
 use hsm::serve::{Board, Ended, serve};
-use hsm::{Probe, StartRefused, TokenConfig, Wall};
+use hsm::{Probe, RootPin, StartRefused, TokenConfig, Wall};
 
 fn main() {
     let ended = match inherit() {
@@ -27,11 +27,11 @@ fn main() {
 }
 
 /// Closes the sandbox first: no vendor code runs outside it.
-fn open(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRefused> {
+fn open(config: &TokenConfig, root: Option<&RootPin>) -> Result<Box<dyn Backend>, StartRefused> {
     let walls = sandbox::close(config)?;
     let backend = match config {
-        TokenConfig::Pkcs11 { .. } => pkcs11::connect(config),
-        TokenConfig::Tpm { .. } => tpm::connect(config),
+        TokenConfig::Pkcs11 { .. } => pkcs11::connect(config, root),
+        TokenConfig::Tpm { .. } => tpm::connect(config, root),
     }?;
     Ok(Box::new(Walled { backend, walls }))
 }

@@ -9,6 +9,15 @@
  * lasttry     the token says one PIN try is left        session    C_SignInit gives CKR_SESSION_HANDLE_INVALID
  * halfway     C_GenerateKeyPair dies with one half made  answerless C_GenerateKeyPair and C_GenerateKey die when all is made
  * alone       C_UnwrapKey dies when a private key is in
+ * nogcm       C_EncryptInit knows no AES-GCM            deafgcm    what AES-GCM closed does not open
+ * hungiv      AES-GCM hangs a vector of its own on the ciphertext (Luna in FIPS mode)
+ * owniv       AES-GCM wants an empty place for its vector and fills it (CloudHSM)
+ * nodata      C_CreateObject makes no data objects      nosession  nothing is generated for a session alone
+ * general     C_GenerateKeyPair gives CKR_GENERAL_ERROR for what is to stay
+ * nok1        the same for secp256k1 alone              bentsign   C_Sign turns a bit
+ * badclock    the token's description has a time that is none (opencryptoki 3.8)
+ * twolists    whoever asks for the functions a second time gets some that know nothing of the first one's sessions (p11-kit)
+ * readonly    C_CreateObject and C_GenerateKey* give CKR_GENERAL_ERROR for what is to stay, C_DestroyObject always
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -20,7 +29,7 @@ typedef unsigned long ulong_t;
 typedef ulong_t rv_t;
 
 /* The standard fixes the order of the 68 functions; these are their places. */
-enum { LIST = 3, DESTROY = 22, SLOT_LIST = 4, SLOT_INFO, TOKEN_INFO, MECHANISM_LIST, MECHANISM_INFO, OPEN = 12, ATTRIBUTES = 24,
+enum { LIST = 3, CREATE = 20, DESTROY = 22, ENCRYPT_INIT = 29, ENCRYPT = 30, DECRYPT = 34, SLOT_LIST = 4, SLOT_INFO, TOKEN_INFO, MECHANISM_LIST, MECHANISM_INFO, OPEN = 12, ATTRIBUTES = 24,
        SIGN_INIT = 42, SIGN = 43, GENERATE = 58, GENERATE_PAIR = 59, UNWRAP = 61, FUNCTIONS = 68 };
 struct functions { unsigned char major, minor; void *at[FUNCTIONS]; };
 struct attribute { ulong_t type; void *value; ulong_t len; };
@@ -51,7 +60,10 @@ static rv_t token_info(ulong_t slot, unsigned char *info) {
     ulong_t flags;
     memcpy(&flags, info + 96, sizeof flags);
     if (told("lasttry")) flags |= 0x00020000UL;
+    if (told("badclock")) flags |= 0x00000040UL;
     memcpy(info + 96, &flags, sizeof flags);
+    /* The time stands at the end, behind ten numbers and two versions. */
+    if (told("badclock")) memcpy(info + 188, "11:07:56        ", 16);
     return rv;
 }
 static rv_t mechanism_list(ulong_t slot, ulong_t *list, ulong_t *count) {
@@ -79,7 +91,46 @@ static rv_t sign(ulong_t session, void *data, ulong_t data_len, void *made, ulon
     if (told("device")) return 0x30;
     rv_t rv = ((rv_t (*)(ulong_t, void *, ulong_t, void *, ulong_t *))real.at[SIGN])(session, data, data_len, made, made_len);
     if (!rv && told("short")) --*made_len;
+    if (!rv && made && told("bentsign")) ((unsigned char *)made)[3] ^= 1;
     return rv;
+}
+
+struct mechanism { ulong_t type; void *parameter; ulong_t len; };
+struct gcm { unsigned char *iv; ulong_t iv_len, iv_bits; void *aad; ulong_t aad_len, tag_bits; };
+enum { GCM = 0x1087, HUNG = 16 };
+static __thread unsigned char hung[HUNG];
+static __thread int hangs;
+
+static rv_t encrypt_init(ulong_t session, struct mechanism *mechanism, ulong_t key) {
+    rv_t (*init)(ulong_t, void *, ulong_t) = (rv_t (*)(ulong_t, void *, ulong_t))real.at[ENCRYPT_INIT];
+    struct gcm *asked = mechanism->parameter;
+    hangs = 0;
+    if (mechanism->type != GCM) return init(session, mechanism, key);
+    if (told("nogcm")) return 0x70;
+    if (told("hungiv")) {
+        for (int i = 0; i < HUNG; i++) hung[i] = (unsigned char)rand();
+        struct gcm own = { hung, HUNG, HUNG * 8, asked->aad, asked->aad_len, asked->tag_bits };
+        struct mechanism with_own = { GCM, &own, sizeof own };
+        hangs = 1;
+        return init(session, &with_own, key);
+    }
+    if (told("owniv")) {
+        for (ulong_t i = 0; i < asked->iv_len; i++)
+            if (asked->iv[i]) return 0x71;
+        for (ulong_t i = 0; i < asked->iv_len; i++) asked->iv[i] = (unsigned char)(rand() | 1);
+    }
+    return init(session, mechanism, key);
+}
+static rv_t encrypt(ulong_t session, void *data, ulong_t len, unsigned char *made, ulong_t *made_len) {
+    rv_t rv = ((rv_t (*)(ulong_t, void *, ulong_t, void *, ulong_t *))real.at[ENCRYPT])(session, data, len, made, made_len);
+    if (rv || !hangs) return rv;
+    if (made) memcpy(made + *made_len, hung, HUNG);
+    *made_len += HUNG;
+    return rv;
+}
+static rv_t decrypt(ulong_t session, void *data, ulong_t len, void *made, ulong_t *made_len) {
+    rv_t rv = ((rv_t (*)(ulong_t, void *, ulong_t, void *, ulong_t *))real.at[DECRYPT])(session, data, len, made, made_len);
+    return !rv && made && told("deafgcm") ? 0x40 : rv;
 }
 /* True when a template has this attribute with this first byte: CKA_TOKEN (1) true, CKA_CLASS (0) private key (3). */
 static int has(struct attribute *list, ulong_t count, ulong_t type, unsigned char first) {
@@ -87,7 +138,25 @@ static int has(struct attribute *list, ulong_t count, ulong_t type, unsigned cha
         if (list[i].type == type && list[i].value && *(unsigned char *)list[i].value == first) return 1;
     return 0;
 }
+static rv_t create(ulong_t session, struct attribute *list, ulong_t count, ulong_t *made) {
+    if (told("nodata") && has(list, count, 0, 0)) return 0x13;
+    if (told("readonly") && has(list, count, 1, 1)) return 0x05;
+    return ((rv_t (*)(ulong_t, void *, ulong_t, ulong_t *))real.at[CREATE])(session, list, count, made);
+}
+static rv_t destroy(ulong_t session, ulong_t object) {
+    if (told("readonly")) return 0x05;
+    return ((rv_t (*)(ulong_t, ulong_t))real.at[DESTROY])(session, object);
+}
+/* True when a pair is to be on secp256k1, by its name in DER: 1.3.132.0.10. */
+static int on_k1(struct attribute *list, ulong_t count) {
+    static const unsigned char name[] = { 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a };
+    for (ulong_t i = 0; i < count; i++)
+        if (list[i].type == 0x180 && list[i].len == sizeof name && !memcmp(list[i].value, name, sizeof name)) return 1;
+    return 0;
+}
 static rv_t generate(ulong_t session, void *mechanism, struct attribute *list, ulong_t count, ulong_t *made) {
+    if (told("nosession") && !has(list, count, 1, 1)) return 0x13;
+    if (told("readonly") && has(list, count, 1, 1)) return 0x05;
     rv_t rv = ((rv_t (*)(ulong_t, void *, void *, ulong_t, ulong_t *))real.at[GENERATE])(session, mechanism, list, count, made);
     if (!rv && told("answerless") && has(list, count, 1, 1)) _exit(9);
     return rv;
@@ -95,6 +164,9 @@ static rv_t generate(ulong_t session, void *mechanism, struct attribute *list, u
 static rv_t generate_pair(ulong_t session, void *mechanism, struct attribute *public, ulong_t publics, struct attribute *private,
                           ulong_t privates, ulong_t *public_made, ulong_t *private_made) {
     if (told("full")) return 0x31;
+    if (told("nosession") && !has(private, privates, 1, 1)) return 0x13;
+    if ((told("general") || told("readonly")) && has(private, privates, 1, 1)) return 0x05;
+    if (told("nok1") && on_k1(public, publics)) return 0x05;
     rv_t rv = ((rv_t (*)(ulong_t, void *, void *, ulong_t, void *, ulong_t, ulong_t *, ulong_t *))real.at[GENERATE_PAIR])(
         session, mechanism, public, publics, private, privates, public_made, private_made);
     if (rv || !has(private, privates, 1, 1)) return rv;
@@ -113,7 +185,11 @@ static rv_t unwrap(ulong_t session, void *mechanism, ulong_t key, void *wrapped,
     return rv;
 }
 
+static rv_t unknown(void) { return 0x190; }
+
 rv_t C_GetFunctionList(struct functions **list) {
+    static int asked;
+    static struct functions strangers;
     void *softhsm = dlopen(getenv("BAD_MODULE_REAL"), RTLD_NOW);
     rv_t (*given)(struct functions **) = softhsm ? (rv_t (*)(struct functions **))dlsym(softhsm, "C_GetFunctionList") : NULL;
     struct functions *theirs;
@@ -127,11 +203,18 @@ rv_t C_GetFunctionList(struct functions **list) {
     ours.at[MECHANISM_INFO] = mechanism_info;
     ours.at[OPEN] = open_session;
     ours.at[ATTRIBUTES] = attributes;
+    ours.at[CREATE] = create;
+    ours.at[DESTROY] = destroy;
+    ours.at[ENCRYPT_INIT] = encrypt_init;
+    ours.at[ENCRYPT] = encrypt;
+    ours.at[DECRYPT] = decrypt;
     ours.at[SIGN_INIT] = sign_init;
     ours.at[SIGN] = sign;
     ours.at[GENERATE] = generate;
     ours.at[GENERATE_PAIR] = generate_pair;
     ours.at[UNWRAP] = unwrap;
-    *list = &ours;
+    strangers = ours;
+    strangers.at[15] = strangers.at[SIGN_INIT] = strangers.at[SIGN] = (void *)unknown;
+    *list = asked++ && told("twolists") ? &strangers : &ours;
     return 0;
 }

@@ -144,6 +144,17 @@ pub async fn until<F: Future<Output = bool>>(what: &str, within: Duration, mut h
     }
 }
 
+/// A deadline that no test lives to see: what ends before it was ended by something else.
+pub fn in_an_hour() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// What ends without being waited for any longer: a minute is when the test gives up, and no measure of anything.
+pub async fn ends<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let given_up = Duration::from_secs(60);
+    tokio::time::timeout(given_up, work).await.unwrap_or_else(|_| panic!("in vain waited until {what}"))
+}
+
 /// A token that is ready, whatever it did before.
 pub async fn until_ready(token: &Token, within: Duration) {
     let mut state = token.watch();

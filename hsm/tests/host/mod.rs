@@ -185,10 +185,28 @@ impl Host {
         fs::write(&file, value).unwrap();
         let path = file.display().to_string();
         let id = id.to_string();
-        self.tool(&["--write-object", &path, "--type", "secrkey", "--key-type", "AES:32", "--id", &id]);
+        let written = ["--write-object", &path, "--type", "secrkey", "--key-type", "AES:32", "--id", &id];
+        self.tool(&[&written[..], &["--private"]].concat());
     }
 
-    fn tool(&self, arguments: &[&str]) -> String {
+    /// What somebody without the PIN does with the token.
+    pub fn stranger(&self, arguments: &[&str]) {
+        let mut tool = Command::new("pkcs11-tool");
+        tool.envs(self.soft.env()).arg("--module").arg(self.soft.module());
+        let done = tool.args(["--token-label", self.soft.label()]).args(arguments).output().unwrap();
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "pkcs11-tool {arguments:?}: {told}");
+    }
+
+    /// A file of these bytes, for tools that want one.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let file = self.dir.path().join(name);
+        fs::write(&file, bytes).unwrap();
+        file.display().to_string()
+    }
+
+    /// What somebody with the PIN does with it.
+    pub fn tool(&self, arguments: &[&str]) -> String {
         let pin = fs::read_to_string(self.soft.pin_file()).unwrap();
         let mut tool = Command::new("pkcs11-tool");
         tool.envs(self.soft.env()).arg("--module").arg(self.soft.module());

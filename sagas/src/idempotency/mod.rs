@@ -143,14 +143,13 @@ impl Claim {
         let Some(row) = rows::row(tx, &self.whose, &self.key)? else {
             return Err(ClaimRefused::Superseded);
         };
-        let held = Held { epoch: row.epoch + 1 };
         match self.judge(tx, &row, now_us)? {
-            Standing::Fresh(_) => {
+            Standing::Fresh(held) => {
                 self.check_room(tx)?;
                 rows::renew(tx, &self.fresh_row(held.epoch, now_us))?;
                 Ok(Standing::Fresh(held))
             }
-            Standing::Resume(_) => {
+            Standing::Resume(held) => {
                 self.moved(rows::take_over(tx, &self.whose, &self.key, row.epoch, claim_until(now_us))?)?;
                 Ok(Standing::Resume(held))
             }

@@ -91,7 +91,7 @@ static WIPE_SECRETS: Statement = Statement::across_workspaces(
     SERVICE,
     "one-time secrets are wiped when their time is over, in every workspace",
     "UPDATE idempotency SET secret_sealed = NULL WHERE secret_until_us IS NOT NULL AND secret_until_us <= ?1 AND secret_sealed IS NOT NULL",
-);
+).erasing();
 static RELEASE: Statement = Statement::across_workspaces(
     SERVICE,
     "claims of the run before are let go, in every workspace",

@@ -105,7 +105,8 @@ pub(crate) static FORGET_SIGNALS: Statement =
 pub(crate) static WIPE_LOG: Statement = Statement::tenant(
     SERVICE,
     "UPDATE saga_log SET out_sealed = NULL WHERE workspace = ?1 AND saga = ?2 AND out_sealed IS NOT NULL",
-);
+)
+.erasing();
 pub(crate) static ADD_ITEM: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO saga_item (workspace, saga, step, item, state, attempt) VALUES (?1, ?2, ?3, ?4, 'waiting', 0)
@@ -124,7 +125,8 @@ pub(crate) static SET_ITEM: Statement = Statement::tenant(
 pub(crate) static WIPE_ITEMS: Statement = Statement::tenant(
     SERVICE,
     "UPDATE saga_item SET out_sealed = NULL WHERE workspace = ?1 AND saga = ?2 AND out_sealed IS NOT NULL",
-);
+)
+.erasing();
 pub(crate) static ADD_SIGNAL: Statement = Statement::tenant(
     SERVICE,
     "INSERT INTO saga_signal (workspace, saga, seq, name, dedupe, actor, payload_sealed, consumed, at_us)
@@ -144,11 +146,11 @@ pub(crate) static INBOX_SIZE: Statement = Statement::tenant(
 pub(crate) static CONSUME: Statement = Statement::tenant(
     SERVICE,
     "UPDATE saga_signal SET consumed = 1, payload_sealed = NULL WHERE workspace = ?1 AND saga = ?2 AND seq = ?3",
-);
+).erasing();
 pub(crate) static WIPE_SIGNALS: Statement = Statement::tenant(
     SERVICE,
     "UPDATE saga_signal SET payload_sealed = NULL WHERE workspace = ?1 AND saga = ?2 AND payload_sealed IS NOT NULL",
-);
+).erasing();
 
 pub(crate) fn append(
     tx: &Tx<'_>,

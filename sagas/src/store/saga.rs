@@ -157,7 +157,7 @@ pub(crate) static WIPE: Statement = Statement::across_workspaces(
     SERVICE,
     "results are wiped when their time is over, in every workspace",
     "UPDATE saga SET result_sealed = NULL, result_until_us = NULL WHERE result_until_us IS NOT NULL AND result_until_us <= ?1",
-);
+).erasing();
 
 pub(crate) static OVER: Statement = Statement::across_workspaces(
     SERVICE,

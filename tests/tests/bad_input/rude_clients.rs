@@ -2,25 +2,45 @@
 //! Who enters: raw TLS streams with a good certificate, and TCP connections without any.
 //! What leaves: a closed connection in bounded time; good clients are served all the while.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use promises::{Appliance, Member, Protocol, get, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use promises::{Appliance, GIVEN_UP, Member, Protocol, get, within};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// The limits for handshake and body are ten seconds; a little more for a loaded machine.
-const CUT_MAX: Duration = Duration::from_secs(14);
 const STREAMS_MAX: u32 = 128;
+/// Of the handshakes of one address 192 may stall at a time; each newcomer takes the place of the oldest.
+const STALLED_MIN: usize = 170;
+/// Those who stall are cut after ten seconds. A machine that needs longer for what happens meanwhile tries again so often.
+const TRIES: usize = 5;
 
 async fn raw(house: &Appliance, member: &Member, protocol: Protocol) -> TlsStream<TcpStream> {
     house.door().tls(member.identity.client_config(protocol)).await.unwrap()
 }
 
 async fn others_are_served(member: &Member) {
-    let begun = Instant::now();
-    member.ask(get("/v1/keys")).await.expect(200);
-    assert!(begun.elapsed() < Duration::from_secs(2), "a good client waited {:?}", begun.elapsed());
+    within("a good client's answer", GIVEN_UP, member.ask(get("/v1/keys"))).await.expect(200);
+}
+
+/// Whether the other side still keeps this open and has said nothing.
+async fn is_held(stream: &mut (impl AsyncRead + Unpin)) -> bool {
+    tokio::task::yield_now().await;
+    tokio::time::timeout(Duration::ZERO, stream.read(&mut [0])).await.is_err()
+}
+
+/// Six hundred connections, more than there are places for one address and for all; half of them begin a handshake and stop in
+/// the middle of the first record.
+async fn stall(house: &Appliance) -> Vec<TcpStream> {
+    let mut stalled = Vec::new();
+    for at in 0..600 {
+        let mut stream = TcpStream::connect(house.door().address()).await.unwrap();
+        if at % 2 == 0 {
+            stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.unwrap();
+        }
+        stalled.push(stream);
+    }
+    stalled
 }
 
 #[tokio::test]
@@ -29,49 +49,54 @@ async fn stalled_handshakes_are_cut_and_others_are_served_meanwhile() {
     let member = house.member("acme").await;
     others_are_served(&member).await;
     let before = house.daemon().descriptors();
-    let mut stalled = Vec::new();
-    // More than there are places, for one address and for all.
-    for _ in 0..600 {
-        stalled.push(TcpStream::connect(house.door().address()).await.unwrap());
+    for _ in 0..TRIES {
+        let mut stalled = stall(&house).await;
+        for _ in 0..5 {
+            others_are_served(&member).await;
+            member.connect(Protocol::H1).await;
+        }
+        // Nobody was cut for their time yet, only for their number: no good client waited for a place that time had freed.
+        let mut held = 0;
+        for stream in &mut stalled {
+            held += usize::from(is_held(stream).await);
+        }
+        for stream in &mut stalled {
+            let _ = within("a stalled handshake is cut", GIVEN_UP, stream.read(&mut [0])).await;
+        }
+        if held >= STALLED_MIN {
+            drop(stalled);
+            let daemon = house.daemon();
+            let back = || async { (daemon.descriptors() <= before + 2).then_some(()) };
+            promises::eventually("the descriptors come back", GIVEN_UP, back).await;
+            return;
+        }
     }
-    // Half of them begin a handshake and stop in the middle of the first record.
-    for stream in stalled.iter_mut().step_by(2) {
-        stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.unwrap();
-    }
-    for _ in 0..5 {
-        others_are_served(&member).await;
-        member.connect(Protocol::H1).await;
-    }
-    let begun = Instant::now();
-    for stream in &mut stalled {
-        let mut byte = [0];
-        let left = CUT_MAX.saturating_sub(begun.elapsed());
-        let _ =
-            within("a stalled handshake is cut", left.max(Duration::from_millis(1)), stream.read(&mut byte))
-                .await;
-    }
-    drop(stalled);
-    let daemon = house.daemon();
-    let back = || async { (daemon.descriptors() <= before + 2).then_some(()) };
-    promises::eventually("the descriptors come back", Duration::from_secs(5), back).await;
+    panic!("good clients were served only when those who stall had been cut");
 }
 
 #[tokio::test]
 async fn a_stalled_body_is_cut_with_408_and_others_are_served_meanwhile() {
     let house = Appliance::start().await;
     let member = house.member("acme").await;
-    let mut slow = raw(&house, &member, Protocol::H1).await;
     let head = format!(
         "POST /v1/keys HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{{\"name\"",
         member.secret
     );
-    slow.write_all(head.as_bytes()).await.unwrap();
-    others_are_served(&member).await;
-    let mut answer = vec![0; 4096];
-    let length = within("an answer to the stalled body", CUT_MAX, slow.read(&mut answer)).await.unwrap();
-    let text = String::from_utf8_lossy(&answer[..length]).into_owned();
-    assert!(text.starts_with("HTTP/1.1 408"), "{text}");
-    assert!(text.contains("body_timeout"), "{text}");
+    for _ in 0..TRIES {
+        let mut slow = raw(&house, &member, Protocol::H1).await;
+        slow.write_all(head.as_bytes()).await.unwrap();
+        others_are_served(&member).await;
+        if !is_held(&mut slow).await {
+            continue;
+        }
+        let mut answer = vec![0; 4096];
+        let reading = slow.read(&mut answer);
+        let length = within("an answer to the stalled body", GIVEN_UP, reading).await.unwrap();
+        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(text.starts_with("HTTP/1.1 408"), "{text}");
+        return assert!(text.contains("body_timeout"), "{text}");
+    }
+    panic!("others were served only when the stalled body had been cut");
 }
 
 #[tokio::test]
@@ -89,6 +114,9 @@ async fn clients_that_dribble_headers_do_not_keep_others_waiting() {
     for _ in 0..10 {
         others_are_served(&member).await;
     }
+    for stream in &mut dribbling {
+        assert!(is_held(stream).await, "others were served only when those who dribble had been cut");
+    }
     let grown = house.daemon().resident().saturating_sub(quiet);
     assert!(grown < 100 << 20, "a hundred dribbling clients cost {grown} bytes");
 }
@@ -105,8 +133,7 @@ async fn a_half_closed_connection_ends_and_keeps_nothing_open() {
     stream.shutdown().await.unwrap();
     let mut rest = Vec::new();
     // An answer or none: what matters is that the other side lets go.
-    let _ = within("the half-closed connection ends", Duration::from_secs(5), stream.read_to_end(&mut rest))
-        .await;
+    let _ = within("the half-closed connection ends", GIVEN_UP, stream.read_to_end(&mut rest)).await;
     others_are_served(&member).await;
 }
 
@@ -201,7 +228,7 @@ async fn streams_over_the_limit_are_refused_and_others_are_served() {
         (kind == RST_STREAM && id > 2 * STREAMS_MAX && payload.ends_with(&[7])) || kind == GOAWAY
     });
     assert!(
-        within("a stream is refused", CUT_MAX, refused).await,
+        within("a stream is refused", GIVEN_UP, refused).await,
         "all streams were taken, or all were dropped"
     );
     others_are_served(&member).await;
@@ -220,9 +247,9 @@ async fn rapid_resets_end_the_connection_and_others_are_served() {
         }
         stream.flush().await
     };
-    let stormed = within("the storm", CUT_MAX, storm).await;
+    let stormed = within("the storm", GIVEN_UP, storm).await;
     let ended =
-        within("the connection ends", CUT_MAX, until_frame(&mut stream, |kind, _, _| kind == GOAWAY)).await;
+        within("the connection ends", GIVEN_UP, until_frame(&mut stream, |kind, _, _| kind == GOAWAY)).await;
     assert!(stormed.is_err() || ended, "twenty thousand resets were put up with");
     others_are_served(&member).await;
 }

@@ -105,7 +105,7 @@ async fn a_pin_that_became_wrong_while_serving_is_not_tried_again_and_again() {
         (token["code"] == "refused").then_some(token)
     };
     promises::eventually("the token is told as refused", promises::appliance::READY_MAX, refused).await;
-    member.ask(sign_p256(&key, b"no")).await.refused(503, "token_unavailable");
+    member.ask(sign_p256(&key, b"no")).await.refused(503, "token_refused");
     assert_eq!(house.daemon().workers(), [], "a worker goes on trying");
     std::fs::write(&pin_file, right).unwrap();
     house.terminate().await;

@@ -5,9 +5,8 @@
 use std::time::Duration;
 
 use promises::people::sign_p256;
-use promises::{Hardware, Load, Plan, eventually, evidence, get};
+use promises::{GIVEN_UP, Hardware, Load, Plan, eventually, evidence, get};
 
-const HEALED_MAX: Duration = Duration::from_secs(5);
 const DISK_BYTES: u64 = 16 << 20;
 
 #[tokio::test]
@@ -20,7 +19,7 @@ async fn a_full_disk_stops_signing_before_an_entry_is_lost_and_recovers_by_itsel
     for _ in 0..3 {
         let before = load.signed();
         let working = || async { (load.signed() > before + 20).then_some(()) };
-        eventually("the load works", HEALED_MAX, working).await;
+        eventually("the load works", GIVEN_UP, working).await;
         house.disk.as_ref().unwrap().fill();
         let refuses = || async {
             let answer = member.ask(sign_p256(&key, b"no room")).await;
@@ -32,8 +31,7 @@ async fn a_full_disk_stops_signing_before_an_entry_is_lost_and_recovers_by_itsel
         house.disk.as_ref().unwrap().free();
         let signs =
             || async { (member.ask(sign_p256(&key, b"room again")).await.status == 200).then_some(()) };
-        let (_, took) = eventually("signing again", HEALED_MAX * 4, signs).await;
-        assert!(took < HEALED_MAX, "room again, and it took {took:?}");
+        eventually("signing again", GIVEN_UP, signs).await;
     }
     let tally = load.stop().await;
     assert_eq!(house.daemon().pid(), pid);

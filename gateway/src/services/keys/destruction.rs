@@ -249,11 +249,15 @@ impl Keys {
 
     async fn held(&self, plan: &DestructionPlan) -> Result<Vec<KeyRef>, String> {
         let found = self.find(&plan.workspace, plan.key.as_str()).await.map_err(|why| why.to_string())?;
-        let kind = found.row.kind;
-        let made = found.versions.into_iter().filter_map(|version| Some((version.token_key, version.made?)));
-        Ok(made
-            .map(|(id, made)| KeyRef { id, kind, fingerprint: made.fingerprint, blob: Vec::new() })
-            .collect())
+        let (kind, mut held) = (found.row.kind, Vec::new());
+        for version in found.versions {
+            let (id, Some(made)) = (version.token_key, version.made) else { continue };
+            let sealed = made.sealed_blob.as_deref();
+            // A TPM lets go of a loaded copy by its blob. One that does not open any more is loaded nowhere.
+            let blob = self.open_sealed(&plan.workspace, &id, sealed).await.unwrap_or_default();
+            held.push(KeyRef { id, kind, fingerprint: made.fingerprint, blob }.knowing(&made.spki));
+        }
+        Ok(held)
     }
 }
 

@@ -282,7 +282,7 @@ impl Keys {
             self.open_sealed(&making.workspace, &version.token_key, version.made.sealed_blob.as_deref());
         let blob = blob.await.map_err(|why| RemoteFault::later(why.to_string()))?;
         let (id, fingerprint) = (version.token_key, version.made.fingerprint);
-        let key = KeyRef { id, kind: making.kind, fingerprint, blob };
+        let key = KeyRef { id, kind: making.kind, fingerprint, blob }.knowing(&version.made.spki);
         // Nobody outside chooses it, so what is signed here is good for nothing else.
         let challenge = [b"chancery.possession.v1\0".as_slice(), cx.effect.bytes()].concat();
         let input = SignInput::Message(challenge);

@@ -252,7 +252,8 @@ impl Keys {
             Ok(Presence::Half) => token.destroy_half(id, deadline).await,
             Ok(Presence::Whole(public)) => {
                 let (kind, fingerprint) = (public.kind, public.fingerprint());
-                token.destroy(&KeyRef { id, kind, fingerprint, blob: Vec::new() }, deadline).await
+                let key = KeyRef { id, kind, fingerprint, blob: Vec::new() }.knowing(&public.spki_der);
+                token.destroy(&key, deadline).await
             }
             Err(error) => Err(error),
         };
@@ -273,7 +274,8 @@ impl Keys {
             self.open_sealed(&making.workspace, &version.token_key, version.made.sealed_blob.as_deref());
         let blob = blob.await.map_err(|why| RemoteFault::later(why.to_string()))?;
         let key =
-            KeyRef { id: version.token_key, kind: making.kind, fingerprint: version.made.fingerprint, blob };
+            KeyRef { id: version.token_key, kind: making.kind, fingerprint: version.made.fingerprint, blob }
+                .knowing(&version.made.spki);
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
         match self.token.of(making.workspace.as_str()).attest(&key, *cx.effect.bytes(), deadline).await {
             Ok(statement) => Ok(Attested { version, statement }),

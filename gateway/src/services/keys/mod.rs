@@ -73,6 +73,9 @@ pub enum KeysRefused {
     /// The workflow that carries the command.
     #[error(transparent)]
     Run(#[from] RunRefused),
+    /// The token makes no such keys, as its probe says.
+    #[error("the token makes no {0}")]
+    TokenCannot(String),
     /// The key was made never to leave the token.
     #[error("the key was made never to leave the token")]
     NotRecoverable,
@@ -270,7 +273,8 @@ pub fn signing_key(
     }
     let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
     Ok(SigningKey {
-        key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() },
+        key: KeyRef { id, kind: row.kind, fingerprint: made.fingerprint, blob: Vec::new() }
+            .knowing(&made.spki),
         pinned,
     })
 }

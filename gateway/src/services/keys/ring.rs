@@ -68,6 +68,7 @@ impl KeyCard {
             let Some(made) = version.made.filter(|_| version.version <= row.latest) else { continue };
             let pinned = PinnedKey::new(row.kind, &made.spki).map_err(KeysRefused::Record)?;
             let key = KeyRef { id: version.token_key, kind: row.kind, fingerprint: made.fingerprint, blob };
+            let key = key.knowing(&made.spki);
             cards.insert(version.version, Arc::new(SigningKey { key, pinned }));
         }
         Ok(Self { row, versions: cards })

@@ -112,11 +112,11 @@ impl From<TokenError> for Problem {
             }
             TokenError::Refused(_) | TokenError::WrongKey { .. } | TokenError::KeyMissing { .. } => {
                 log();
+                // It lasts until a person has looked, so nobody is told to come back in a moment.
                 Self::new(
-                    Code::TokenUnavailable,
-                    "the token refused; the operator sees why in the log under this request id",
+                    Code::TokenRefused,
+                    "the token refused, and will until the operator has looked; the log says why under this request id",
                 )
-                .after(SOON)
             }
         }
     }

@@ -112,6 +112,10 @@ impl From<KeysRefused> for Problem {
             KeysRefused::Raced => {
                 Self::new(Code::WrongState, "the key changed at the same moment; look at it and try again")
             }
+            KeysRefused::TokenCannot(what) => Self::new(
+                Code::TokenCannot,
+                format!("this token makes no {what}; `chancery token probe` shows what it can do"),
+            ),
             KeysRefused::NotRecoverable => Self::new(
                 Code::NotRecoverable,
                 "the key was made never to leave the token; only keys made with `recoverable` can be backed up",

@@ -194,20 +194,24 @@ pub fn open(
         document.as_str()
     ];
     tx.within(quorum.workspace.on_ledger()).run(&OPEN, params)?;
-    let mut facts = json!({
+    let facts = json!({
         "about": subject.about, "request": subject.facts, "consequence": subject.consequence, "digest": digest,
         "needs": quorum.needs, "policy_version": quorum.policy_version, "expires": expires,
     });
-    // An event has its bound, and a policy with many intents may not fit: then whoever is asked looks at the run.
-    if facts.to_string().len() > EVENT_BYTES_MAX {
-        facts["request"] = Value::Null;
-    }
-    cx.publish(tx, topics::APPROVAL_WANTED, &workflow, facts)?;
+    cx.publish(tx, topics::APPROVAL_WANTED, &workflow, fitting(facts))?;
     let after = json!({
         "digest": digest, "needs": quorum.needs, "policy_version": quorum.policy_version, "expires": expires,
         "about": subject.about, "request": subject.facts, "consequence": subject.consequence,
     });
     Ok(vec![cx.entry_with("approval.open", object(cx), |detail| detail.after(after))])
+}
+
+/// An event has its bound, and a policy with many intents may not fit: then whoever is asked looks at the run.
+fn fitting(mut facts: Value) -> Value {
+    if facts.to_string().len() > EVENT_BYTES_MAX {
+        facts["request"] = Value::Null;
+    }
+    facts
 }
 
 /// Closes the vote of a run that turns round: nobody is to agree any more. Votes that no longer counted are told.
@@ -498,6 +502,22 @@ mod tests {
     fn a_refusal_is_no_hand() {
         let refusal = Vote { decision: Decision::Refuse, ..vote('a', 'b') };
         assert_eq!(hands([refusal, vote('c', 'd')].iter()), 1);
+    }
+
+    #[test]
+    fn nobody_is_never_enough() {
+        assert_eq!(
+            (is_enough(0, 0), is_enough(1, 2), is_enough(2, 2), is_enough(3, 2)),
+            (false, false, true, true)
+        );
+    }
+
+    #[test]
+    fn what_fits_into_an_event_stays_whole_and_what_does_not_loses_its_request() {
+        let facts = |text: usize| json!({ "about": "key/k", "request": "x".repeat(text) });
+        let room = EVENT_BYTES_MAX - facts(0).to_string().len();
+        assert_eq!(fitting(facts(room)), facts(room));
+        assert_eq!(fitting(facts(room + 1)), json!({ "about": "key/k", "request": null }));
     }
 
     /// Hashes the vector of the paper as the paper says, and as we do.

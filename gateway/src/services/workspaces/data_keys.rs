@@ -2,7 +2,7 @@
 //! Who enters: whoever seals or opens a workspace's rows.
 //! What leaves: the key, until the workspace is shredded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,13 +17,21 @@ use crate::limits::{DATA_KEYS_OPEN_MAX, TOKEN_CALL_WAIT_MAX};
 /// The data key's inner wrapping is bound to this version, whatever lies over it.
 const MASTER_WRAPPED: i64 = 1;
 
+/// Data keys in memory, wiped when they go.
+#[derive(Default)]
+pub(super) struct Opened {
+    keys: HashMap<WorkspaceId, Arc<DataKey>>,
+    /// Whose key is gone for good. No id is given twice, so none of them comes back.
+    shredded: HashSet<WorkspaceId>,
+}
+
 impl Workspaces {
     /// The workspace's data key, to seal or open its rows. The token is asked once, and then again after a restart.
     ///
     /// # Errors
     /// No such workspace, it was shredded, or the key does not open.
     pub async fn data_key(&self, id: &WorkspaceId) -> Result<Arc<DataKey>, WorkspacesRefused> {
-        if let Some(key) = self.opened().get(id) {
+        if let Some(key) = self.opened().keys.get(id) {
             return Ok(Arc::clone(key));
         }
         let row = self.data_key_row(id).await?;
@@ -46,6 +54,11 @@ impl Workspaces {
             }
         });
         let mut opened = self.opened();
+        // One that was shredded while the token was asked is not put back.
+        if opened.shredded.contains(id) {
+            return Err(WorkspacesRefused::NoDataKey);
+        }
+        let opened = &mut opened.keys;
         if opened.len() >= DATA_KEYS_OPEN_MAX {
             opened.clear();
         }
@@ -69,10 +82,12 @@ impl Workspaces {
     }
 
     pub(super) fn forget_data_key(&self, id: &WorkspaceId) {
-        self.opened().remove(id);
+        let mut opened = self.opened();
+        opened.keys.remove(id);
+        opened.shredded.insert(id.clone());
     }
 
-    fn opened(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Arc<DataKey>>> {
+    fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

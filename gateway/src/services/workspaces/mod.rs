@@ -13,12 +13,10 @@ pub mod wire;
 
 pub use api_keys::{IssuedApiKey, NewApiKey};
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use audit::{EntryFilter, EntryOrder, EntryScope, Told, Tx};
-use hsm::custody::DataKey;
 use hsm::{SharedToken, TokenError};
 use sagas::SagaKey;
 use serde_json::json;
@@ -100,7 +98,7 @@ pub struct Workspaces {
     custody: Custody,
     token: SharedToken,
     /// Data keys that were opened, so that signing does not ask the token each time; wiped when they go.
-    opened: Mutex<HashMap<WorkspaceId, Arc<DataKey>>>,
+    opened: Mutex<data_keys::Opened>,
 }
 
 impl Workspaces {

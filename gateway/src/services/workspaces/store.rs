@@ -57,7 +57,7 @@ static LAY_DATA_KEY: Statement = Statement::appliance(
 static DROP_DATA_KEY: Statement = Statement::appliance(
     SERVICE,
     "UPDATE workspaces SET data_key = x'', data_key_version = 0, kek = NULL WHERE id = ?1 AND state IN ('creating', 'closing')",
-);
+).erasing();
 static WORKSPACES: Statement = Statement::appliance(
     SERVICE,
     "SELECT id, name, state, created_us FROM workspaces ORDER BY created_us, id",

@@ -4,7 +4,7 @@
 
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use hsm::backend::{Anchor, Fault};
-use hsm::{AnchorReading, AnchorStep, Refusal};
+use hsm::{AnchorReading, AnchorStep, Refusal, RootTag};
 
 use super::Desk;
 use super::fault::{self, Effect};
@@ -60,7 +60,9 @@ impl Desk {
         let ours = [
             Attribute::Class(ObjectClass::DATA),
             Attribute::Token(true),
-            Attribute::Application(APPLICATION.to_vec()),
+            // A public one may have been put there by anybody, without a PIN: it is no anchor.
+            Attribute::Private(true),
+            Attribute::Application(application(self.shared.known().tag)),
         ];
         let read = |error| fault::read(&error, Effect::None);
         let mut anchors = Vec::new();
@@ -80,18 +82,68 @@ impl Desk {
     fn create(&self, step: &AnchorStep) -> Result<(), Fault> {
         let label = format!("chancery-anchor-{:020}", step.k);
         let held = Held { k: step.k, size: step.size, root: step.root, head: step.after };
-        self.session
-            .create_object(&[
-                Attribute::Class(ObjectClass::DATA),
-                Attribute::Token(true),
-                Attribute::Private(true),
-                Attribute::Modifiable(false),
-                Attribute::Application(APPLICATION.to_vec()),
-                Attribute::Label(label.into_bytes()),
-                Attribute::Value(encode(&held)),
-            ])
-            .map(|_| ())
-            .map_err(|error| fault::read(&error, Effect::Possible))
+        let application = application(self.shared.known().tag);
+        let object = object(application, label, encode(&held));
+        self.session.create_object(&object).map(drop).map_err(|error| self.unmade(&error))
+    }
+
+    /// Keeps a passing object as the anchor is kept, reads it back, and destroys it.
+    pub(super) fn try_anchor(&self) -> Result<(), Fault> {
+        let mut application = application(self.shared.known().tag);
+        application.extend_from_slice(b".trial");
+        let object = object(application, "chancery-anchor-trial".to_owned(), MAGIC.to_vec());
+        let lacks = |what: String| Fault::Unsupported {
+            what: format!(
+                "private data objects, which the ledger's anchor needs ({what}); put a TPM beside it"
+            ),
+        };
+        let made = self.session.create_object(&object).map_err(|error| match self.unmade(&error) {
+            Fault::Unsupported { what } | Fault::Refused(Refusal::Other(what)) => lacks(what),
+            fault => fault,
+        })?;
+        let found = self.session.get_attributes(made, &[AttributeType::Private, AttributeType::Value]);
+        self.session.destroy_object(made).map_err(|error| fault::read(&error, Effect::Possible))?;
+        let found = found.map_err(|error| fault::read(&error, Effect::Possible))?;
+        let kept = [Attribute::Private(true), Attribute::Value(MAGIC.to_vec())];
+        if kept.iter().all(|wanted| found.contains(wanted)) {
+            return Ok(());
+        }
+        Err(lacks("it keeps them otherwise than it was told".to_owned()))
+    }
+
+    /// Destroys the anchor of an appliance that did not come to be.
+    pub(super) fn destroy_anchors(&self, tag: RootTag) -> Result<(), Fault> {
+        let ours = [
+            Attribute::Class(ObjectClass::DATA),
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::Application(application(tag)),
+        ];
+        let objects = self.session.find_objects(&ours).map_err(|error| fault::read(&error, Effect::None))?;
+        for object in objects {
+            self.session.destroy_object(object).map_err(|error| fault::read(&error, Effect::Possible))?;
+        }
+        Ok(())
+    }
+}
+
+fn object(application: Vec<u8>, label: String, value: Vec<u8>) -> [Attribute; 7] {
+    [
+        Attribute::Class(ObjectClass::DATA),
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Modifiable(false),
+        Attribute::Application(application),
+        Attribute::Label(label.into_bytes()),
+        Attribute::Value(value),
+    ]
+}
+
+/// Whose anchor it is: several appliances may share a token.
+fn application(tag: RootTag) -> Vec<u8> {
+    match tag {
+        RootTag::UNNAMED => APPLICATION.to_vec(),
+        RootTag(tag) => format!("chancery.anchor.{}", hex::encode(tag)).into_bytes(),
     }
 }
 

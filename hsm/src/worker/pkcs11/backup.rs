@@ -10,7 +10,7 @@ use hsm::ceremony::Incoming;
 use hsm::{BackupKek, Custody, KeyId, KeyKind, KeyRef, NewKey, Origin, Refusal};
 
 use super::Desk;
-use super::fault::{self, Effect};
+use super::fault;
 use super::templates::Duty;
 
 impl Backup for Desk {
@@ -29,7 +29,7 @@ impl Backup for Desk {
     fn wrap_export(&mut self, key: &KeyRef, under: &BackupKek) -> Result<Vec<u8>, Fault> {
         let kek = self.aes(under.id, Duty::Keys)?;
         let object = self.handle(key)?;
-        let read = |error: Error| read_wrap_fault(&error);
+        let read = |error: Error| self.read_wrap_fault(&error);
         let extractable = self.session.get_attributes(object, &[AttributeType::Extractable]).map_err(read)?;
         if extractable != [Attribute::Extractable(true)] {
             return Err(Refusal::NotRecoverable.into());
@@ -49,12 +49,18 @@ impl Backup for Desk {
     }
 }
 
-fn read_wrap_fault(error: &Error) -> Fault {
-    match error {
-        Error::Pkcs11(RvError::KeyUnextractable, _) => Refusal::NotRecoverable.into(),
-        Error::Pkcs11(RvError::KeyNotWrappable | RvError::KeyHandleInvalid, _) => {
-            Fault::Unsupported { what: fault::name(error) }
+impl Desk {
+    fn read_wrap_fault(&self, error: &Error) -> Fault {
+        match error {
+            Error::Pkcs11(RvError::KeyUnextractable, _) => Refusal::NotRecoverable.into(),
+            Error::Pkcs11(RvError::KeyNotWrappable | RvError::KeyHandleInvalid, _) => {
+                Fault::Unsupported { what: fault::name(error) }
+            }
+            // Nothing leaves the token and nothing in it changes: a device that fails to wrap has only said no.
+            other => match self.unmade(other) {
+                Fault::Lost { why, .. } => Fault::Lost { why, harmless: true },
+                fault => fault,
+            },
         }
-        other => fault::read(other, Effect::None),
     }
 }

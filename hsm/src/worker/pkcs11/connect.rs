@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, RwLock};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -13,16 +12,19 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use hsm::backend::{Backend, Lane};
 use hsm::serve::LANES_MAX;
-use hsm::{StartRefused, TokenConfig};
+use hsm::{RootPin, StartRefused, TokenConfig};
 
 use super::once::OneCall;
-use super::{Desk, Shared, Token, fault, pin, probe};
+use super::{Desk, Shared, Token, fault, pin, probe, roots};
 
 /// Loads the module, finds the token, logs in, probes.
 ///
 /// # Errors
 /// What a person has to change, or what may heal when the token comes back.
-pub(crate) fn connect(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRefused> {
+pub(crate) fn connect(
+    config: &TokenConfig,
+    root: Option<&RootPin>,
+) -> Result<Box<dyn Backend>, StartRefused> {
     let TokenConfig::Pkcs11 { module: path, serial, pin_file, threads, .. } = config else {
         return Err(StartRefused::Device("this is no PKCS#11 token".to_owned()));
     };
@@ -36,9 +38,9 @@ pub(crate) fn connect(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRef
         serial: serial.clone(),
         objects: Mutex::new(()),
         handles: RwLock::new(HashMap::new()),
-        newest_root: AtomicU8::new(0),
+        root: Mutex::new(roots::known(root)),
     });
-    let once = OneCall::load(path).map_err(|fault| refuse_module(path, fault))?;
+    let once = OneCall::load(path, &sentinel).map_err(|fault| refuse_module(path, fault))?;
     let lanes = (0..lanes_wanted(*threads, &info))
         .map(|_| {
             Ok(Box::new(Desk { session: open(&module, slot)?, once: once.clone(), shared: shared.clone() }))
@@ -77,12 +79,22 @@ fn find_token(module: &Pkcs11, serial: &str) -> Result<(Slot, TokenInfo), StartR
     let mut present = Vec::new();
     let mut matching = Vec::new();
     for slot in slots {
-        // A slot that cannot tell what is in it is not ours.
-        let Ok(info) = module.get_token_info(slot) else { continue };
+        let info = match module.get_token_info(slot) {
+            Ok(info) => info,
+            Err(fault) => {
+                // It may be ours; whoever looks for it has to know why it was passed by.
+                present.push(format!(
+                    "one in slot {} that cannot be read: {}",
+                    slot.id(),
+                    fault::name(&fault)
+                ));
+                continue;
+            }
+        };
         if info.serial_number().trim() == serial.trim() && info.token_initialized() {
             matching.push((slot, info));
         } else if info.token_initialized() {
-            present.push(info.serial_number().trim().to_owned());
+            present.push(format!("{} ({})", info.serial_number().trim(), info.label().trim()));
         }
     }
     match (matching.pop(), matching.is_empty()) {

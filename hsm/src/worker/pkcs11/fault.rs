@@ -6,6 +6,8 @@ use cryptoki::error::{Error, RvError};
 use hsm::Refusal;
 use hsm::backend::Fault;
 
+use super::Desk;
+
 /// May the failed call have changed or signed something?
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -42,6 +44,28 @@ pub(super) fn read(error: &Error, effect: Effect) -> Fault {
         }
         // All the rest, from DEVICE_ERROR to values no standard knows: only a fresh worker may speak to the device again.
         _ => lost(&name, effect),
+    }
+}
+
+/// True when the module says that it failed, and no more. About a key that was to be made that is an answer: none was made (PKCS#11
+/// 2.40, section 5.1), and the module goes on.
+const fn is_clean_failure(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed | RvError::VendorDefined(_), _)
+    )
+}
+
+impl Desk {
+    /// Why an object was not made. Whoever is still there and logged in has simply said no, which costs nobody else anything.
+    pub(super) fn unmade(&self, error: &Error) -> Fault {
+        if !is_clean_failure(error) {
+            return read(error, Effect::Possible);
+        }
+        match self.confirm_presence() {
+            Ok(()) => Refusal::Failed(name(error)).into(),
+            Err(lost) => lost,
+        }
     }
 }
 

@@ -14,7 +14,6 @@ use hsm::ceremony::Incoming;
 use hsm::{ImportKey, KeyId, KeyKind, NewKey, Oaep, Origin, PublicKey, Refusal};
 
 use super::Desk;
-use super::fault::{self, Effect};
 use super::incoming::read_unwrap_fault;
 use super::keys::{Halves, another, exists};
 use super::templates::{SAFE_IMPORT, import_templates};
@@ -84,7 +83,7 @@ impl Desk {
         let (public, private) = self
             .session
             .generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private)
-            .map_err(|error| fault::read(&error, Effect::Possible))?;
+            .map_err(|error| self.unmade(&error))?;
         self.require(private, &SAFE_IMPORT)?;
         let public = self.public_of(public)?;
         let public = public.ok_or_else(|| Refusal::LooseKey { attribute: "the public key".to_owned() })?;

@@ -38,7 +38,7 @@ impl Desk {
         let private = self.unwrap_private(incoming, wrapped, opener)?;
         // If we stop here, a private half stands alone: nothing signs with it, and the next call under this name destroys it.
         let taken = self.prove(incoming, private).and_then(|()| {
-            self.session.create_object(&public).map_err(|error| fault::read(&error, Effect::Possible))?;
+            self.session.create_object(&public).map_err(|error| self.unmade(&error))?;
             self.read_back(incoming.id, private, incoming.expected.clone(), origin, incoming.custody)
         });
         taken.inspect_err(|_| {

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::fault::{self, Effect};
 use super::keys::{exists, several};
 use super::templates::{Duty, SAFE_SECRET};
-use super::wrap::{read_open_fault, unbind};
+use super::wrap::{Sealed, read_open_fault};
 use super::{Desk, Handle};
 
 impl Keks for Desk {
@@ -25,14 +25,18 @@ impl Keks for Desk {
     fn wrap_under(&mut self, kek: &Kek, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
         let key = self.aes(kek.id, Duty::Secrets)?;
         let sealed = self.seal(key, secret, aad).map_err(|error| self.read_use(kek.id, &error))?;
-        Ok([&[FORMAT], sealed.as_slice()].concat())
+        Ok([&[FORMAT], sealed.to_bytes().as_slice()].concat())
     }
 
     fn unwrap_under(&mut self, kek: &Kek, wrapped: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let key = self.aes(kek.id, Duty::Secrets)?;
-        let [FORMAT, sealed @ ..] = wrapped else { return Err(Refusal::SealBroken.into()) };
-        let plain = self.open(key, sealed).map_err(|error| self.read_use(kek.id, &error))?;
-        unbind(&plain, aad)
+        let sealed = match wrapped {
+            [FIRST_FORMAT, sealed @ ..] => Sealed::read_first(sealed),
+            [FORMAT, sealed @ ..] => Sealed::read(sealed),
+            _ => None,
+        };
+        let sealed = sealed.ok_or(Refusal::SealBroken)?;
+        self.open(key, &sealed, aad).map_err(|error| self.read_use(kek.id, &error))?
     }
 
     fn destroy_kek(&mut self, kek: &Kek) -> Result<(), Fault> {
@@ -155,4 +159,5 @@ const fn mark(duty: Duty) -> Fingerprint {
     }
 }
 
-const FORMAT: u8 = 2;
+const FIRST_FORMAT: u8 = 2;
+const FORMAT: u8 = 4;

@@ -76,14 +76,47 @@ impl Desk {
         let public = self.look_up(ObjectClass::PUBLIC_KEY, id)?;
         match (private.as_slice(), public.as_slice()) {
             ([], []) => self.confirm_presence().map(|()| Halves::Absent),
-            ([private], [public]) => {
-                let public = self.public_of(*public)?;
-                let public =
-                    public.ok_or_else(|| Refusal::Other(format!("key {id} is of a kind unknown here")))?;
-                Ok(Halves::Whole { private: *private, public })
+            ([private], publics) => {
+                for public in publics {
+                    if let Some(public) = self.public_of(*public)?
+                        && self.belongs(*private, &public)?
+                    {
+                        return Ok(Halves::Whole { private: *private, public });
+                    }
+                }
+                // Public objects are anybody's to make: those that belong to another private key are none of this one's.
+                self.confirm_presence().map(|()| Halves::Half)
             }
-            ([], [_]) | ([_], []) => self.confirm_presence().map(|()| Halves::Half),
+            ([], _) => self.confirm_presence().map(|()| Halves::Half),
             _ => Err(several(id)),
+        }
+    }
+
+    /// True when this private key and this public one are halves of one pair: RSA keys show it, others prove it by a signature over what
+    /// nobody could foresee.
+    pub(super) fn belongs(&self, private: ObjectHandle, public: &PublicKey) -> Result<bool, Fault> {
+        let read = |error| fault::read(&error, Effect::None);
+        if matches!(public.kind, KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096) {
+            let types = [AttributeType::Modulus, AttributeType::PublicExponent];
+            let found = self.session.get_attributes(private, &types).map_err(read)?;
+            return Ok(match found.as_slice() {
+                [Attribute::Modulus(n), Attribute::PublicExponent(e)] => {
+                    rsa_public(n, e).is_some_and(|own| own == *public)
+                }
+                _ => false,
+            });
+        }
+        let mut challenge = [0; CHALLENGE_BYTES];
+        self.session.generate_random_slice(&mut challenge).map_err(read)?;
+        let scheme = public.kind.schemes()[0];
+        let input = scheme.hash().map_or_else(|| challenge.to_vec(), |hash| hash.digest(&challenge));
+        match self.sign_with(private, scheme, &input) {
+            Ok(made) => Ok(public.verifies(scheme, &challenge, &made)),
+            // Nothing of ours: a key of another kind, or one that signs nothing.
+            Err((error, _)) => match fault::read(&error, Effect::None) {
+                Fault::Refused(_) | Fault::Unsupported { .. } => Ok(false),
+                fault => Err(fault),
+            },
         }
     }
 
@@ -130,7 +163,7 @@ impl Desk {
         custody: Custody,
     ) -> Result<(ObjectHandle, ObjectHandle), Fault> {
         super::probe::generate_pair(&self.session, id, kind, label, Keep::InToken, custody)
-            .map_err(|error| fault::read(&error, Effect::Possible))
+            .map_err(|error| self.unmade(&error))
     }
 
     /// Refuses a key whose attributes are not exactly these.
@@ -158,11 +191,8 @@ impl Desk {
         let shared = self.shared.clone();
         let _alone = shared.objects();
         // Both halves: a public key alone signs nothing.
-        if self.look_up(ObjectClass::PRIVATE_KEY, id)?.is_empty() {
-            return self.confirm_presence().map(|()| None);
-        }
-        match self.look_up(ObjectClass::PUBLIC_KEY, id)?.as_slice() {
-            [one] => self.public_of(*one),
+        match self.halves(id)? {
+            Halves::Whole { public, .. } => Ok(Some(public)),
             _ => Ok(None),
         }
     }
@@ -171,7 +201,7 @@ impl Desk {
     pub(super) fn handle(&self, key: &KeyRef) -> Result<ObjectHandle, Fault> {
         let handle = match self.shared.cached(key.id) {
             Some(handle) => handle,
-            None => self.look_up_checked(key.id)?,
+            None => self.look_up_checked(key)?,
         };
         if handle.fingerprint == key.fingerprint {
             return Ok(handle.object);
@@ -179,35 +209,57 @@ impl Desk {
         Err(Fault::WrongKey { id: key.id, expected: key.fingerprint, found: handle.fingerprint })
     }
 
-    fn look_up_checked(&self, id: KeyId) -> Result<Handle, Fault> {
+    /// The private object that the recorded public key belongs to. Public objects under the name, missing, doubled or strange, change
+    /// nothing: anybody may make them.
+    fn look_up_checked(&self, key: &KeyRef) -> Result<Handle, Fault> {
         let shared = self.shared.clone();
         let _alone = shared.objects();
-        let private = self.look_up(ObjectClass::PRIVATE_KEY, id)?;
-        let public = self.look_up(ObjectClass::PUBLIC_KEY, id)?;
-        let (private, public) = match (private.as_slice(), public.as_slice()) {
-            ([private], [public]) => (*private, *public),
-            ([], _) => return Err(self.missing(id)),
-            (_, []) => {
-                return Err(
-                    Refusal::Other(format!("the public half of key {id} is missing; restore it")).into()
-                );
-            }
-            _ => return Err(several(id)),
+        let id = key.id;
+        let privates = self.look_up(ObjectClass::PRIVATE_KEY, id)?;
+        if privates.is_empty() {
+            return Err(self.missing(id));
+        }
+        let found = self.publics(id)?;
+        let expected = match key.public() {
+            Some(recorded) => recorded,
+            None => match found.iter().find(|public| public.fingerprint() == key.fingerprint) {
+                Some(public) => public.clone(),
+                None => return Err(other_key(key, &found)),
+            },
         };
-        let public = self.public_of(public)?;
-        let public = public.ok_or_else(|| Refusal::Other(format!("key {id} is of a kind unknown here")))?;
-        let handle = Handle { object: private, fingerprint: public.fingerprint() };
-        self.shared.cache(id, handle);
-        Ok(handle)
+        for private in privates {
+            if self.belongs(private, &expected)? {
+                let handle = Handle { object: private, fingerprint: key.fingerprint };
+                self.shared.cache(id, handle);
+                return Ok(handle);
+            }
+        }
+        Err(other_key(key, &found))
+    }
+
+    /// The public keys under a name; what cannot be read is no key of ours.
+    fn publics(&self, id: KeyId) -> Result<Vec<PublicKey>, Fault> {
+        let objects = self.look_up(ObjectClass::PUBLIC_KEY, id)?;
+        let keys = objects.into_iter().map(|object| self.public_of(object));
+        Ok(keys.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     pub(super) fn remove_key(&self, key: &KeyRef) -> Result<(), Fault> {
         let shared = self.shared.clone();
         let _alone = shared.objects();
-        for object in self.look_up(ObjectClass::PUBLIC_KEY, key.id)? {
-            let found = self.public_of(object)?.map(|public| public.fingerprint());
-            if let Some(found) = found.filter(|found| *found != key.fingerprint) {
-                return Err(Fault::WrongKey { id: key.id, expected: key.fingerprint, found });
+        let found = self.publics(key.id)?;
+        let expected = key.public();
+        let expected =
+            expected.or_else(|| found.iter().find(|one| one.fingerprint() == key.fingerprint).cloned());
+        // A private half that is not the recorded key's is left alone, and so is everything beside it.
+        for private in self.look_up(ObjectClass::PRIVATE_KEY, key.id)? {
+            let ours = match &expected {
+                Some(expected) => self.belongs(private, expected)?,
+                // Neither recorded here nor in the token: a half that a call which was cut off has left.
+                None => found.is_empty(),
+            };
+            if !ours {
+                return Err(other_key(key, &found));
             }
         }
         self.clear(key.id)
@@ -230,7 +282,7 @@ impl Desk {
         let object = self
             .session
             .generate_key(&Mechanism::GenericSecretKeyGen, &template)
-            .map_err(|error| fault::read(&error, Effect::Possible))?;
+            .map_err(|error| self.unmade(&error))?;
         self.read_hmac_key(id, object).inspect_err(|_| {
             let _ = self.session.destroy_object(object);
         })
@@ -286,11 +338,14 @@ impl Desk {
         Ok(())
     }
 
-    /// Every object of one class and name. The class matters: one name may serve a key pair, a certificate and data.
+    /// Every object of one class and name. The class matters: one name may serve a key pair, a certificate and data. Secret and private
+    /// keys count only among the private objects: a public one may have been put there by anybody, without a PIN.
     pub(super) fn look_up(&self, class: ObjectClass, id: KeyId) -> Result<Vec<ObjectHandle>, Fault> {
-        self.session
-            .find_objects(&[Attribute::Class(class), Attribute::Token(true), Attribute::Id(id.0.to_vec())])
-            .map_err(|error| fault::read(&error, Effect::None))
+        let mut ours = vec![Attribute::Class(class), Attribute::Token(true), Attribute::Id(id.0.to_vec())];
+        if class != ObjectClass::PUBLIC_KEY {
+            ours.push(Attribute::Private(true));
+        }
+        self.session.find_objects(&ours).map_err(|error| fault::read(&error, Effect::None))
     }
 
     /// The public key an object holds; `None` when it is of no kind we know.
@@ -316,6 +371,13 @@ impl Desk {
     }
 }
 
+/// Behind the name stands another key than the recorded one.
+fn other_key(key: &KeyRef, found: &[PublicKey]) -> Fault {
+    let other = found.iter().map(PublicKey::fingerprint).find(|found| *found != key.fingerprint);
+    let found = other.unwrap_or(Fingerprint([0; 32]));
+    Fault::WrongKey { id: key.id, expected: key.fingerprint, found }
+}
+
 pub(super) fn exists(id: KeyId) -> Fault {
     Refusal::KeyExists { id }.into()
 }
@@ -327,6 +389,9 @@ pub(super) fn another(id: KeyId, fault: Fault) -> Fault {
         _ => exists(id),
     }
 }
+
+/// Enough that no signature made before fits it.
+const CHALLENGE_BYTES: usize = 32;
 
 pub(super) fn several(id: KeyId) -> Fault {
     Refusal::Other(format!("several keys are named {id}; remove the stray ones")).into()

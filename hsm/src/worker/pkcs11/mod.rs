@@ -14,7 +14,9 @@ mod keys;
 mod once;
 mod pin;
 mod probe;
+mod roots;
 mod sign;
+mod survey;
 mod templates;
 mod trial;
 mod wrap;
@@ -22,7 +24,6 @@ mod wrap;
 pub(crate) use connect::connect;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cryptoki::context::Pkcs11;
@@ -30,7 +31,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::Slot;
 use hsm::backend::{Attest, Backend, Backup, Fault, Import, Lane, Rotate};
-use hsm::{Fingerprint, KeyId, Probe};
+use hsm::{Fingerprint, KeyId, Probe, RootPin, RootTag};
 
 use self::once::OneCall;
 
@@ -74,8 +75,18 @@ struct Shared {
     /// Makes, finds and destroys one at a time: modules race in their object lists, and answer with general errors or crashes.
     objects: Mutex<()>,
     handles: RwLock<HashMap<KeyId, Handle>>,
-    /// The root key in use, 0 until it is looked up.
-    newest_root: AtomicU8,
+    /// Whose root and anchor are meant, and what is known of the root.
+    root: Mutex<Known>,
+}
+
+/// What is known of the appliance's root key.
+#[derive(Clone)]
+struct Known {
+    tag: RootTag,
+    /// As recorded. No other is taken for it, whatever it is named.
+    pin: Option<RootPin>,
+    /// The newest one's number, once it has been looked up.
+    newest: Option<u8>,
 }
 
 /// A key looked up and checked once in this worker's life.
@@ -88,6 +99,10 @@ struct Handle {
 impl Shared {
     fn objects(&self) -> MutexGuard<'_, ()> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cached(&self, id: KeyId) -> Option<Handle> {

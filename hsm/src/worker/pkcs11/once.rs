@@ -16,23 +16,29 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki_sys::{
-    CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKR_OK, Pkcs11,
+    CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO, CK_ULONG,
+    CKR_OK, Pkcs11,
 };
+
+/// How a session signs: by two calls, or by the wrapper's three where the two are not to be had.
+#[derive(Clone)]
+pub(super) struct OneCall(Option<Functions>);
 
 /// The two functions, and the module that keeps them in memory.
 #[derive(Clone)]
-pub(super) struct OneCall {
+struct Functions {
     init: unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV,
     sign: unsafe extern "C" fn(CK_SESSION_HANDLE, *mut u8, CK_ULONG, *mut u8, *mut CK_ULONG) -> CK_RV,
     _module: Arc<Pkcs11>,
 }
 
 impl OneCall {
-    /// Finds the functions in a module that is loaded already.
+    /// Finds the functions in a module that is loaded already, if the list of functions that it gives now knows the sessions of the list that
+    /// the wrapper holds. Some modules (p11-kit's) give everybody who asks an instance of its own, which knows no session but its own.
     ///
     /// # Errors
-    /// In words, when the module lacks them.
-    pub(super) fn load(path: &Path) -> Result<Self, String> {
+    /// In words, when this is no module at all.
+    pub(super) fn load(path: &Path, session: &Session) -> Result<Self, String> {
         let lacking = || "it does not export C_Sign; this is no PKCS#11 module".to_owned();
         // SAFETY: the library was loaded before, so no initialiser runs now.
         let module = unsafe { Pkcs11::new(path) }.map_err(|_| lacking())?;
@@ -48,7 +54,11 @@ impl OneCall {
         // SAFETY: the standard says that a list given with CKR_OK stays valid as long as the module is loaded.
         let list = unsafe { *list };
         let (Some(init), Some(sign)) = (list.C_SignInit, list.C_Sign) else { return Err(lacking()) };
-        Ok(Self { init, sign, _module: Arc::new(module) })
+        let mut info = CK_SESSION_INFO { slotID: 0, state: 0, flags: 0, ulDeviceError: 0 };
+        // SAFETY: the function writes the structure it is given and nothing else.
+        let known = list.C_GetSessionInfo.map(|ask| unsafe { ask(session.handle(), &raw mut info) });
+        let same = known == Some(CKR_OK);
+        Ok(Self(same.then(|| Functions { init, sign, _module: Arc::new(module) })))
     }
 
     /// Signs. The flag beside the error says whether signing proper had begun.
@@ -56,6 +66,24 @@ impl OneCall {
     /// # Errors
     /// What the module answered.
     pub(super) fn sign(
+        &self,
+        session: &Session,
+        mechanism: &Mechanism<'_>,
+        key: ObjectHandle,
+        input: &[u8],
+    ) -> Result<Vec<u8>, (Error, bool)> {
+        match &self.0 {
+            Some(functions) => functions.sign(session, mechanism, key, input),
+            None => session.sign(mechanism, key, input).map_err(|fault| {
+                let begun = !matches!(&fault, Error::Pkcs11(_, Function::SignInit));
+                (fault, begun)
+            }),
+        }
+    }
+}
+
+impl Functions {
+    fn sign(
         &self,
         session: &Session,
         mechanism: &Mechanism<'_>,

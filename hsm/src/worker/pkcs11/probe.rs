@@ -5,11 +5,12 @@
 use cryptoki::context::Pkcs11;
 use cryptoki::error::Error;
 use cryptoki::mechanism::MechanismType;
-use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki::slot::{Slot, TokenInfo};
 use hsm::{Custody, Hash, KeyId, KeyKind, Power, Probe, Scheme};
 
+use super::survey;
 use super::templates::{Keep, generator, pair_templates};
 
 /// Looks at everything once.
@@ -44,6 +45,7 @@ pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Sess
         }
     }
     powers.sort_unstable();
+    let seen = survey::look(session).unwrap_or_default();
     Probe {
         backend: "pkcs11".to_owned(),
         manufacturer: info.manufacturer_id().trim().to_owned(),
@@ -57,7 +59,8 @@ pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Sess
         kinds,
         powers,
         mechanisms: mechanisms.iter().map(ToString::to_string).collect(),
-        strays: strays(session).unwrap_or_default(),
+        strays: seen.strays,
+        foreign: seen.foreign,
         walls: Vec::new(),
         remarks: remarks(info),
     }
@@ -81,10 +84,21 @@ pub(super) fn generate_pair(
     others.iter().fold(make(Some(first)), |made, name| made.or_else(|_| make(Some(name))))
 }
 
+/// A pair that is not to stay: in the session, or in the token where sessions hold none. Whoever asks destroys it.
+pub(super) fn passing_pair(
+    session: &Session,
+    id: KeyId,
+    kind: KeyKind,
+    label: &str,
+    custody: Custody,
+) -> Result<(ObjectHandle, ObjectHandle), Error> {
+    generate_pair(session, id, kind, label, Keep::InSession, custody)
+        .or_else(|_| generate_pair(session, id, kind, label, Keep::InToken, custody))
+}
+
 fn can_make(session: &Session, kind: KeyKind) -> bool {
     let id = KeyId(*b"chancery-probe-0");
-    let custody = Custody::NonExtractable;
-    let made = generate_pair(session, id, kind, "chancery-probe", Keep::InSession, custody);
+    let made = passing_pair(session, id, kind, "chancery-probe", Custody::NonExtractable);
     if let Ok((public, private)) = made {
         let _ = session.destroy_object(private);
         let _ = session.destroy_object(public);
@@ -105,28 +119,6 @@ fn needs(scheme: Scheme) -> Vec<MechanismType> {
         Scheme::RsaPss(with) => vec![MechanismType::RSA_PKCS_PSS, hash(with)],
     }
 }
-
-/// Objects of nobody's: what was cut off while it was made has neither name nor label.
-fn strays(session: &Session) -> Result<u32, Error> {
-    // The search is over before anything is read: not every module does both at once.
-    let objects: Vec<_> = session.iter_objects(&[])?.take(OBJECTS_SEEN_MAX + 1).collect::<Result<_, _>>()?;
-    if objects.len() > OBJECTS_SEEN_MAX {
-        return Ok(0);
-    }
-    let mut strays = 0;
-    for object in objects {
-        let names = session.get_attributes(object, &[AttributeType::Id, AttributeType::Label])?;
-        let named = names.iter().any(|name| match name {
-            Attribute::Id(name) | Attribute::Label(name) => !name.is_empty(),
-            _ => false,
-        });
-        strays += u32::from(!named);
-    }
-    Ok(strays)
-}
-
-/// A look through more would hold up every start of a worker; devices answer a thousand times a second or so.
-const OBJECTS_SEEN_MAX: usize = 1_000;
 
 fn remarks(info: &TokenInfo) -> Vec<String> {
     let facts = [

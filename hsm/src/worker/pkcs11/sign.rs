@@ -41,15 +41,7 @@ impl Keys for Desk {
     }
 
     fn sign(&mut self, key: &KeyRef, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault> {
-        let signature = match scheme {
-            Scheme::EcdsaSha256 | Scheme::EcdsaSha384 => self.use_key(key, &Mechanism::Ecdsa, input),
-            Scheme::Ed25519 => {
-                let pure = EddsaParams::new(EddsaSignatureScheme::Ed25519);
-                self.use_key(key, &Mechanism::Eddsa(pure), input)
-            }
-            Scheme::RsaPkcs1(hash) => self.use_key(key, &Mechanism::RsaPkcs, &digest_info(hash, input)),
-            Scheme::RsaPss(hash) => self.use_key(key, &Mechanism::RsaPkcsPss(pss(hash)), input),
-        }?;
+        let signature = self.use_key(key, scheme, input)?;
         if signature.len() != key.kind.signature_len() {
             let why = format!("a {} signature came out {} bytes long", key.kind, signature.len());
             return Err(Fault::Lost { why, harmless: false });
@@ -87,15 +79,34 @@ impl Keys for Desk {
 }
 
 impl Desk {
-    fn use_key(&self, key: &KeyRef, mechanism: &Mechanism<'_>, input: &[u8]) -> Result<Vec<u8>, Fault> {
+    /// One signature by an object that was looked up.
+    pub(super) fn sign_with(
+        &self,
+        object: ObjectHandle,
+        scheme: Scheme,
+        input: &[u8],
+    ) -> Result<Vec<u8>, (Error, bool)> {
+        let sign =
+            |mechanism: &Mechanism<'_>, input: &[u8]| self.once.sign(&self.session, mechanism, object, input);
+        match scheme {
+            Scheme::EcdsaSha256 | Scheme::EcdsaSha384 => sign(&Mechanism::Ecdsa, input),
+            Scheme::Ed25519 => {
+                sign(&Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Ed25519)), input)
+            }
+            Scheme::RsaPkcs1(hash) => sign(&Mechanism::RsaPkcs, &digest_info(hash, input)),
+            Scheme::RsaPss(hash) => sign(&Mechanism::RsaPkcsPss(pss(hash)), input),
+        }
+    }
+
+    fn use_key(&self, key: &KeyRef, scheme: Scheme, input: &[u8]) -> Result<Vec<u8>, Fault> {
         let object = self.handle(key)?;
-        match self.once.sign(&self.session, mechanism, object, input) {
+        match self.sign_with(object, scheme, input) {
             Ok(signature) => Ok(signature),
             Err((error, false)) if fault::is_stale(&error) => {
                 // Nothing was signed. The key was replaced behind our back: look it up and check it as if for the first time.
                 self.shared.forget(key.id);
                 let object = self.handle(key)?;
-                self.once.sign(&self.session, mechanism, object, input).map_err(|refused| self.read(&refused))
+                self.sign_with(object, scheme, input).map_err(|refused| self.read(&refused))
             }
             Err(refused) => Err(self.read(&refused)),
         }

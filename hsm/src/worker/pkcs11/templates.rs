@@ -99,6 +99,7 @@ pub(super) fn secret_template(id: Vec<u8>, label: &str) -> Vec<Attribute> {
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
+        Attribute::Derive(false),
         Attribute::ValueLen(Ulong::from(32)),
         Attribute::Id(id),
         Attribute::Label(label.as_bytes().to_vec()),
@@ -152,13 +153,14 @@ pub(super) fn flag(attribute: &Attribute) -> Option<bool> {
         | Attribute::Decrypt(value)
         | Attribute::Encrypt(value)
         | Attribute::Wrap(value)
-        | Attribute::Unwrap(value) => Some(*value),
+        | Attribute::Unwrap(value)
+        | Attribute::Derive(value) => Some(*value),
         _ => None,
     }
 }
 
 /// What is read back of every signing key, as it was born and is kept.
-pub(super) fn safe_private(origin: Origin, custody: Custody) -> [(AttributeType, bool); 10] {
+pub(super) fn safe_private(origin: Origin, custody: Custody) -> [(AttributeType, bool); 11] {
     let (ours, stays) = (origin == Origin::Generated, custody == Custody::NonExtractable);
     [
         (AttributeType::Token, true),
@@ -171,11 +173,12 @@ pub(super) fn safe_private(origin: Origin, custody: Custody) -> [(AttributeType,
         (AttributeType::Sign, true),
         (AttributeType::Decrypt, false),
         (AttributeType::Unwrap, false),
+        (AttributeType::Derive, false),
     ]
 }
 
 /// What is read back of every import key.
-pub(super) const SAFE_IMPORT: [(AttributeType, bool); 10] = [
+pub(super) const SAFE_IMPORT: [(AttributeType, bool); 11] = [
     (AttributeType::Token, true),
     (AttributeType::Private, true),
     (AttributeType::Sensitive, true),
@@ -186,14 +189,19 @@ pub(super) const SAFE_IMPORT: [(AttributeType, bool); 10] = [
     (AttributeType::Sign, false),
     (AttributeType::Decrypt, false),
     (AttributeType::Unwrap, true),
+    (AttributeType::Derive, false),
 ];
 
 /// Strong enough for every kind of key that comes in, and made within a second or two.
 const IMPORT_KEY_BITS: u64 = 3072;
 
+/// What is read back of a secret key that was just made, beside the rest; keys from before were not asked for it.
+pub(super) const SAFE_NEW_SECRET: [(AttributeType, bool); 1] = [(AttributeType::Derive, false)];
+
 /// What is read back of every secret key.
-pub(super) const SAFE_SECRET: [(AttributeType, bool); 6] = [
+pub(super) const SAFE_SECRET: [(AttributeType, bool); 7] = [
     (AttributeType::Token, true),
+    (AttributeType::Private, true),
     (AttributeType::Sensitive, true),
     (AttributeType::Extractable, false),
     (AttributeType::AlwaysSensitive, true),

@@ -12,7 +12,7 @@ use hsm::{Custody, KeyId, KeyKind};
 use super::Desk;
 use super::encode::key_type;
 use super::fault::{self, Effect};
-use super::templates::{Duty, Keep, private_duties};
+use super::templates::{Duty, private_duties};
 
 impl Desk {
     /// Refuses a recoverable key of a kind that the token does not wrap. What it wraps here is thrown away with the key that closed it.
@@ -43,14 +43,8 @@ impl Desk {
     /// True when a key of this kind, made and wrapped here, can be unwrapped here. All of it ends with this call.
     fn can_unwrap(&self, kind: KeyKind) -> bool {
         let id = KeyId(*b"chancery-trial-0");
-        let made = super::probe::generate_pair(
-            &self.session,
-            id,
-            kind,
-            "chancery-trial",
-            Keep::InSession,
-            Custody::Recoverable,
-        );
+        let made =
+            super::probe::passing_pair(&self.session, id, kind, "chancery-trial", Custody::Recoverable);
         let Ok((public, private)) = made else { return false };
         let back = self.passing_kek().and_then(|kek| {
             let back = self.there_and_back(kek, private, kind);
@@ -70,19 +64,26 @@ impl Desk {
         kind: KeyKind,
     ) -> Result<ObjectHandle, Error> {
         let wrapped = self.session.wrap_key(&Mechanism::AesKeyWrapPad, kek, private)?;
-        let mut template = vec![
-            Attribute::Class(ObjectClass::PRIVATE_KEY),
-            Attribute::KeyType(key_type(kind)),
-            Attribute::Token(false),
-        ];
-        template.extend(private_duties(Custody::NonExtractable));
-        self.session.unwrap_key(&Mechanism::AesKeyWrapPad, kek, &wrapped, &template)
+        let unwrap = |in_token| {
+            let mut template = vec![
+                Attribute::Class(ObjectClass::PRIVATE_KEY),
+                Attribute::KeyType(key_type(kind)),
+                Attribute::Token(in_token),
+            ];
+            template.extend(private_duties(Custody::NonExtractable));
+            self.session.unwrap_key(&Mechanism::AesKeyWrapPad, kek, &wrapped, &template)
+        };
+        unwrap(false).or_else(|_| unwrap(true))
     }
 
-    /// An AES key that wraps keys and ends with the session.
+    /// An AES key that wraps keys and is not to stay: in the session, or in the token where sessions hold none. Whoever asks destroys it.
     fn passing_kek(&self) -> Result<ObjectHandle, Error> {
+        self.passing_kek_kept(false).or_else(|_| self.passing_kek_kept(true))
+    }
+
+    fn passing_kek_kept(&self, in_token: bool) -> Result<ObjectHandle, Error> {
         let mut template = vec![
-            Attribute::Token(false),
+            Attribute::Token(in_token),
             Attribute::Private(true),
             Attribute::Sensitive(true),
             Attribute::Extractable(false),

@@ -6,10 +6,10 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use hsm::backend::{Anchor, Fault};
 use hsm::{AnchorReading, AnchorStep, Refusal};
 use tss_esapi::constants::tss::{TPM2_ALG_SHA256, TPM2_NT_COUNTER, TPM2_NT_EXTEND};
-use tss_esapi_sys::{TPM2B_MAX_NV_BUFFER, TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC};
+use tss_esapi_sys::{TPM2B_AUTH, TPM2B_MAX_NV_BUFFER, TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC};
 
-use super::esys::{Auth, Handle, Hides, SessionKind};
-use super::fault::{Code, Rc, owner_says_no};
+use super::esys::{Auth, Handle, Hides};
+use super::fault::{Code, Rc};
 use super::lane::TpmLane;
 
 /// One of the two indices.
@@ -75,7 +75,8 @@ impl TpmLane {
     pub(super) fn index(&mut self, which: Index) -> Result<Option<Handle>, Fault> {
         let place = self.place(which);
         let Some(index) = self.standing(place)? else { return Ok(None) };
-        let found = self.esys.nv_public(&index)?.nvPublic;
+        let session = self.witness(Hides::Response)?;
+        let found = self.esys.nv_public(&index, session.as_deref())?.nvPublic;
         let wanted = self.definition(which).nvPublic;
         let same = found.attributes & !WRITTEN == wanted.attributes
             && (found.dataSize, found.nameAlg) == (wanted.dataSize, wanted.nameAlg);
@@ -94,23 +95,25 @@ impl TpmLane {
 
     /// What the index holds; `None` before its first write.
     pub(super) fn content(&mut self, index: &Handle, which: Index) -> Result<Option<Vec<u8>>, Fault> {
-        if self.esys.nv_public(index)?.nvPublic.attributes & WRITTEN == 0 {
+        let session = self.witness(Hides::Response)?;
+        if self.esys.nv_public(index, session.as_deref())?.nvPublic.attributes & WRITTEN == 0 {
             return Ok(None);
         }
         let data = self.in_session(|lane, auth| lane.esys.nv_read(index, auth, which.size()))?;
         Ok(data.buffer.get(..usize::from(data.size)).map(<[u8]>::to_vec))
     }
 
-    /// Runs a command that the index's own value authorises: proven in a session, or absent when the index was made without one.
+    /// Runs a command that the index's own value authorises, proven in a session, which also vouches for the answer.
     pub(super) fn in_session<T>(
         &mut self,
         command: impl FnOnce(&Self, Auth<'_>) -> Result<T, Rc>,
     ) -> Result<T, Fault> {
         let session = match self.index_auth()? {
-            Some(_) => Some(self.session(SessionKind::Hmac, Hides::Nothing)?),
-            None => None,
+            // As a password it would be sent.
+            Some(_) => Some(self.hmac(Hides::Nothing)?),
+            None => self.witness(Hides::Nothing)?,
         };
-        let auth = session.as_ref().map_or(Auth::Password, Auth::Session);
+        let auth = session.as_deref().map_or(Auth::Password, Auth::Session);
         command(self, auth).map_err(|rc| match rc.code() {
             Code::WrongAuth => {
                 let why = "the anchor index does not accept the authorisation in `index_auth_file`";
@@ -128,12 +131,41 @@ impl TpmLane {
         self.root_or_new()?;
         let auth = self.index_auth_or_new()?.unwrap_or_default();
         // If we stop here, the file is read again at the next start, and the index is defined by the same value.
-        match self.esys.nv_define(&auth, &self.definition(which)) {
-            Err(rc) if rc.code() != Code::Defined => return Err(owner_says_no(rc)),
+        let session = self.hmac(Hides::Command)?;
+        match self.esys.nv_define(&session, &auth, &self.definition(which)) {
+            Err(rc) if rc.code() != Code::Defined => return Err(self.owner_says_no(rc)),
             _ => {}
         }
         let defined = self.index(which)?;
         defined.ok_or_else(|| Refusal::Other("the TPM lost an index it has just defined".to_owned()).into())
+    }
+
+    /// Defines the anchor's index and takes it away again, where there is none: what would fail at the first seal fails here.
+    pub(super) fn try_anchor(&mut self) -> Result<(), Fault> {
+        for which in [Index::Head, Index::Counter] {
+            if self.index(which)?.is_some() {
+                continue;
+            }
+            let session = self.hmac(Hides::Command)?;
+            self.esys
+                .nv_define(&session, &TPM2B_AUTH::default(), &self.definition(which))
+                .map_err(|rc| self.owner_says_no(rc))?;
+            self.undefine(which)?;
+        }
+        Ok(())
+    }
+
+    /// Takes both indices away, and the file with their authorisation.
+    pub(super) fn remove_anchor(&mut self) -> Result<(), Fault> {
+        self.undefine(Index::Head)?;
+        self.undefine(Index::Counter)?;
+        self.forget_index_auth()
+    }
+
+    fn undefine(&mut self, which: Index) -> Result<(), Fault> {
+        let Some(index) = self.standing(self.place(which))? else { return Ok(()) };
+        let session = self.hmac(Hides::Nothing)?;
+        self.esys.nv_undefine(&session, index).map_err(|rc| self.owner_says_no(rc))
     }
 
     fn extend(&mut self, head: &Handle, by: &[u8; 32]) -> Result<(), Fault> {

@@ -16,7 +16,7 @@ use super::fault::key_missing;
 use super::lane::TpmLane;
 use super::pcr;
 use super::sign::recognise;
-use super::templates::{parsed, unreadable};
+use super::templates::unreadable;
 
 impl Attest for TpmLane {
     fn certify_anchor(&mut self, qualifying: [u8; 32]) -> Result<AnchorAttestation, Fault> {
@@ -37,7 +37,7 @@ impl Attest for TpmLane {
     fn quote(&mut self, nonce: [u8; 32]) -> Result<Quote, Fault> {
         let key = self.attestation_key()?;
         let ak_spki_der = self.spki(&key)?;
-        let registers = pcr::read(&self.esys, &self.setup.pcrs)?;
+        let registers = self.registers(&self.setup.pcrs.clone())?;
         let selection = pcr::selection(registers.numbers());
         let (attest, signature) = self.esys.quote(&key, &data(&nonce), &selection)?;
         let (attest, signature_der) = (bytes(&attest), encode::der(signature)?);
@@ -58,9 +58,8 @@ impl Attest for TpmLane {
 }
 
 impl TpmLane {
-    fn spki(&self, key: &Handle) -> Result<Vec<u8>, Fault> {
-        let esys = Arc::clone(&self.esys);
-        Ok(encode::public_key(&parsed(esys.read_public(key)?)?)?.spki_der)
+    fn spki(&mut self, key: &Handle) -> Result<Vec<u8>, Fault> {
+        Ok(encode::public_key(&self.public(key)?)?.spki_der)
     }
 }
 

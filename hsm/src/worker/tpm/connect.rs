@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use hsm::backend::{Backend, Fault};
-use hsm::{StartRefused, TokenConfig};
+use hsm::{RootPin, StartRefused, TokenConfig};
 use tss_esapi::constants::tss::{TPM2_LOADED_SESSION_FIRST, TPM2_TRANSIENT_FIRST};
 
 use super::esys::Esys;
@@ -14,7 +14,10 @@ use super::lane::{Setup, TpmLane};
 use super::{Tpm, pin, probe};
 
 /// Connects and probes. Makes nothing: a machine that has lost its TPM must not look like one that was never enrolled.
-pub(crate) fn connect(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRefused> {
+pub(crate) fn connect(
+    config: &TokenConfig,
+    root: Option<&RootPin>,
+) -> Result<Box<dyn Backend>, StartRefused> {
     let (TokenConfig::Tpm { tcti, owner_auth_file, .. }, Some(setup)) = (config, Setup::of(config)) else {
         return Err(StartRefused::Device(
             "this table of the configuration does not describe a TPM".to_owned(),
@@ -25,13 +28,33 @@ pub(crate) fn connect(config: &TokenConfig) -> Result<Box<dyn Backend>, StartRef
     if let Some(file) = owner_auth_file {
         esys.set_owner_auth(&pin::owner_auth(file)?).map_err(|rc| absent(tcti, rc))?;
     }
-    if !shared {
-        sweep(&esys).map_err(|fault| refused(&fault))?;
-    }
-    let serial = probe::serial(&esys, &setup).map_err(|fault| refused(&fault))?;
-    let probe = probe::probe(&esys, &setup, tcti, &serial).map_err(|fault| refused(&fault))?;
-    let lane = TpmLane::new(Arc::clone(&esys), setup, serial);
+    let lane = lane_on(&esys, setup, shared, root).map_err(|fault| refused(&fault))?;
+    let probe = probe::probe(&esys, &lane.setup, tcti, &lane.serial).map_err(|fault| refused(&fault))?;
     Ok(Box::new(Tpm { esys, probe, lane: Some(lane), shared }))
+}
+
+/// The one lane, on a TPM that is swept and known.
+fn lane_on(esys: &Arc<Esys>, setup: Setup, shared: bool, root: Option<&RootPin>) -> Result<TpmLane, Fault> {
+    if !shared {
+        sweep(esys)?;
+    }
+    let mut lane = TpmLane::new(Arc::clone(esys), setup, root.map(|root| root.check.clone()));
+    lane.serial = probe::serial(&mut lane)?;
+    Ok(lane)
+}
+
+/// A lane as [`connect`] makes it, for tests that look inside.
+#[cfg(test)]
+pub(super) fn open_lane(config: &TokenConfig, root: Option<&RootPin>) -> Result<TpmLane, Fault> {
+    let (TokenConfig::Tpm { tcti, owner_auth_file, .. }, Some(setup)) = (config, Setup::of(config)) else {
+        return Err(hsm::Refusal::RootMissing.into());
+    };
+    let esys = open(tcti)?;
+    if let Some(file) = owner_auth_file {
+        let auth = pin::owner_auth(file).map_err(|why| hsm::Refusal::Other(why.to_string()))?;
+        esys.set_owner_auth(&auth)?;
+    }
+    lane_on(&esys, setup, false, root)
 }
 
 /// The kernel's manager and tabrmd give every client its own slots and clean up after it.

@@ -72,6 +72,8 @@ pub(super) enum Hierarchy {
     Owner,
     /// The attestation key.
     Endorsement,
+    /// Of this power cycle alone: asks for no authorisation, ever.
+    Null,
 }
 
 /// What a session is for (TPM_SE).
@@ -81,8 +83,6 @@ pub(super) enum SessionKind {
     Hmac = 0,
     /// Proves a state of the machine.
     Policy = 1,
-    /// Works out what a policy session would prove.
-    Trial = 3,
 }
 
 /// Which parameter a session encrypts, by its bit in TPMA_SESSION (TPM 2.0 part 2, section 8.4).
@@ -94,6 +94,9 @@ pub(super) enum Hides {
     Command = 0x20,
     /// What comes from it.
     Response = 0x40,
+    /// None, but the answer is authenticated all the same: for commands that nothing authorises and whose answer begins with no
+    /// buffer that could be encrypted.
+    AuditOnly = 0x80,
 }
 
 const CONTINUE_SESSION: u8 = 0x01;
@@ -181,10 +184,15 @@ impl Esys {
         Ok(list.eccCurves.into_iter().take(list.count as usize).collect())
     }
 
-    /// Reads registers. The TPM may read fewer than asked for; one at a time it always reads.
-    pub(super) fn pcr_read(&self, selection: &TPML_PCR_SELECTION) -> Result<TPML_DIGEST, Rc> {
+    /// Reads registers. The TPM may read fewer than asked for; one at a time it always reads. The session vouches for the answer.
+    pub(super) fn pcr_read(
+        &self,
+        session: Option<&Handle>,
+        selection: &TPML_PCR_SELECTION,
+    ) -> Result<TPML_DIGEST, Rc> {
         let (mut counter, mut read, mut values) = (0, Out::<TPML_PCR_SELECTION>::new(), Out::new());
-        call!(self.Esys_PCR_Read(NONE, NONE, NONE, selection, &mut counter, read.slot(), values.slot()))?;
+        let session = beside(session);
+        call!(self.Esys_PCR_Read(session, NONE, NONE, selection, &mut counter, read.slot(), values.slot()))?;
         values.take()
     }
 
@@ -289,8 +297,14 @@ impl Hierarchy {
         match self {
             Self::Owner => sys::ESYS_TR_RH_OWNER,
             Self::Endorsement => sys::ESYS_TR_RH_ENDORSEMENT,
+            Self::Null => sys::ESYS_TR_RH_NULL,
         }
     }
+}
+
+/// A session that authorises nothing and stands beside the command, to encrypt or authenticate it.
+fn beside(session: Option<&Handle>) -> u32 {
+    session.map_or(NONE, |session| session.tr)
 }
 
 fn aes_128_cfb() -> TPMT_SYM_DEF {

@@ -61,6 +61,10 @@ impl Rc {
             Code::WrongAuth => Refusal::PinWrong.into(),
             Code::NoSpace => Refusal::TokenFull.into(),
             Code::Later => Fault::Lost { why: format!("the TPM stays busy ({self})"), harmless: true },
+            // It was reset behind a connection that lives on, as by a sleep: keys and sessions in it are gone, and the command did nothing.
+            Code::NoSuchHandle | Code::Initialized => {
+                Fault::Lost { why: format!("the TPM forgot what was loaded ({self})"), harmless: true }
+            }
             _ => Refusal::Other(self.to_string()).into(),
         }
     }
@@ -71,7 +75,7 @@ impl Rc {
 pub(super) enum Code {
     /// Busy, testing itself, or protecting its memory from wear.
     Later,
-    /// Started already.
+    /// Not started, or started already.
     Initialized,
     /// In failure mode: only a reset helps.
     Failure,
@@ -150,9 +154,13 @@ pub(super) fn key_missing(id: KeyId) -> Fault {
     Fault::KeyMissing { id }
 }
 
-/// The owner hierarchy wants an authorisation that we were not given.
-pub(super) fn owner_says_no(rc: Rc) -> Fault {
-    says_no(rc, "owner", "name a file with its authorisation as `owner_auth_file` while enrolling")
+/// The owner hierarchy wants an authorisation that we were not given, or another one than we were given.
+pub(super) fn owner_says_no(rc: Rc, given: bool) -> Fault {
+    let advice = match given {
+        false => "name a file with its authorisation as `owner_auth_file` while enrolling",
+        true => "the one in `owner_auth_file` is not it",
+    };
+    says_no(rc, "owner", advice)
 }
 
 pub(super) fn endorsement_says_no(rc: Rc) -> Fault {

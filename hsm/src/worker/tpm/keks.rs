@@ -5,12 +5,13 @@
 //! Not sealed to measured state: what a firmware update must not destroy for good hangs on the storage root alone. The blob lies in the
 //! caller's database, under the master key, and that one is sealed.
 
-use hsm::backend::{Fault, Keks, Keys};
+use hsm::backend::{Fault, Keks};
 use hsm::{Kek, KeyId, Refusal};
 use zeroize::Zeroizing;
 
 use super::blob;
 use super::lane::TpmLane;
+use super::sessions::drawn;
 use super::templates;
 use super::wrap::{NONCE_LEN, close, open};
 
@@ -30,7 +31,7 @@ impl Keks for TpmLane {
     }
 
     fn wrap_under(&mut self, kek: &Kek, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
-        let salt = self.random(SALT_LEN)?;
+        let salt = *drawn::<SALT_LEN>()?;
         let key = self.derive(kek, &salt)?;
         let sealed = close(key.as_slice(), [0; NONCE_LEN], secret, aad)?;
         Ok([&[FORMAT], salt.as_slice(), &sealed].concat())
@@ -51,6 +52,12 @@ impl Keks for TpmLane {
 }
 
 impl TpmLane {
+    /// The key of a wrapped secret, for tests that look for it elsewhere.
+    #[cfg(test)]
+    pub(super) fn kek_layer_key(&mut self, kek: &Kek, wrapped: &[u8]) -> Result<Zeroizing<[u8; 32]>, Fault> {
+        self.derive(kek, wrapped.get(1..=SALT_LEN).unwrap_or_default())
+    }
+
     /// The key of one wrapped secret. Its salt is never used again, so its nonce may be constant.
     fn derive(&mut self, kek: &Kek, salt: &[u8]) -> Result<Zeroizing<[u8; 32]>, Fault> {
         let text = [DOMAIN, &kek.id.0, salt].concat();

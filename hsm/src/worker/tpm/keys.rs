@@ -15,9 +15,10 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::blob::{self, Wrapped};
 use super::encode;
-use super::esys::{Auth, Esys, Handle, Hides, SessionKind};
+use super::esys::{Auth, Esys, Handle, Hides};
 use super::fault::{Code, key_missing};
 use super::lane::TpmLane;
+use super::sessions::drawn;
 use super::templates::{self, loose, parsed, plain};
 
 /// What every TPM 2.0 takes in one buffer (TPM2_MAX_DIGEST_BUFFER).
@@ -94,6 +95,11 @@ impl Keys for TpmLane {
             }
             bytes.extend(&piece.buffer[..given]);
         }
+        // They came over the bus in the clear: ours over them keep them from who listens there, and theirs are not lost.
+        for piece in bytes.chunks_mut(RANDOM_MAX) {
+            let ours = drawn::<RANDOM_MAX>()?;
+            piece.iter_mut().zip(ours.iter()).for_each(|(byte, own)| *byte ^= own);
+        }
         Ok(bytes)
     }
 }
@@ -105,7 +111,9 @@ impl TpmLane {
         self.make_room_for_one();
         let (esys, plain) = (Arc::clone(&self.esys), plain(template.clone())?);
         let nothing = TPM2B_SENSITIVE_CREATE::default();
-        let made = esys.create(self.root()?, Auth::Password, &nothing, &plain);
+        // In a session, so that nobody on the bus puts a key of his own in the new one's place.
+        let session = self.hmac(Hides::Response)?;
+        let made = esys.create(self.root()?, Auth::Session(&session), &nothing, &plain);
         let (private, public) = made.map_err(|rc| match rc.code() {
             Code::Unknown => Fault::Unsupported { what: format!("{what} keys") },
             _ => rc.fault(),
@@ -151,7 +159,7 @@ impl TpmLane {
         text: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, Fault> {
         let esys = Arc::clone(&self.esys);
-        let session = self.session(SessionKind::Hmac, Hides::Response)?;
+        let session = self.hmac(Hides::Response)?;
         let key = &self.load(blob)?.ok_or_else(|| key_missing(id))?.handle;
         let mut tag = esys.hmac(key, Auth::Session(&session), &max_buffer(text))?;
         let made = whole(&tag).map(Zeroizing::new);

@@ -11,8 +11,8 @@ use tss_esapi::structures::Public;
 use zeroize::Zeroizing;
 
 use super::blob::{self, Wrapped};
-use super::esys::{Esys, Handle, Hides, Hierarchy, SessionKind};
-use super::fault::{Code, endorsement_says_no, owner_says_no};
+use super::esys::{Auth, Esys, Handle, Hides, Hierarchy, SessionKind};
+use super::fault::{Code, Rc, endorsement_says_no, owner_says_no};
 use super::templates::{self, loose, parsed, plain};
 
 /// One TPM, owned by one thread: a TPM does one thing at a time anyway.
@@ -22,6 +22,9 @@ pub(super) struct TpmLane {
     /// Which chip this is, whatever is erased in it.
     pub(super) serial: String,
     pub(super) index_auth: Option<Zeroizing<Vec<u8>>>,
+    /// The name of the storage root that the appliance was made with.
+    pub(super) pinned: Option<Vec<u8>>,
+    pub(super) hmac: Option<Arc<Handle>>,
     root: Option<Handle>,
     loaded: Vec<Loaded>,
 }
@@ -29,6 +32,8 @@ pub(super) struct TpmLane {
 /// The part of the configuration that the lane needs.
 #[derive(Clone)]
 pub(super) struct Setup {
+    /// The owner's authorisation was given.
+    pub(super) owner_known: bool,
     pub(super) anchor_index: u32,
     pub(super) storage_root: u32,
     pub(super) attestation_key: u32,
@@ -50,18 +55,15 @@ pub(super) struct Loaded {
 const LOADED_BESIDE: usize = 1;
 
 impl TpmLane {
-    pub(super) fn new(esys: Arc<Esys>, setup: Setup, serial: String) -> Self {
-        Self { esys, setup, serial, index_auth: None, root: None, loaded: Vec::new() }
+    pub(super) fn new(esys: Arc<Esys>, setup: Setup, pinned: Option<Vec<u8>>) -> Self {
+        let (serial, index_auth, hmac, root) = (String::new(), None, None, None);
+        Self { esys, setup, serial, index_auth, pinned, hmac, root, loaded: Vec::new() }
     }
 
     /// The storage root, if it is there.
     pub(super) fn root(&mut self) -> Result<&Handle, Fault> {
         if self.root.is_none() {
-            let Some(root) = self.standing(self.setup.storage_root)? else {
-                return Err(Refusal::RootMissing.into());
-            };
-            self.check(&root, &templates::storage_root(), "storage root", self.setup.storage_root)?;
-            self.root = Some(root);
+            self.root = Some(self.find_root()?.ok_or(Refusal::RootMissing)?);
         }
         self.root.as_ref().ok_or_else(|| Refusal::RootMissing.into())
     }
@@ -72,9 +74,19 @@ impl TpmLane {
             self.root()?;
             return Ok(false);
         }
-        let template = plain(templates::storage_root())?;
-        let fresh = self.esys.create_primary(Hierarchy::Owner, &template).map_err(owner_says_no)?;
-        self.root = Some(self.esys.keep(&fresh, self.setup.storage_root).map_err(owner_says_no)?);
+        if self.pinned.is_some() {
+            // The appliance has a root; one made in its place would open nothing.
+            return Err(Refusal::RootMissing.into());
+        }
+        let (template, place) = (plain(templates::storage_root())?, self.setup.storage_root);
+        let session = self.enrolling(Hides::Nothing)?;
+        let auth = Auth::Session(&session);
+        let fresh = self
+            .esys
+            .create_primary(Hierarchy::Owner, auth, &template)
+            .map_err(|rc| self.owner_says_no(rc))?;
+        self.esys.keep(&fresh, auth, place).map_err(|rc| self.owner_says_no(rc))?;
+        self.root()?;
         Ok(true)
     }
 
@@ -85,10 +97,18 @@ impl TpmLane {
             return Ok(key);
         }
         self.make_room(0);
+        let session = self.enrolling(Hides::Nothing)?;
+        let fresh = self.attestation_key_unkept(&session)?;
+        let kept = self.esys.keep(&fresh, Auth::Session(&session), self.setup.attestation_key);
+        kept.map_err(|rc| self.owner_says_no(rc))
+    }
+
+    /// The attestation key in a slot, which it leaves again when the handle is dropped.
+    pub(super) fn attestation_key_unkept(&self, session: &Handle) -> Result<Handle, Fault> {
         let template = plain(templates::attestation_key())?;
-        let fresh =
-            self.esys.create_primary(Hierarchy::Endorsement, &template).map_err(endorsement_says_no)?;
-        self.esys.keep(&fresh, self.setup.attestation_key).map_err(owner_says_no)
+        self.esys
+            .create_primary(Hierarchy::Endorsement, Auth::Session(session), &template)
+            .map_err(endorsement_says_no)
     }
 
     /// A session whose secret is agreed with the storage root.
@@ -106,7 +126,8 @@ impl TpmLane {
         }
         let Some(wrapped) = blob::read::<Wrapped>(blob) else { return Ok(None) };
         let Some(handle) = self.load_once(&wrapped)? else { return Ok(None) };
-        let public = parsed(self.esys.read_public(&handle)?)?;
+        // The library has held the loaded object's name against this.
+        let Some(public) = wrapped.public() else { return Ok(None) };
         self.loaded.push(Loaded { handle, public, blob: blob.to_vec(), check: None });
         Ok(self.loaded.last())
     }
@@ -142,6 +163,11 @@ impl TpmLane {
         }
     }
 
+    /// Reads a refusal of one of the owner's deeds.
+    pub(super) fn owner_says_no(&self, rc: Rc) -> Fault {
+        owner_says_no(rc, self.setup.owner_known)
+    }
+
     /// Gives up the slot of one key.
     pub(super) fn unload(&mut self, blob: &[u8]) {
         self.loaded.retain(|one| one.blob != blob);
@@ -164,9 +190,15 @@ impl TpmLane {
         self.loaded.drain(..surplus);
     }
 
+    /// The public area of an object.
+    pub(super) fn public(&mut self, object: &Handle) -> Result<Public, Fault> {
+        let session = self.witness(Hides::Response)?;
+        parsed(self.esys.read_public(object, session.as_deref())?)
+    }
+
     /// Refuses an object that someone else put where ours belongs.
-    fn check(&self, object: &Handle, template: &Public, what: &str, place: u32) -> Result<(), Fault> {
-        let found = parsed(self.esys.read_public(object)?)?;
+    fn check(&mut self, object: &Handle, template: &Public, what: &str, place: u32) -> Result<(), Fault> {
+        let found = self.public(object)?;
         match loose(&found, template) {
             None => Ok(()),
             Some(attribute) => {
@@ -186,13 +218,13 @@ impl Lane for TpmLane {
 impl Setup {
     /// `None`: the configuration is not about a TPM.
     pub(super) fn of(config: &TokenConfig) -> Option<Self> {
-        let TokenConfig::Tpm { anchor_index, storage_root, attestation_key, pcrs, index_auth_file, .. } =
-            config
-        else {
+        let TokenConfig::Tpm { anchor_index, storage_root, attestation_key, pcrs, .. } = config else {
             return None;
         };
+        let TokenConfig::Tpm { index_auth_file, owner_auth_file, .. } = config else { return None };
         let (anchor_index, storage_root, attestation_key) = (*anchor_index, *storage_root, *attestation_key);
         let (pcrs, index_auth_file) = (pcrs.clone(), index_auth_file.clone());
-        Some(Self { anchor_index, storage_root, attestation_key, pcrs, index_auth_file })
+        let owner_known = owner_auth_file.is_some();
+        Some(Self { owner_known, anchor_index, storage_root, attestation_key, pcrs, index_auth_file })
     }
 }

@@ -15,6 +15,7 @@ mod lane;
 mod pcr;
 mod pin;
 mod probe;
+mod sessions;
 mod sign;
 mod templates;
 #[cfg(test)]

@@ -2,22 +2,23 @@
 //! In come register numbers.
 //! Out go their values, their digest for a policy, and the difference between then and now in words.
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use hsm::Refusal;
 use hsm::backend::Fault;
 use serde::{Deserialize, Serialize};
 use tss_esapi::constants::tss::TPM2_ALG_SHA256;
-use tss_esapi_sys::{TPM2B_DIGEST, TPML_PCR_SELECTION, TPMS_PCR_SELECTION};
+use tss_esapi_sys::{TPML_PCR_SELECTION, TPMS_PCR_SELECTION};
 
-use super::esys::Esys;
+use super::esys::{Esys, Handle};
 
 /// Registers and their values, in ascending order, as policies count them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Registers(Vec<(u8, [u8; 32])>);
 
-/// Reads registers one by one, which every TPM allows.
-pub(super) fn read(esys: &Esys, numbers: &[u8]) -> Result<Registers, Fault> {
-    let values = ascending(numbers).into_iter().map(|number| Ok((number, read_one(esys, number)?)));
+/// Reads registers one by one, which every TPM allows. A session vouches for what they hold: a policy is made of it.
+pub(super) fn read(esys: &Esys, session: Option<&Handle>, numbers: &[u8]) -> Result<Registers, Fault> {
+    let read = |number| Ok((number, read_one(esys, session, number)?));
+    let values = ascending(numbers).into_iter().map(read);
     Ok(Registers(values.collect::<Result<_, Fault>>()?))
 }
 
@@ -27,11 +28,6 @@ pub(super) fn ascending(numbers: &[u8]) -> Vec<u8> {
     numbers.sort_unstable();
     numbers.dedup();
     numbers
-}
-
-/// Reads what was recorded once more.
-pub(super) fn read_again(esys: &Esys, recorded: &Registers) -> Result<Registers, Fault> {
-    read(esys, &recorded.numbers().collect::<Vec<_>>())
 }
 
 /// A selection in the SHA-256 bank.
@@ -54,11 +50,23 @@ impl Registers {
         self.0.iter().map(|(number, _)| *number)
     }
 
-    /// What TPM2_PolicyPCR compares: the hash over the values in order.
-    pub(super) fn digest(&self) -> TPM2B_DIGEST {
+    /// The digest of a policy that these values fulfil, as TPM2_PolicyPCR extends it (TPM 2.0 part 3, section 23.7). Worked out here
+    /// and not by a trial session: nobody on the bus has a say in what the secret is sealed to.
+    pub(super) fn policy(&self) -> [u8; 32] {
+        const COMMAND_POLICY_PCR: u32 = 0x0000_017f;
         let values: Vec<u8> = self.0.iter().flat_map(|(_, value)| *value).collect();
-        let mut out = TPM2B_DIGEST { size: 32, ..Default::default() };
-        out.buffer[..32].copy_from_slice(digest(&SHA256, &values).as_ref());
+        let list = selection(self.numbers());
+        let bank = list.pcrSelections[0];
+        let mut policy = Context::new(&SHA256);
+        policy.update(&[0; 32]);
+        policy.update(&COMMAND_POLICY_PCR.to_be_bytes());
+        policy.update(&list.count.to_be_bytes());
+        policy.update(&bank.hash.to_be_bytes());
+        policy.update(&[bank.sizeofSelect]);
+        policy.update(&bank.pcrSelect[..usize::from(bank.sizeofSelect)]);
+        policy.update(digest(&SHA256, &values).as_ref());
+        let mut out = [0; 32];
+        out.copy_from_slice(policy.finish().as_ref());
         out
     }
 
@@ -78,8 +86,8 @@ impl Registers {
 
 const PCR_COUNT: u8 = 24;
 
-fn read_one(esys: &Esys, number: u8) -> Result<[u8; 32], Fault> {
-    let list = esys.pcr_read(&selection(std::iter::once(number)))?;
+fn read_one(esys: &Esys, session: Option<&Handle>, number: u8) -> Result<[u8; 32], Fault> {
+    let list = esys.pcr_read(session, &selection(std::iter::once(number)))?;
     let value = (list.count == 1).then(|| list.digests[0].buffer.first_chunk::<32>().copied()).flatten();
     value.ok_or_else(|| {
         let why =

@@ -2,8 +2,6 @@
 //! In comes a connection.
 //! Out go a [`Probe`] and the chip's serial.
 
-use std::sync::Arc;
-
 use hsm::backend::Fault;
 use hsm::{KeyKind, Power, Probe, Scheme};
 use tss_esapi::constants::tss::{
@@ -13,10 +11,9 @@ use tss_esapi::constants::tss::{
 use tss_esapi::structures::Public;
 
 use super::encode;
-use super::esys::{Esys, Hierarchy};
-use super::fault::endorsement_says_no;
-use super::lane::Setup;
-use super::templates::{self, loose, parsed, plain};
+use super::esys::{Esys, Handle, Hides};
+use super::lane::{Setup, TpmLane};
+use super::templates::{self, loose, parsed};
 
 /// Fills in the table.
 pub(super) fn probe(esys: &Esys, setup: &Setup, tcti: &str, serial: &str) -> Result<Probe, Fault> {
@@ -42,31 +39,35 @@ pub(super) fn probe(esys: &Esys, setup: &Setup, tcti: &str, serial: &str) -> Res
         kinds,
         powers: powers(setup),
         strays: 0,
+        foreign: Vec::new(),
         walls: Vec::new(),
         remarks: remarks(setup),
     })
 }
 
 /// A TPM has no serial number; it has an endorsement seed that outlives every clearing, and the attestation key is derived from it.
-pub(super) fn serial(esys: &Arc<Esys>, setup: &Setup) -> Result<String, Fault> {
-    let public = match standing(esys, setup.attestation_key)? {
+pub(super) fn serial(lane: &mut TpmLane) -> Result<String, Fault> {
+    let public = match standing(lane)? {
         Some(public) => public,
         None => {
-            let template = plain(templates::attestation_key())?;
-            let key = esys.create_primary(Hierarchy::Endorsement, &template).map_err(endorsement_says_no)?;
-            parsed(esys.read_public(&key)?)?
+            let session = lane.introductory(Hides::Nothing)?;
+            let key = lane.attestation_key_unkept(&session)?;
+            introduce(lane, &key)?
         }
     };
     Ok(hex::encode(&encode::public_key(&public)?.fingerprint().0[..8]))
 }
 
 /// The attestation key's public half, if it stands where it should; what others put there tells nothing about the chip.
-fn standing(esys: &Arc<Esys>, place: u32) -> Result<Option<Public>, Fault> {
-    if !esys.handles(place)?.contains(&place) {
-        return Ok(None);
-    }
-    let found = parsed(esys.read_public(&esys.persistent(place)?)?)?;
+fn standing(lane: &mut TpmLane) -> Result<Option<Public>, Fault> {
+    let Some(key) = lane.standing(lane.setup.attestation_key)? else { return Ok(None) };
+    let found = introduce(lane, &key)?;
     Ok(loose(&found, &templates::attestation_key()).is_none().then_some(found))
+}
+
+fn introduce(lane: &mut TpmLane, key: &Handle) -> Result<Public, Fault> {
+    let session = lane.introductory(Hides::Response)?;
+    parsed(lane.esys.read_public(key, Some(&session))?)
 }
 
 fn kinds(curves: &[u16]) -> Vec<KeyKind> {

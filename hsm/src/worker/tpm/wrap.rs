@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use hsm::backend::{Fault, Keys, Seal};
-use hsm::{Refusal, RootKey};
+use hsm::backend::{Fault, Seal};
+use hsm::{Refusal, RootKey, RootTag};
 use serde::{Deserialize, Serialize};
 use tss_esapi::structures::Digest;
 use tss_esapi_sys::TPM2B_SENSITIVE_CREATE;
@@ -20,6 +20,7 @@ use super::esys::{Auth, Hides, SessionKind};
 use super::fault::Code;
 use super::lane::TpmLane;
 use super::pcr::{self, Registers};
+use super::sessions::drawn;
 use super::templates::{self, parsed, plain, unreadable};
 
 /// A sealed secret. Nothing in it is secret; the registers' values are there to say what changed.
@@ -31,6 +32,7 @@ struct Sealed {
     ciphertext: Vec<u8>,
 }
 
+const TRIAL: &[u8] = b"a trial of the storage root";
 const KEY_LEN: usize = 32;
 pub(super) const NONCE_LEN: usize = 12;
 const DOMAIN: &[u8] = b"chancery.tpm.seal.v1\n";
@@ -40,15 +42,33 @@ impl Seal for TpmLane {
     fn ensure_root(&mut self) -> Result<RootKey, Fault> {
         let created = self.root_or_new()?;
         self.attestation_key()?;
-        Ok(RootKey { id: self.root_id()?, created })
+        Ok(RootKey { id: self.root_id()?, created, check: self.root_name()? })
+    }
+
+    /// The storage root is the same for every appliance on this chip, so the tag tells nothing here.
+    fn make_root(&mut self, _tag: RootTag) -> Result<RootKey, Fault> {
+        let root = self.ensure_root()?;
+        let closed = self.wrap(TRIAL, TRIAL)?;
+        if self.unwrap(&closed, TRIAL)?.as_slice() != TRIAL {
+            return Err(Refusal::SealBroken.into());
+        }
+        self.try_anchor()?;
+        self.pinned = Some(root.check.clone());
+        Ok(root)
+    }
+
+    /// Takes the anchor away. Storage root and attestation key stay: each chip makes the same ones again, other programs may use them, and
+    /// nothing of an appliance is in them.
+    fn unmake_root(&mut self, _tag: RootTag) -> Result<(), Fault> {
+        self.pinned = None;
+        self.remove_anchor()
     }
 
     fn wrap(&mut self, secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {
-        let registers = pcr::read(&self.esys, &self.setup.pcrs)?;
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        key.copy_from_slice(&Zeroizing::new(self.random(KEY_LEN)?));
-        let mut nonce = [0; NONCE_LEN];
-        nonce.copy_from_slice(&self.random(NONCE_LEN)?);
+        let registers = self.registers(&self.setup.pcrs.clone())?;
+        // Drawn on this side: from the TPM it would come over the bus in the clear, to go back over it encrypted.
+        let key = drawn::<KEY_LEN>()?;
+        let nonce = *drawn::<NONCE_LEN>()?;
         let wrapped = self.seal_key(&key, &registers)?;
         let ciphertext = close(key.as_slice(), nonce, secret, &bound(&registers, aad)?)?;
         blob::write(&Sealed { registers, key: wrapped, nonce, ciphertext })
@@ -71,19 +91,25 @@ impl TpmLane {
     /// The hash of the storage root's public key: cleared and replaced TPMs have another one.
     pub(super) fn root_id(&mut self) -> Result<Vec<u8>, Fault> {
         let esys = Arc::clone(&self.esys);
-        let public = parsed(esys.read_public(self.root()?)?)?;
+        let session = self.hmac(Hides::Response)?;
+        let public = parsed(esys.read_public(self.root()?, Some(&session))?)?;
         Ok(encode::public_key(&public)?.fingerprint().0.to_vec())
+    }
+
+    /// What the TPM sealed of a wrapped secret, for tests that look for it elsewhere.
+    #[cfg(test)]
+    pub(super) fn layer_key(&mut self, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        self.unseal_key(&blob::read(wrapped).ok_or(Refusal::SealBroken)?)
     }
 
     /// The key travels to the TPM encrypted, in a session that also proves the parent's (empty) authorisation.
     fn seal_key(&mut self, key: &[u8; KEY_LEN], registers: &Registers) -> Result<Wrapped, Fault> {
-        let policy = self.policy(registers)?;
-        let template = plain(templates::sealed(policy))?;
+        let template = plain(templates::sealed(policy(registers)?))?;
         let mut sensitive = TPM2B_SENSITIVE_CREATE::default();
         sensitive.sensitive.data.size = KEY_LEN as u16;
         sensitive.sensitive.data.buffer[..KEY_LEN].copy_from_slice(key);
         self.make_room_for_one();
-        let session = self.session(SessionKind::Hmac, Hides::Command)?;
+        let session = self.hmac(Hides::Command)?;
         let esys = Arc::clone(&self.esys);
         let made = esys.create(self.root()?, Auth::Session(&session), &sensitive, &template);
         sensitive.sensitive.data.buffer.zeroize();
@@ -110,20 +136,15 @@ impl TpmLane {
         Ok(Zeroizing::new(key))
     }
 
-    /// What must hold for these register values; `None` when there are none to hold.
-    fn policy(&mut self, registers: &Registers) -> Result<Option<Digest>, Fault> {
-        if registers.is_empty() {
-            return Ok(None);
-        }
-        let esys = Arc::clone(&self.esys);
-        let trial = self.session(SessionKind::Trial, Hides::Nothing)?;
-        esys.policy_pcr(&trial, &registers.digest(), &pcr::selection(registers.numbers()))?;
-        Ok(Some(Digest::try_from(esys.policy_digest(&trial)?).map_err(unreadable)?))
+    /// What the registers of these numbers hold.
+    pub(super) fn registers(&mut self, numbers: &[u8]) -> Result<Registers, Fault> {
+        let session = self.witness(Hides::AuditOnly)?;
+        pcr::read(&self.esys, session.as_deref(), numbers)
     }
 
     /// Says which registers changed; none did, then it is the blob that lies.
-    fn policy_fails(&self, recorded: &Registers) -> Fault {
-        match pcr::read_again(&self.esys, recorded) {
+    fn policy_fails(&mut self, recorded: &Registers) -> Fault {
+        match self.registers(&recorded.numbers().collect::<Vec<_>>()) {
             Err(fault) => fault,
             Ok(now) => match recorded.differences(&now) {
                 None => Refusal::SealBroken.into(),
@@ -131,6 +152,14 @@ impl TpmLane {
             },
         }
     }
+}
+
+/// What must hold for these register values; `None` when there are none to hold.
+fn policy(registers: &Registers) -> Result<Option<Digest>, Fault> {
+    if registers.is_empty() {
+        return Ok(None);
+    }
+    Digest::try_from(registers.policy().to_vec()).map(Some).map_err(unreadable)
 }
 
 pub(super) fn close(key: &[u8], nonce: [u8; NONCE_LEN], secret: &[u8], aad: &[u8]) -> Result<Vec<u8>, Fault> {

@@ -37,7 +37,8 @@ pub(super) static REPLACE: Statement = Statement::tenant(
 pub(super) static DROP_BLOBS: Statement = Statement::tenant(
     SERVICE,
     "UPDATE key_versions SET sealed_blob = NULL WHERE workspace = ?1 AND key = ?2",
-);
+)
+.erasing();
 
 /// A version row.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use tss_esapi_sys::{
 };
 
 use super::super::fault::{Rc, patiently};
-use super::{Auth, Esys, Handle, Hierarchy, Out, null_scheme};
+use super::{Auth, Esys, Handle, Hierarchy, Out, beside, null_scheme};
 
 impl Esys {
     /// Sets the value that authorises uses of an index from now on; it stays on this side of the bus.
@@ -17,17 +17,38 @@ impl Esys {
         call!(self.Esys_TR_SetAuth(index.tr, value))
     }
 
-    pub(in super::super) fn nv_define(&self, auth: &TPM2B_AUTH, public: &TPM2B_NV_PUBLIC) -> Result<(), Rc> {
+    /// Defines an index. The session proves the owner's authorisation and carries the index's own encrypted: it is the command's
+    /// first parameter.
+    pub(in super::super) fn nv_define(
+        &self,
+        session: &Handle,
+        value: &TPM2B_AUTH,
+        public: &TPM2B_NV_PUBLIC,
+    ) -> Result<(), Rc> {
         let mut tr = NONE;
         let owner = Hierarchy::Owner.tr();
-        call!(self.Esys_NV_DefineSpace(owner, sys::ESYS_TR_PASSWORD, NONE, NONE, auth, public, &mut tr))?;
+        call!(self.Esys_NV_DefineSpace(owner, session.tr, NONE, NONE, value, public, &mut tr))?;
         // The library made a handle that nobody wants: it is forgotten here, the index stays.
         call!(self.Esys_TR_Close(&mut tr))
     }
 
-    pub(in super::super) fn nv_public(&self, index: &Handle) -> Result<TPM2B_NV_PUBLIC, Rc> {
+    /// Takes an index away. The session proves the owner's authorisation.
+    pub(in super::super) fn nv_undefine(&self, session: &Handle, mut index: Handle) -> Result<(), Rc> {
+        let owner = Hierarchy::Owner.tr();
+        call!(self.Esys_NV_UndefineSpace(owner, index.tr, session.tr, NONE, NONE))?;
+        // The library forgets the handle with the index.
+        index.spent = true;
+        Ok(())
+    }
+
+    pub(in super::super) fn nv_public(
+        &self,
+        index: &Handle,
+        session: Option<&Handle>,
+    ) -> Result<TPM2B_NV_PUBLIC, Rc> {
         let (mut public, mut name) = (Out::new(), Out::<TPM2B_NAME>::new());
-        call!(self.Esys_NV_ReadPublic(index.tr, NONE, NONE, NONE, public.slot(), name.slot()))?;
+        let session = beside(session);
+        call!(self.Esys_NV_ReadPublic(index.tr, session, NONE, NONE, public.slot(), name.slot()))?;
         public.take()
     }
 

@@ -2,7 +2,7 @@
 //! In come structures by reference and handles of other objects.
 //! Out go structures by value and new handles, which flush themselves.
 
-use std::ptr::null;
+use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
 use tss_esapi::constants::tss::{TPM2_ALG_SHA256 as SHA256, TPM2_RH_NULL};
@@ -15,8 +15,8 @@ use tss_esapi_sys::{
 
 use super::super::fault::{Rc, patiently};
 use super::{
-    Auth, CONTINUE_SESSION, Esys, Handle, Hides, Hierarchy, Out, SessionKind, aes_128_cfb, null_scheme,
-    null_ticket,
+    Auth, CONTINUE_SESSION, Esys, Handle, Hides, Hierarchy, Out, SessionKind, aes_128_cfb, beside,
+    null_scheme, null_ticket,
 };
 
 impl Esys {
@@ -30,6 +30,7 @@ impl Esys {
     pub(in super::super) fn create_primary(
         self: &Arc<Self>,
         hierarchy: Hierarchy,
+        auth: Auth<'_>,
         template: &TPM2B_PUBLIC,
     ) -> Result<Handle, Rc> {
         let (mut tr, mut public, mut data) = (NONE, Out::<TPM2B_PUBLIC>::new(), Out::new());
@@ -38,7 +39,7 @@ impl Esys {
             (TPM2B_SENSITIVE_CREATE::default(), TPM2B_DATA::default(), Default::default());
         call!(self.Esys_CreatePrimary(
             hierarchy.tr(),
-            sys::ESYS_TR_PASSWORD,
+            auth.tr(),
             NONE,
             NONE,
             &sensitive,
@@ -55,18 +56,15 @@ impl Esys {
     }
 
     /// Keeps an object of either hierarchy across restarts; it is the owner who allows it (TPM 2.0 part 3, section 28.5).
-    pub(in super::super) fn keep(self: &Arc<Self>, object: &Handle, persistent: u32) -> Result<Handle, Rc> {
+    pub(in super::super) fn keep(
+        self: &Arc<Self>,
+        object: &Handle,
+        auth: Auth<'_>,
+        persistent: u32,
+    ) -> Result<Handle, Rc> {
         let mut tr = NONE;
         let owner = Hierarchy::Owner.tr();
-        call!(self.Esys_EvictControl(
-            owner,
-            object.tr,
-            sys::ESYS_TR_PASSWORD,
-            NONE,
-            NONE,
-            persistent,
-            &mut tr
-        ))?;
+        call!(self.Esys_EvictControl(owner, object.tr, auth.tr(), NONE, NONE, persistent, &mut tr))?;
         Ok(self.handle(tr, false))
     }
 
@@ -110,11 +108,15 @@ impl Esys {
         Ok(self.handle(tr, true))
     }
 
-    pub(in super::super) fn read_public(&self, object: &Handle) -> Result<TPM2B_PUBLIC, Rc> {
+    pub(in super::super) fn read_public(
+        &self,
+        object: &Handle,
+        session: Option<&Handle>,
+    ) -> Result<TPM2B_PUBLIC, Rc> {
         let (mut public, mut name, mut qualified) = (Out::new(), Out::new(), Out::new());
         call!(self.Esys_ReadPublic(
             object.tr,
-            NONE,
+            beside(session),
             NONE,
             NONE,
             public.slot(),
@@ -122,6 +124,25 @@ impl Esys {
             qualified.slot()
         ))?;
         public.take()
+    }
+
+    /// True when this is the public area that the library itself took the object for, and agrees on salts with. It asked the TPM for
+    /// it once, by a command of its own, which somebody between us and the TPM may have answered otherwise than ours.
+    pub(in super::super) fn takes_it_for(&self, object: &Handle, area: &[u8]) -> Result<bool, Rc> {
+        let (mut bytes, mut len) = (null_mut(), 0);
+        call!(self.Esys_TR_Serialize(object.tr, &mut bytes, &mut len))?;
+        if bytes.is_null() {
+            return Err(Rc::NO_ANSWER);
+        }
+        // SAFETY: on success the library has allocated and written `len` bytes, which are freed once, here.
+        let taken = unsafe {
+            let taken = std::slice::from_raw_parts(bytes, len as usize).to_vec();
+            sys::Esys_Free(bytes.cast());
+            taken
+        };
+        // The area stands at the end, behind its length.
+        let area = [&(area.len() as u16).to_be_bytes(), area].concat();
+        Ok(taken.ends_with(&area))
     }
 
     pub(in super::super) fn sign(
@@ -241,11 +262,16 @@ impl Esys {
             &mut tr,
         ))?;
         let session = self.handle(tr, true);
-        call!(self.Esys_TRSess_SetAttributes(tr, CONTINUE_SESSION | hides as u8, 0xff))?;
+        self.hide(&session, hides)?;
         Ok(session)
     }
 
-    /// Adds registers to a policy, at their present values or, in a trial session, at the values that `expected` hashes.
+    /// Changes what a session hides of the next commands.
+    pub(in super::super) fn hide(&self, session: &Handle, hides: Hides) -> Result<(), Rc> {
+        call!(self.Esys_TRSess_SetAttributes(session.tr, CONTINUE_SESSION | hides as u8, 0xff))
+    }
+
+    /// Adds registers to a policy, at their present values.
     pub(in super::super) fn policy_pcr(
         &self,
         session: &Handle,
@@ -253,12 +279,6 @@ impl Esys {
         pcrs: &TPML_PCR_SELECTION,
     ) -> Result<(), Rc> {
         call!(self.Esys_PolicyPCR(session.tr, NONE, NONE, NONE, expected, pcrs))
-    }
-
-    pub(in super::super) fn policy_digest(&self, session: &Handle) -> Result<TPM2B_DIGEST, Rc> {
-        let mut digest = Out::new();
-        call!(self.Esys_PolicyGetDigest(session.tr, NONE, NONE, NONE, digest.slot()))?;
-        digest.take()
     }
 
     /// Sets the value that authorises the owner's deeds: making things persistent, defining indices.

@@ -138,7 +138,7 @@ fn a_stranger_at_the_tpm_cannot_move_the_anchor() {
     if let TokenConfig::Tpm { index_auth_file, .. } = &mut stranger {
         *index_auth_file = None;
     }
-    let mut lane = connect(&stranger).unwrap().lanes().unwrap().pop().unwrap();
+    let mut lane = connect(&stranger, None).unwrap().lanes().unwrap().pop().unwrap();
     let refused = lane.advance(&step(2, first.after)).unwrap_err();
     assert!(
         matches!(&refused, Fault::Refused(Refusal::Other(why)) if why.contains("index_auth_file")),

@@ -81,7 +81,7 @@ fn a_lock_out_that_others_caused_does_not_stop_us() {
 fn an_endorsement_hierarchy_with_an_authorisation_is_named() {
     let machine = Machine::new();
     tool(&machine.tpm, "tpm2_changeauth -Q -c endorsement sesame", machine.dir.path());
-    let refused = connect(&machine.config).err().unwrap().to_string();
+    let refused = connect(&machine.config, None).err().unwrap().to_string();
     assert!(refused.contains("endorsement hierarchy asks for its authorisation"), "{refused}");
 }
 
@@ -101,14 +101,14 @@ fn two_handles_to_one_object_do_not_close_each_other() {
     let esys = Esys::connect(tcti).unwrap();
     let (one, two) = (esys.persistent(*storage_root).unwrap(), esys.persistent(*storage_root).unwrap());
     drop(one);
-    assert!(esys.read_public(&two).is_ok());
+    assert!(esys.read_public(&two, None).is_ok());
 }
 
 #[test]
 fn an_absent_tpm_is_said_to_be_absent() {
     let mut machine = Machine::new();
     machine.tpm.kill();
-    let refused = connect(&machine.config).err().unwrap();
+    let refused = connect(&machine.config, None).err().unwrap();
     assert!(refused.to_string().contains("no TPM answers at swtpm:path="), "{refused}");
     assert!(refused.may_heal());
 }
@@ -141,10 +141,11 @@ fn an_owner_with_an_authorisation_is_asked_for_it_by_name() {
     let mut config = machine.config.clone();
     let file = machine.dir.path().join("owner");
     std::fs::write(&file, "sesame\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     if let TokenConfig::Tpm { owner_auth_file, .. } = &mut config {
         *owner_auth_file = Some(file);
     }
-    let mut lane = connect(&config).unwrap().lanes().unwrap().pop().unwrap();
+    let mut lane = connect(&config, None).unwrap().lanes().unwrap().pop().unwrap();
     lane.ensure_root().unwrap();
     lane.advance(&step(1, [0; 32])).unwrap();
     drop(lane);
@@ -157,4 +158,54 @@ fn foreign_root(machine: &Machine, options: &str) {
     tool(&machine.tpm, &format!("tpm2_createprimary -Q -C o -G ecc -c FILE/root {options}"), dir);
     tool(&machine.tpm, "tpm2_evictcontrol -Q -C o -c FILE/root 0x81000001", dir);
     tool(&machine.tpm, "tpm2_flushcontext -t", dir);
+}
+
+#[test]
+fn an_authorisation_that_others_may_read_is_not_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut machine = Machine::new();
+    let file = machine.dir.path().join("owner.auth");
+    std::fs::write(&file, "a value").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    if let TokenConfig::Tpm { owner_auth_file, .. } = &mut machine.config {
+        *owner_auth_file = Some(file.clone());
+    }
+    let refused = connect(&machine.config, None).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("open to others"), "{refused}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    connect(&machine.config, None).map(drop).unwrap();
+}
+
+#[test]
+fn a_link_in_the_place_of_the_anchors_authorisation_is_neither_read_nor_written_through() {
+    let machine = Machine::new();
+    let (precious, beside) = (machine.dir.path().join("precious"), machine.dir.path().join("index.new"));
+    std::fs::write(&precious, "as it was").unwrap();
+    std::os::unix::fs::symlink(&precious, &beside).unwrap();
+    machine.lane().advance(&step(1, [0; 32])).unwrap();
+    assert_eq!(std::fs::read(&precious).unwrap(), b"as it was");
+    let (file, moved) = (machine.dir.path().join("index.auth"), machine.dir.path().join("moved"));
+    std::fs::rename(&file, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &file).unwrap();
+    assert!(machine.lane().read().is_err(), "it was read through a link");
+}
+
+/// A sleep: the TPM forgets keys and sessions, and the connection lives on.
+#[test]
+fn a_tpm_that_was_reset_behind_our_back_is_lost_without_harm() {
+    let machine = Machine::new();
+    let mut lane = machine.lane();
+    lane.ensure_root().unwrap();
+    let kek = lane.create_kek(ID, "").unwrap();
+    let wrapped = lane.wrap_under(&kek, b"secret", b"").unwrap();
+    let key = lane.generate_hmac_key(ID, "").unwrap();
+    lane.hmac_sha256(&key, b"text").unwrap();
+    machine.tpm.reset().unwrap();
+    let lost = lane.hmac_sha256(&key, b"text").unwrap_err();
+    assert!(matches!(lost, Fault::Lost { harmless: true, .. }), "{lost:?}");
+    let lost = lane.unwrap_under(&kek, &wrapped, b"").unwrap_err();
+    assert!(matches!(lost, Fault::Lost { harmless: true, .. }), "{lost:?}");
+    drop(lane);
+    let mut lane = machine.lane();
+    assert_eq!(lane.unwrap_under(&kek, &wrapped, b"").unwrap().as_slice(), b"secret");
 }

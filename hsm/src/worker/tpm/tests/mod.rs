@@ -3,6 +3,7 @@
 //! Out goes trust in each file of this folder; what needs a supervisor is promised in the crate's own tests.
 
 mod anchor;
+mod bus;
 mod connect;
 mod keys;
 mod wrap;
@@ -46,7 +47,7 @@ impl Machine {
     }
 
     fn connect(&self) -> Box<dyn Backend> {
-        super::connect(&self.config).unwrap()
+        super::connect(&self.config, None).unwrap()
     }
 
     fn lane(&self) -> Box<dyn Lane> {
