@@ -439,7 +439,7 @@ async fn the_tool_shows_an_entry_one_fact_a_line() {
     let (code, text) = said(&tool(&["show", "ledger.db", "3"], sealed.house.directory.path()));
     let expected = "  entry        3
   log          test.example/audit/0001
-  told at      1700000000000000 us since 1970
+  recorded at  2023-11-14T22:13:20.000000Z
   workspace    a
   actor        user:alice
   action       note.add

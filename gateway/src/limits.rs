@@ -12,6 +12,8 @@ pub const BODY_DISCARDED_BYTES_MAX: usize = 4 << 20;
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// More fields than this are a probe, not a client.
 pub const HEADER_FIELDS_MAX: usize = 64;
+/// What the kernel keeps for a Unix socket's path, less the zero at its end.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Longest target that any route can have, with generous cursors.
 pub const TARGET_BYTES_MAX: usize = 2 << 10;
 /// A slow body holds a slot; ten seconds carry 1 MiB at a modem's speed times ten.

@@ -39,6 +39,56 @@ pub struct ExplainQuery {
     pub method: Option<String>,
 }
 
+/// What a token is and can do. The form is written out here, for the value comes from the worker.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "Probe")]
+#[allow(dead_code, reason = "the form of an answer that another crate writes")]
+pub struct ProbeAnswer {
+    /// `pkcs11` or `tpm`.
+    backend: String,
+    /// Who made the device.
+    manufacturer: String,
+    /// Which device it is.
+    model: String,
+    /// Its serial, by which it is bound.
+    serial: String,
+    /// Its label, for people only.
+    label: String,
+    /// Version of the module or firmware.
+    library_version: String,
+    /// Where it was found: slot number or TCTI.
+    place: String,
+    /// How many sessions the worker holds.
+    sessions: u32,
+    /// Mechanisms by name.
+    mechanisms: Vec<String>,
+    /// Kinds of key it can make.
+    kinds: Vec<String>,
+    /// Schemes it can sign with.
+    schemes: Vec<String>,
+    /// What else it can do.
+    powers: Vec<String>,
+    /// Objects without name and label.
+    strays: u32,
+    /// The walls round the worker.
+    walls: Vec<WallAnswer>,
+    /// Peculiarities worth knowing, in words.
+    remarks: Vec<String>,
+}
+
+/// A wall round the worker.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "Wall")]
+#[allow(dead_code, reason = "the form of an answer that another crate writes")]
+pub struct WallAnswer {
+    /// What it keeps the worker from.
+    name: String,
+    /// It stands as it should.
+    stands: bool,
+    /// What it is made of on this kernel, or why it is missing.
+    by: String,
+}
+
 /// What an operator sees.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct StatusAnswer {
@@ -123,6 +173,7 @@ pub fn own_routes(status: &Arc<Status>, others: &[Route]) -> Vec<Route> {
             .guard::<Open>()
             .says("Ready: the token signed, the ledger wrote, the anchor agrees")
             .gives::<Readiness>(200)
+            .or_gives::<Readiness>(503, "Not ready, and why; or a problem document, if nobody could look")
             .to(to(), ready),
         Route::get("/v1/status")
             .guard::<OperatorOnly>()
@@ -132,6 +183,8 @@ pub fn own_routes(status: &Arc<Status>, others: &[Route]) -> Vec<Route> {
         Route::get("/v1/token")
             .guard::<OperatorOnly>()
             .says("What the token and the TPM can do")
+            .gives::<Vec<ProbeAnswer>>(200)
+            .gives_text(&["text/plain"])
             .to(to(), token),
         Route::get("/v1/routes")
             .guard::<OperatorOnly>()
@@ -144,12 +197,17 @@ pub fn own_routes(status: &Arc<Status>, others: &[Route]) -> Vec<Route> {
             .says("Where a request would go, and why")
             .gives::<Explanation>(200)
             .to(to(), explain),
-        Route::get("/metrics").guard::<OperatorOnly>().says("Figures for Prometheus").to(to(), metrics),
+        Route::get("/metrics")
+            .guard::<OperatorOnly>()
+            .says("Figures for Prometheus")
+            .gives_text(&["application/openmetrics-text"])
+            .to(to(), metrics),
     ];
     let described = Arc::new(std::sync::OnceLock::<Bytes>::new());
     let describe = Route::get("/v1/openapi.json")
         .guard::<Open>()
         .says("This description")
+        .gives::<serde_json::Map<String, serde_json::Value>>(200)
         .to(Arc::clone(&described), description);
     routes.push(describe);
     let all: Vec<Route> = others.iter().chain(&routes).cloned().collect();

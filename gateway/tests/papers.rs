@@ -82,6 +82,12 @@ fn a_daemon_that_is_not_there_is_told_with_code_3() {
     assert_eq!(code, 3, "{said}");
 }
 
+/// A certificate with its key.
+fn pem() -> String {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem())
+}
+
 /// The example with its paths moved below a directory, where each of them exists.
 fn example(below: &Path, with_optional: bool) -> String {
     let text = common::text("docs/chancery.example.toml");
@@ -99,7 +105,12 @@ fn example(below: &Path, with_optional: bool) -> String {
         match path.ends_with("var/lib/chancery") {
             true => fs::create_dir_all(&path).unwrap(),
             false => {
-                fs::write(&path, "1234").unwrap();
+                // Files in PEM are read as such; one with everything in it serves for all of them.
+                let is_pem = path
+                    .components()
+                    .any(|part| part.as_os_str() == "chancery" || part.as_os_str() == "chancery.service")
+                    && path.extension().is_some_and(|end| end == "pem" || end == "key");
+                fs::write(&path, if is_pem { pem() } else { "1234".to_owned() }).unwrap();
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
             }
         }

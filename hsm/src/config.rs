@@ -258,12 +258,19 @@ impl Limits {
 /// # Errors
 /// It is missing, loose or empty, in words that follow the file's name.
 pub fn open_pin_file(path: &Path) -> Result<File, String> {
+    open_pin_file_for(path, rustix::process::geteuid().as_raw())
+}
+
+/// The same, as it will be for a daemon of this user.
+///
+/// # Errors
+/// As above.
+pub fn open_pin_file_for(path: &Path, us: u32) -> Result<File, String> {
     // Neither follows a link nor waits for the other end of a pipe.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
     let file = file.map_err(|fault| format!("cannot be opened ({fault}); check its place and owner"))?;
     let facts = file.metadata().map_err(|_| "cannot be examined; check the disk")?;
-    let us = rustix::process::geteuid().as_raw();
     if !facts.is_file() {
         return Err("is no plain file; name the file itself".to_owned());
     }

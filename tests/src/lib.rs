@@ -5,6 +5,7 @@
 pub mod appliance;
 pub mod blow;
 pub mod daemon;
+pub mod described;
 pub mod disk;
 pub mod evidence;
 pub mod foreign;

@@ -329,6 +329,7 @@ impl Connection {
     /// The connection ended without one.
     pub async fn send(&self, ask: Ask) -> io::Result<Answer> {
         let credential = self.credential.as_deref();
+        let (method, path) = (ask.method.clone(), ask.path.clone());
         let exchange = async {
             let response = match &self.sender {
                 Sender::H1(sender) => {
@@ -344,7 +345,9 @@ impl Connection {
             };
             let (head, body) = response.map_err(io::Error::other)?.into_parts();
             let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-            Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+            let answer = Answer { status: head.status.as_u16(), headers: head.headers, body };
+            crate::described::hold(method.as_str(), &path, &answer);
+            Ok(answer)
         };
         let answered = tokio::time::timeout(ANSWER_WAIT_MAX, exchange).await;
         answered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer, not even a refusal"))?

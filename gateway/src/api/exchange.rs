@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::caller::Origin;
+use super::objects;
 use super::problem::{Code, Problem};
 
 /// What is left of a request once the boundary has done its part.
@@ -83,7 +84,8 @@ impl Exchange {
             }
             seen.push(name);
         }
-        serde_html_form::from_str(&self.query).map_err(|why| wrong(why.to_string()))
+        serde_html_form::from_str(&self.query)
+            .map_err(|why| wrong(crate::malformed::in_words(&why.to_string())))
     }
 }
 
@@ -113,7 +115,7 @@ pub struct Json<T>(pub T);
 
 impl<T: DeserializeOwned + JsonSchema + Send + 'static> Body for Json<T> {
     fn read(bytes: &Bytes) -> Result<Self, Problem> {
-        serde_json::from_slice(bytes).map(Json).map_err(|why| Problem::new(Code::BadBody, why.to_string()))
+        objects::read(bytes).map(Json)
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Option<Schema> {

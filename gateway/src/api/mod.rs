@@ -8,6 +8,7 @@ pub mod directory;
 pub mod exchange;
 pub mod guard;
 pub mod kept;
+mod objects;
 pub mod offer;
 pub mod once;
 pub mod problem;

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::caller::Scope;
-use super::problem::{Code, Problem};
+use super::objects;
+use super::problem::Problem;
 use crate::ids::WorkspaceId;
 
 type Planning = Pin<Box<dyn Future<Output = Result<Value, Problem>> + Send>>;
@@ -44,12 +45,12 @@ impl Offer {
         Fut: Future<Output = Result<P, Problem>> + Send + 'static,
     {
         let plan = move |workspace, input: Value| -> Planning {
-            let form = serde_json::from_value::<F>(input);
+            let form = objects::from_value::<F>(input);
             match form.map(|form| plan(workspace, form)) {
                 Ok(planning) => Box::pin(async move {
                     serde_json::to_value(planning.await?).map_err(|why| Problem::internal(&why))
                 }),
-                Err(why) => Box::pin(async move { Err(Problem::new(Code::BadBody, why.to_string())) }),
+                Err(why) => Box::pin(async move { Err(why) }),
             }
         };
         let form = schemars::schema_for!(F).to_value();

@@ -126,6 +126,8 @@ codes! {
     TargetTooLong = "target_too_long", 414, Freed, "The address is too long";
     /// The body's media type is not JSON.
     NotJson = "not_json", 415, Freed, "The body must be application/json";
+    /// The body is coded in a way that is not taken.
+    CodingUnsupported = "coding_unsupported", 415, Freed, "The body's coding is not taken";
     /// Understood, and not acceptable.
     Invalid = "invalid", 422, Kept, "The request is understood but cannot be carried out";
     /// The idempotency key belongs to another request.

@@ -110,6 +110,10 @@ pub struct About {
     pub query: SchemaOf,
     /// The answer's schema.
     pub answer: SchemaOf,
+    /// Other answers than the usual one that are no refusals: status, when, schema.
+    pub also: Vec<(u16, &'static str, SchemaOf)>,
+    /// Media types that it also comes in, as text.
+    pub texts: &'static [&'static str],
 }
 
 /// A route that nobody may use yet: it has no guard, and can do nothing but get one.
@@ -165,7 +169,15 @@ impl Route {
 impl Unguarded {
     /// Puts the guard in place.
     pub fn guard<G: Guard>(self) -> Guarded<G> {
-        let about = About { summary: "", status: 200, body: nothing, query: nothing, answer: nothing };
+        let about = About {
+            summary: "",
+            status: 200,
+            body: nothing,
+            query: nothing,
+            answer: nothing,
+            also: Vec::new(),
+            texts: &[],
+        };
         let key_rule = KeyRule::Optional;
         let effect = if self.method == Method::Get { Effect::Reads } else { Effect::Changes };
         Guarded {
@@ -228,6 +240,20 @@ impl<G: Guard, B: Body> Guarded<G, B> {
     pub fn gives<T: JsonSchema>(mut self, status: u16) -> Self {
         self.about.status = status;
         self.about.answer = schema_of::<T>;
+        self
+    }
+
+    /// Names another answer that is no refusal.
+    #[must_use]
+    pub fn or_gives<T: JsonSchema>(mut self, status: u16, when: &'static str) -> Self {
+        self.about.also.push((status, when, schema_of::<T>));
+        self
+    }
+
+    /// Names the media types in which the answer comes as text, instead of JSON or beside it.
+    #[must_use]
+    pub fn gives_text(mut self, media_types: &'static [&'static str]) -> Self {
+        self.about.texts = media_types;
         self
     }
 

@@ -107,7 +107,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let secret = text
         .split_once(' ')
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, secret)| secret);
+        // As many blanks as somebody likes (RFC 9110 section 11.4).
+        .map(|(_, secret)| secret.trim_matches(' '));
     secret.map(Some).ok_or_else(|| {
         Problem::new(Code::ApiKeyUnknown, "send the API key as `Authorization: Bearer ck_...`")
     })

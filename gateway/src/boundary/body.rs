@@ -88,6 +88,7 @@ async fn discard(mut body: Incoming) {
 }
 
 fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
+    super::semantics::uncoded(headers)?;
     let media_type =
         headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();

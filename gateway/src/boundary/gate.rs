@@ -18,10 +18,11 @@ use super::drain::Register;
 use super::framing::TwoLengths;
 use super::rate::{Allowance, Quota, RateLimiter};
 use super::respond::{HttpResponse, respond};
+use super::semantics;
 use super::trace::{Followed, follow};
 use crate::again::Again;
 use crate::api::exchange::Meter;
-use crate::api::{Caller, Code, Directory, Problem};
+use crate::api::{Caller, Code, Directory, Problem, Reply};
 use crate::compartments::Owner;
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
@@ -126,6 +127,15 @@ impl Gate {
         // Before anything else: whoever asks for paths that are not there empties the same bucket.
         if let Err(problem) = self.limit_address(arrived.ip, begun) {
             return refuse(problem);
+        }
+        if let Err(problem) = semantics::one_host(&arrived.head) {
+            return refuse(problem);
+        }
+        if semantics::asks_of_the_server(&arrived.head) {
+            return (
+                semantics::options(respond(Ok(Reply::empty()), &arrived, None), &[]),
+                Label::from("none"),
+            );
         }
         let path = match one_reading(&arrived.head) {
             Ok(path) => path,

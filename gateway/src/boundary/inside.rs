@@ -16,7 +16,8 @@ use super::gate::{Arrived, Gate, Label, limit_target, no_such_path, owner_of};
 use super::headers::{wait_preferred, wants_text};
 use super::overseer::{Overseer, Patience, attend};
 use super::rate::Allowance;
-use super::respond::{HttpResponse, allow, respond};
+use super::respond::{HttpResponse, respond};
+use super::semantics;
 use crate::again::{Asked, Begun};
 use crate::api::{Code, Effect, Exchange, Method, Problem, Reply, Route};
 use crate::compartments::{Kept, Pass};
@@ -39,11 +40,15 @@ impl Gate {
         let (route, params) = match room.tree.find(&arrived.head.method, path) {
             Found::Route(route, params) => (route, params),
             Found::Nothing => return (respond(Err(no_such_path()), arrived, None), "none".into()),
+            Found::OtherMethods(methods) if arrived.head.method == http::Method::OPTIONS => {
+                let answer = respond(Ok(Reply::empty()), arrived, None);
+                return (semantics::options(answer, &methods), "none".into());
+            }
             Found::OtherMethods(methods) => {
                 let problem =
                     Problem::new(Code::MethodNotAllowed, "the Allow header names the methods of this path");
-                let methods = methods.into_iter().map(Method::text);
-                return (allow(respond(Err(problem), arrived, None), methods), "none".into());
+                let answer = respond(Err(problem), arrived, None);
+                return (semantics::options(answer, &methods), "none".into());
             }
         };
         let mut allowance = None;

@@ -20,5 +20,6 @@ mod outside;
 mod overseer;
 pub mod rate;
 pub mod respond;
+mod semantics;
 pub mod tls;
 pub mod trace;

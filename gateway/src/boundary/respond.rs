@@ -39,6 +39,7 @@ pub(super) fn respond(
     };
     label(response.headers_mut(), arrived.followed, allowance);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let response = super::semantics::without_body_of_head(&arrived.head.method, response);
     response.map(|body| Either::Left(arrived.unsent.whole(body)))
 }
 
@@ -101,6 +102,7 @@ fn failure(problem: Problem, followed: &Followed) -> Response<Bytes> {
     if let Some(wait) = retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
     }
+    super::semantics::explain(code, headers);
     if matches!(code, Code::IdempotencyKeyMissing | Code::IdempotencyKeyReused | Code::RequestInProgress) {
         headers.insert(header::LINK, HeaderValue::from_static(ABOUT_KEYS));
     }

@@ -4,14 +4,13 @@
 
 use std::path::PathBuf;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::asking::{id_of, insist};
 use super::enrol::{Request, file_failure};
 use super::local::Ask;
 use super::words::{
-    ApiKeyCommand, AuditCommand, CaCommand, ClientCommand, KeyCommand, SignArgs, VerifyArgs, WorkspaceCommand,
+    ApiKeyCommand, AuditCommand, CaCommand, ClientCommand, KeyCommand, PublicForm, WorkspaceCommand,
 };
 use super::{Common, Failure, code, show};
 
@@ -45,10 +44,12 @@ pub(super) fn workspace(common: &Common, command: WorkspaceCommand) -> Result<()
             let answer = Ask::get("/v1/workspaces").send(common)?;
             show::table(common.json, &answer, "workspaces", &["id", "name", "state", "created"]);
         }
-        WorkspaceCommand::Close { id } => {
+        WorkspaceCommand::Close { workspace } => {
+            let id = id_of(common, "/v1/workspaces", "workspaces", &workspace)?;
             done(common, Ask::post(format!("/v1/workspaces/{id}/close"), None), "closed")?
         }
-        WorkspaceCommand::Open { id } => {
+        WorkspaceCommand::Open { workspace } => {
+            let id = id_of(common, "/v1/workspaces", "workspaces", &workspace)?;
             done(common, Ask::post(format!("/v1/workspaces/{id}/open"), None), "open")?
         }
     }
@@ -56,6 +57,7 @@ pub(super) fn workspace(common: &Common, command: WorkspaceCommand) -> Result<()
 }
 
 pub(super) fn client(common: &Common, command: ClientCommand) -> Result<(), Failure> {
+    let common = &common.in_workspace()?;
     match command {
         ClientCommand::Enroll { name, csr, days, out } => {
             let request = csr.as_deref().map_or_else(Request::make, Request::read)?;
@@ -77,7 +79,11 @@ pub(super) fn client(common: &Common, command: ClientCommand) -> Result<(), Fail
                 &["id", "name", "state", "not_after", "certificate_hash"],
             );
         }
-        ClientCommand::Revoke { id } => done(common, Ask::delete(format!("/v1/clients/{id}")), "revoked")?,
+        ClientCommand::Revoke { client, yes } => {
+            let id = id_of(common, "/v1/clients", "clients", &client)?;
+            insist(yes, &format!("Client `{client}` ({id}) will be revoked, and its connections end."))?;
+            done(common, Ask::delete(format!("/v1/clients/{id}")), "revoked")?;
+        }
     }
     Ok(())
 }
@@ -96,7 +102,8 @@ pub(super) fn ca(common: &Common, command: CaCommand) -> Result<(), Failure> {
             show::fields(common.json, &answer, &["fingerprint"]);
             answer
         }
-        CaCommand::Retire { fingerprint } => {
+        CaCommand::Retire { fingerprint, yes } => {
+            insist(yes, &format!("CA {fingerprint} will be retired, and every client it issued revoked."))?;
             let answer = Ask::post(format!("/v1/authorities/{fingerprint}/retire"), None).send(common)?;
             show::fields(common.json, &answer, &["fingerprint", "clients_revoked"]);
             answer
@@ -109,6 +116,7 @@ pub(super) fn ca(common: &Common, command: CaCommand) -> Result<(), Failure> {
 }
 
 pub(super) fn api_key(common: &Common, command: ApiKeyCommand) -> Result<(), Failure> {
+    let common = &common.in_workspace()?;
     match command {
         ApiKeyCommand::Create { name, scopes, expires } => {
             let body = json!({ "name": name, "scopes": scopes, "expires": expires });
@@ -127,20 +135,35 @@ pub(super) fn api_key(common: &Common, command: ApiKeyCommand) -> Result<(), Fai
                 &["id", "name", "state", "scopes", "expires", "last_used"],
             );
         }
-        ApiKeyCommand::Revoke { id } => done(common, Ask::delete(format!("/v1/api-keys/{id}")), "revoked")?,
+        ApiKeyCommand::Revoke { key, yes } => {
+            let id = id_of(common, "/v1/api-keys", "api_keys", &key)?;
+            insist(yes, &format!("API key `{key}` ({id}) will be revoked."))?;
+            done(common, Ask::delete(format!("/v1/api-keys/{id}")), "revoked")?;
+        }
     }
     Ok(())
 }
 
 pub(super) fn key(common: &Common, command: KeyCommand) -> Result<(), Failure> {
+    let common = &common.in_workspace()?;
     let act = |key: &str, verb: &str, body: Option<Value>| Ask::post(format!("/v1/keys/{key}/{verb}"), body);
     let ask = match command {
         KeyCommand::Create { name, kind, recoverable } => {
             Ask::post("/v1/keys", Some(json!({ "name": name, "kind": kind, "recoverable": recoverable })))
         }
+        KeyCommand::Import { name, file } => return super::import::import(common, &name, &file),
         KeyCommand::List { after } => return list_keys(common, after),
-        KeyCommand::Show { key, public: Some(form) } => return show_public(common, &key, &form),
-        KeyCommand::Show { key, public: None } => Ask::get(format!("/v1/keys/{key}")),
+        KeyCommand::Show { key, public: Some(form), key_version } => {
+            return show_public(common, &key, form, key_version);
+        }
+        KeyCommand::Show { key, public: None, .. } => Ask::get(format!("/v1/keys/{key}")),
+        // With an overlap the workflow goes on for that long; nobody sits and waits for it.
+        KeyCommand::Rotate { key, overlap } if overlap > 0 => {
+            let body = json!({ "key": key, "overlap_seconds": overlap });
+            let answer = Ask::post("/v1/workflows/key.rotate", Some(body)).send(common)?;
+            show::fields(common.json, &answer, &["id", "workflow", "state", "step"]);
+            return Ok(());
+        }
         KeyCommand::Rotate { key, overlap } => act(&key, &format!("rotate?overlap_seconds={overlap}"), None),
         KeyCommand::Disable { key } => act(&key, "disable", None),
         KeyCommand::Enable { key } => act(&key, "enable", None),
@@ -167,7 +190,7 @@ pub(super) fn key(common: &Common, command: KeyCommand) -> Result<(), Failure> {
         ],
     );
     if !common.json {
-        show::table(false, &answer, "versions", &["version", "fingerprint", "created"]);
+        show::table(false, &answer, "versions", &["version", "state", "fingerprint", "created"]);
     }
     Ok(())
 }
@@ -178,59 +201,29 @@ fn list_keys(common: &Common, after: Option<String>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show_public(common: &Common, key: &str, form: &str) -> Result<(), Failure> {
+/// The public key that signatures made now verify with, or that of a version.
+fn show_public(common: &Common, key: &str, form: PublicForm, version: Option<i64>) -> Result<(), Failure> {
     let answer = Ask::get(format!("/v1/keys/{key}")).send(common)?;
-    let newest =
-        answer["versions"].as_array().and_then(|versions| versions.last()).cloned().unwrap_or_default();
-    match &newest[form] {
+    let wanted = version.map_or_else(|| answer["latest_version"].clone(), |version| json!(version));
+    let found = answer["versions"].as_array().into_iter().flatten().find(|one| one["version"] == wanted);
+    let Some(found) = found else {
+        let words = format!(
+            "key `{key}` has no version {}; `chancery key show {key}` lists them",
+            show::plain(&wanted)
+        );
+        return Err(Failure::new(code::REFUSED, "not_found", words));
+    };
+    let form = form.text();
+    match &found[form] {
         Value::String(text) => say_on!("{text}"),
         Value::Null => {
-            return Err(Failure::new(
-                code::USAGE,
-                "usage",
-                "a public key is shown as pem, ssh or jwk, where its kind has that form",
-            ));
+            let words =
+                format!("--public: a key of kind {} has no form `{form}`", show::plain(&answer["kind"]));
+            return Err(Failure::new(code::USAGE, "usage", words));
         }
         other => say!("{other}"),
     }
     Ok(())
-}
-
-pub(super) fn sign(common: &Common, args: &SignArgs) -> Result<(), Failure> {
-    let message = std::fs::read(&args.file).map_err(|why| file_failure(&args.file, &why))?;
-    let body = json!({ "scheme": args.scheme, "message": STANDARD.encode(message), "context": args.context });
-    let answer = Ask::post(format!("/v1/keys/{}/sign", args.key), Some(body)).send(common)?;
-    let signature = STANDARD.decode(answer["signature"].as_str().unwrap_or_default()).unwrap_or_default();
-    let out = args.out.clone().unwrap_or_else(|| {
-        let mut name = args.file.clone().into_os_string();
-        name.push(".sig");
-        name.into()
-    });
-    std::fs::write(&out, signature).map_err(|why| file_failure(&out, &why))?;
-    show::fields(common.json, &answer, &["key", "version", "entry", "use"]);
-    if !common.json {
-        say!("wrote {}", out.display());
-    }
-    Ok(())
-}
-
-pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Result<(), Failure> {
-    let read = |path: &PathBuf| std::fs::read(path).map_err(|why| file_failure(path, &why));
-    let (message, signature) = (read(&args.file)?, read(&args.signature)?);
-    let body = json!({
-        "scheme": args.scheme,
-        "message": STANDARD.encode(message),
-        "signature": STANDARD.encode(signature),
-        "version": args.key_version,
-    });
-    let answer = Ask::post(format!("/v1/keys/{}/verify", args.key), Some(body)).send(common)?;
-    match answer["valid"] == json!(true) {
-        true => {
-            show::sentence(common.json, &answer, "valid");
-            Ok(())
-        }
-        false => Err(Failure::new(code::REFUSED, "not_valid", "the signature is not valid")),
-    }
 }
 
 pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failure> {
@@ -257,7 +250,18 @@ pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failur
         }
         AuditCommand::Checkpoint => print_text(common, Ask::get("/v1/audit/checkpoint"))?,
         AuditCommand::Receipt { seq } => {
-            say!("{}", Ask::get(format!("/v1/audit/receipts/{seq}")).send(common)?);
+            say!("{}", Ask::get(format!("/v1/audit/receipts/{seq}")).send(&common.in_workspace()?)?);
+        }
+        AuditCommand::Keys => {
+            let answer = Ask::get("/v1/audit/checkpoint").send(common)?;
+            let keys = json!({ "verifier_keys": answer["verifier_keys"] });
+            match common.json {
+                true => say!("{keys}"),
+                false => {
+                    let all = keys["verifier_keys"].as_array().cloned().unwrap_or_default();
+                    all.iter().for_each(|key| say!("{}", show::plain(key)));
+                }
+            }
         }
         AuditCommand::Seal => {
             let answer = Ask::post("/v1/audit/seal", None).send(common)?;

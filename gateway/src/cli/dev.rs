@@ -6,10 +6,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use simulators::{SimulatorError, SoftHsm, Swtpm};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, code};
 
@@ -36,6 +39,9 @@ pub(super) struct DevArgs {
 /// Why there is no simulated appliance.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DevRefused {
+    /// Somebody uses the directory.
+    #[error("{} is not empty; name a new directory", .0.display())]
+    NotEmpty(PathBuf),
     /// Files or processes.
     #[error("cannot {what}")]
     Machine {
@@ -72,6 +78,7 @@ const READY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// # Errors
 /// A part could not be started.
 pub(super) fn run(args: &DevArgs) -> Result<(), DevRefused> {
+    let ending = Ending::watch()?;
     let home = Home::make(args)?;
     let hsm = SoftHsm::create(home.path("hsm"), "chancery-dev")?;
     let tpm = if args.no_tpm { None } else { Some(Swtpm::start(home.path("tpm"))?) };
@@ -85,12 +92,13 @@ pub(super) fn run(args: &DevArgs) -> Result<(), DevRefused> {
         .map_err(machine("start `chancery init`"))
         .and_then(succeeded("init"))?;
     let mut daemon = home.serve()?;
+    ending.tell(daemon.0.id());
     let url = daemon.url()?;
     home.wait_until_ready(&mut daemon)?;
     println!("listening  {url} (mutual TLS 1.3)");
     match args.then.split_first() {
-        Some((program, rest)) => home.then(&url, program, rest),
-        None => home.stay(&mut daemon),
+        Some((program, rest)) => home.then(&url, program, rest, &ending),
+        None => home.stay(&url, &mut daemon, &ending),
     }
 }
 
@@ -110,6 +118,10 @@ impl Home {
             Some(root) => std::path::absolute(root).map_err(machine("find the directory"))?,
             None => std::env::temp_dir().join(format!("chancery-dev-{}", std::process::id())),
         };
+        // Somebody's files would lie among ours, and ours would be taken for theirs.
+        if std::fs::read_dir(&root).is_ok_and(|mut files| files.next().is_some()) {
+            return Err(DevRefused::NotEmpty(root));
+        }
         let home = Self { root, temporary: args.state.is_none() };
         let mut private = std::fs::DirBuilder::new();
         private.recursive(true).mode(0o700);
@@ -185,22 +197,121 @@ impl Home {
         Err(DevRefused::NotReady)
     }
 
-    fn then(&self, url: &str, program: &str, rest: &[String]) -> Result<(), DevRefused> {
+    fn then(&self, url: &str, program: &str, rest: &[String], ending: &Ending) -> Result<(), DevRefused> {
         let mut command = Command::new(program);
         command.args(rest).env("CHANCERY_CONFIG", self.config()).env("CHANCERY_STATE", &self.root);
-        let status = command.env("CHANCERY_URL", url).status();
-        let status = status.map_err(machine("start the program given with --then"))?;
-        if status.success() { Ok(()) } else { Err(DevRefused::Then(status)) }
+        let spawned = command.env("CHANCERY_URL", url).spawn();
+        let mut child = spawned.map_err(machine("start the program given with --then"))?;
+        ending.tell(child.id());
+        let status = child.wait().map_err(machine("wait for the program given with --then"))?;
+        if status.success() || ending.is_asked() { Ok(()) } else { Err(DevRefused::Then(status)) }
     }
 
-    fn stay(&self, daemon: &mut Daemon) -> Result<(), DevRefused> {
-        println!("\nTry, in another shell:\n  export CHANCERY_CONFIG={}", self.config().display());
+    fn stay(&self, url: &str, daemon: &mut Daemon, ending: &Ending) -> Result<(), DevRefused> {
+        let secret = self.credentials()?;
+        let file = |name: &str| self.path("client").join(name).display().to_string();
+        println!("\nIn another shell, as an operator:\n  export CHANCERY_CONFIG={}", self.config().display());
+        println!("  chancery status\n  chancery -w {PLAYGROUND} key list");
+        println!("\nAs a program, with a client certificate and an API key of workspace `{PLAYGROUND}`:");
+        println!("  export CHANCERY_URL={url} CHANCERY_TOKEN={secret}");
         println!(
-            "  chancery status\n  chancery workspace create demo\n  chancery -w demo key create release --kind p256"
+            "  export CHANCERY_CACERT={} CHANCERY_CERT={} CHANCERY_KEY={}",
+            file("ca.pem"),
+            file("first.pem"),
+            file("first.key")
         );
+        println!("  {CURL}");
         println!("\nIt runs until you press Ctrl-C.");
-        // Ctrl-C reaches the daemon too, which drains; this waits for it.
-        daemon.0.wait().map_err(machine("wait for the daemon")).and_then(succeeded("serve"))
+        // The daemon drains when it is told to end; this waits for it.
+        let ended = daemon.0.wait().map_err(machine("wait for the daemon"))?;
+        if ending.is_asked() { Ok(()) } else { succeeded("serve")(ended) }
+    }
+
+    /// A workspace with a key, a client and an API key, so that the first request can be sent at once.
+    fn credentials(&self) -> Result<String, DevRefused> {
+        let client = self.path("client").display().to_string();
+        let mut made = String::new();
+        for words in [
+            vec!["workspace", "create", PLAYGROUND],
+            vec!["key", "create", "release", "-w", PLAYGROUND],
+            vec!["client", "enroll", "first", "-w", PLAYGROUND, "--out", &client],
+            vec![
+                "--json",
+                "-w",
+                PLAYGROUND,
+                "apikey",
+                "create",
+                "first",
+                "--scope",
+                "sign",
+                "--scope",
+                "keys:read",
+                "--scope",
+                "verify",
+            ],
+        ] {
+            let output = self.chancery(words[0]).args(&words[1..]).stderr(Stdio::inherit()).output();
+            let output = output.map_err(machine("start `chancery`"))?;
+            succeeded("workspace, key, client or apikey")(output.status)?;
+            made = String::from_utf8_lossy(&output.stdout).into_owned();
+        }
+        let answer: serde_json::Value = serde_json::from_str(&made).unwrap_or_default();
+        Ok(answer["secret"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+const PLAYGROUND: &str = "playground";
+const CURL: &str = "curl --cacert $CHANCERY_CACERT --cert $CHANCERY_CERT --key $CHANCERY_KEY -H \"Authorization: Bearer $CHANCERY_TOKEN\" \\\n    \
+    -H 'Content-Type: application/json' -d '{\"scheme\":\"ecdsa-sha256\",\"message\":\"aGVsbG8=\"}' $CHANCERY_URL/v1/keys/release/sign";
+
+/// Whether somebody asked us to end, as a supervisor does; then what we started is told, and everything is cleaned up behind it.
+#[derive(Clone, Default)]
+struct Ending(Arc<(AtomicBool, Mutex<Vec<u32>>)>);
+
+impl Ending {
+    fn watch() -> Result<Self, DevRefused> {
+        let ending = Self::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(machine("listen for signals"))?;
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let signals =
+            runtime.block_on(async { kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>() });
+        let mut signals = signals.map_err(machine("listen for signals"))?;
+        let told = ending.clone();
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                if let [terminate, interrupt, hang_up] = &mut signals[..] {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                        _ = hang_up.recv() => {}
+                    }
+                }
+            });
+            told.0.0.store(true, Ordering::SeqCst);
+            let started = told.0.1.lock().unwrap_or_else(PoisonError::into_inner);
+            started.iter().for_each(|pid| end(*pid));
+        });
+        Ok(ending)
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.0.load(Ordering::SeqCst)
+    }
+
+    /// Has a process told when we are to end; at once, if we are already.
+    fn tell(&self, pid: u32) {
+        self.0.1.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+        if self.is_asked() {
+            end(pid);
+        }
+    }
+}
+
+fn end(pid: u32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
+        // One that has ended by itself needs no telling.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 

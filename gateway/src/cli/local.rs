@@ -11,11 +11,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use super::{Common, Failure, code};
+use super::{Common, DEFAULT_CONFIG, Failure, code};
 use crate::again::IDEMPOTENCY_KEY;
 use crate::boundary::authenticate::WORKSPACE_HEADER;
 use crate::config::Config;
 use crate::dice::Dice;
+
+/// Where the unit's daemon listens for its operators.
+const DEFAULT_SOCKET: &str = "/run/chancery/chancery.sock";
 
 /// One question to the daemon.
 pub(super) struct Ask {
@@ -54,11 +57,21 @@ impl Ask {
     /// Sends it, and gives back the answer: JSON, or text as a JSON string, or null.
     pub(super) fn send(self, common: &Common) -> Result<Value, Failure> {
         let socket = socket(common)?;
+        let key = self
+            .path
+            .strip_prefix("/v1/keys/")
+            .and_then(|rest| rest.split(['/', '?']).next())
+            .map(str::to_owned);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|why| Failure::because(code::FAILED, "no_runtime", &why))?;
         let (status, media_type, body) = runtime.block_on(self.exchange(&socket, common))?;
         if !status.is_success() {
-            return Err(refusal(status, &body));
+            let mut refused = refusal(status, &body);
+            if let (Some(key), "not_found", Some(workspace)) = (key, refused.word.as_str(), &common.workspace)
+            {
+                refused.text = format!("there is no key `{key}` in workspace `{workspace}`");
+            }
+            return Err(refused);
         }
         Ok(match media_type.as_str() {
             "application/json" => finished(status, serde_json::from_slice(&body).unwrap_or_default())?,
@@ -138,7 +151,22 @@ fn finished(status: StatusCode, answer: Value) -> Result<Value, Failure> {
 fn socket(common: &Common) -> Result<PathBuf, Failure> {
     match &common.socket {
         Some(socket) => Ok(socket.clone()),
-        None => Ok(Config::read(&common.config)?.socket),
+        // Of the daemon's configuration the socket alone: who asks the daemon may not read its PIN, and is not its user.
+        None => match Config::socket_in(&common.config) {
+            Ok(socket) => Ok(socket),
+            Err(_)
+                if common.config == Path::new(DEFAULT_CONFIG) && std::fs::read(DEFAULT_CONFIG).is_err() =>
+            {
+                Ok(PathBuf::from(DEFAULT_SOCKET))
+            }
+            Err(refused) => {
+                let mut failure = Failure::from(refused);
+                failure
+                    .text
+                    .push_str("\nTo ask the daemon its socket is enough: --socket, or CHANCERY_SOCKET.");
+                Err(failure)
+            }
+        },
     }
 }
 

@@ -12,11 +12,14 @@ macro_rules! say_on {
 }
 
 mod ask;
+mod asking;
 #[cfg(feature = "dev")]
 mod dev;
 mod enrol;
 mod events;
+mod files;
 mod following;
+mod import;
 mod local;
 mod run;
 mod saga;
@@ -48,6 +51,8 @@ pub mod code {
     pub const NEEDS_A_PERSON: u8 = 6;
 }
 
+const DEFAULT_CONFIG: &str = "/etc/chancery/chancery.toml";
+
 /// Chancery: signs with keys that never leave the hardware, and writes down every signature before it is made.
 #[derive(Debug, Parser)]
 #[command(
@@ -67,7 +72,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 pub struct Common {
     /// The configuration file.
-    #[arg(long, global = true, env = "CHANCERY_CONFIG", default_value = "/etc/chancery/chancery.toml")]
+    #[arg(long, global = true, env = "CHANCERY_CONFIG", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
     /// The daemon's local socket, where it is not the configuration's.
     #[arg(long, global = true, env = "CHANCERY_SOCKET")]
@@ -81,6 +86,17 @@ pub struct Common {
 }
 
 impl Common {
+    /// For commands that act in a workspace.
+    fn in_workspace(&self) -> Result<Self, Failure> {
+        match self.workspace {
+            Some(_) => Ok(self.clone()),
+            None => {
+                let words = "say which workspace: --workspace NAME, or CHANCERY_WORKSPACE in the environment";
+                Err(Failure::new(code::USAGE, "usage", words))
+            }
+        }
+    }
+
     /// For commands about the appliance as a whole: a workspace in the environment does not concern them.
     fn outside_workspaces(&self) -> Self {
         Self { workspace: None, ..self.clone() }
@@ -119,7 +135,7 @@ enum Command {
     /// Signing keys of a workspace.
     #[command(subcommand)]
     Key(words::KeyCommand),
-    /// Sign a file.
+    /// Sign a file of any size, standard input, or a digest.
     Sign(words::SignArgs),
     /// Verify a signature of a file; exit code 1 if it is not valid.
     Verify(words::VerifyArgs),
@@ -145,8 +161,12 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check the configuration and say everything that is wrong with it at once.
-    Check,
+    /// Say everything that is wrong with it, also before the first start.
+    Check {
+        /// The user whom the daemon runs as, by name or number; `chancery` by default where root asks and there is that user.
+        #[arg(long)]
+        user: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -163,7 +183,7 @@ pub fn main() -> ExitCode {
         Command::Serve => run::serve(&cli.common),
         #[cfg(feature = "dev")]
         Command::Dev(args) => dev::run(&args).map_err(Failure::from),
-        Command::Config(ConfigCommand::Check) => run::check_config(&cli.common),
+        Command::Config(ConfigCommand::Check { user }) => run::check_config(&cli.common, user.as_deref()),
         Command::Token(TokenCommand::Probe) => run::probe(&cli.common),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "chancery", &mut std::io::stdout());
@@ -175,8 +195,8 @@ pub fn main() -> ExitCode {
         Command::Ca(command) => ask::ca(&cli.common, command),
         Command::Apikey(command) => ask::api_key(&cli.common, command),
         Command::Key(command) => ask::key(&cli.common, command),
-        Command::Sign(args) => ask::sign(&cli.common, &args),
-        Command::Verify(args) => ask::verify(&cli.common, &args),
+        Command::Sign(args) => files::sign(&cli.common, &args),
+        Command::Verify(args) => files::verify(&cli.common, &args),
         Command::Audit(command) => ask::audit(&cli.common, command),
         Command::Saga(command) => saga::saga(&cli.common, command),
         Command::Events(args) => events::events(&cli.common, args),

@@ -3,6 +3,7 @@
 //! What leaves: a running daemon; or a failure with its causes and an exit code.
 
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -12,7 +13,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::{Common, code};
-use crate::config::{Config, ConfigRefused, LogConfig, LogFormat};
+use crate::config::{Config, ConfigRefused, LogConfig, LogFormat, Viewpoint};
 use crate::serve as serving;
 use crate::traces::{Lines, in_json};
 use crate::wiring::{self, Unbuilt};
@@ -26,12 +27,14 @@ pub struct Failure {
     pub word: String,
     /// What happened and what to do.
     pub text: String,
+    /// What `--json` prints in place of word and text.
+    pub document: Option<serde_json::Value>,
 }
 
 impl Failure {
     /// A failure of a kind.
     pub fn new(code: u8, word: &str, text: impl Into<String>) -> Self {
-        Self { code, word: word.to_owned(), text: text.into() }
+        Self { code, word: word.to_owned(), text: text.into(), document: None }
     }
 
     /// An error with its causes, one to the line.
@@ -48,9 +51,10 @@ impl Failure {
 
     /// Tells it, and gives the exit code.
     pub fn tell(self, as_json: bool) -> ExitCode {
-        match as_json {
-            true => say!("{}", json!({ "error": { "code": self.word, "detail": self.text } })),
-            false => eprintln!("chancery: {}", self.text),
+        match (as_json, self.document) {
+            (true, Some(document)) => say!("{document}"),
+            (true, None) => say!("{}", json!({ "error": { "code": self.word, "detail": self.text } })),
+            (false, _) => eprintln!("chancery: {}", self.text),
         }
         ExitCode::from(self.code)
     }
@@ -62,20 +66,15 @@ impl From<ConfigRefused> for Failure {
     }
 }
 
-pub(super) fn check_config(common: &Common) -> Result<(), Failure> {
-    match Config::read(&common.config) {
+pub(super) fn check_config(common: &Common, user: Option<&str>) -> Result<(), Failure> {
+    let from = Viewpoint::ahead(user).map_err(|why| Failure::because(code::USAGE, "usage", &why))?;
+    match Config::read_from(&common.config, &from) {
         Ok(_) if common.json => say!("{}", json!({ "ok": true, "defects": [] })),
-        Ok(_) => say!("{} is right.", common.config.display()),
-        Err(refused) if common.json => {
-            let defects: Vec<_> = refused
-                .defects
-                .iter()
-                .map(|defect| json!({ "at": defect.at, "what": defect.what }))
-                .collect();
-            say!("{}", json!({ "ok": false, "defects": defects }));
-            return Err(Failure::new(code::CONFIGURATION, "configuration", "the configuration is not right"));
+        Ok(_) => say!("{}: OK", common.config.display()),
+        Err(refused) => {
+            let document = json!({ "ok": false, "defects": refused.defects });
+            return Err(Failure { document: Some(document), ..refused.into() });
         }
-        Err(refused) => return Err(refused.into()),
     }
     Ok(())
 }
@@ -139,7 +138,12 @@ fn start_log(log: &LogConfig) -> Lines {
     let log_of = tracing_subscriber::registry().with(filter).with(in_json().with_writer(lines.clone()));
     match log.format {
         LogFormat::Json => log_of.with(in_json().with_writer(std::io::stderr)).init(),
-        LogFormat::Text => log_of.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
+        LogFormat::Text => {
+            // Colour is for people at a terminal; a file or the journal would keep it as rubbish.
+            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let text = tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
+            log_of.with(text).init();
+        }
     }
     lines
 }

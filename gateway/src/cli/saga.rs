@@ -2,11 +2,10 @@
 //! Who enters: parsed arguments.
 //! What leaves: tables, pictures, sentences or JSON.
 
-use std::io::IsTerminal;
-
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::asking::is_sure;
 use super::local::Ask;
 use super::{Common, Failure, code, show};
 use crate::runs::shown;
@@ -101,12 +100,14 @@ pub(super) fn saga(common: &Common, command: SagaCommand) -> Result<(), Failure>
         SagaCommand::List(args) => list(common, args),
         SagaCommand::Show { id } => picture(common, &id),
         SagaCommand::Offers => {
+            let common = &common.in_workspace()?;
             let answer = Ask::get("/v1/workflow-offers").send(common)?;
             show::table(common.json, &answer, "offers", &["workflow", "scope", "summary"]);
             Ok(())
         }
         SagaCommand::Start { workflow, input } => {
-            let ask = Ask::post(format!("/v1/workflows/{workflow}"), Some(parsed(&input)?));
+            let common = &common.in_workspace()?;
+            let ask = Ask::post(format!("/v1/workflows/{workflow}"), Some(parsed("INPUT", &input)?));
             tell(common, &ask.send(common)?)
         }
         SagaCommand::Cancel(Because { id, reason }) => {
@@ -117,7 +118,7 @@ pub(super) fn saga(common: &Common, command: SagaCommand) -> Result<(), Failure>
         SagaCommand::Refuse(args) => vote(common, &args, "refuse"),
         SagaCommand::Retry(because) => lead(common, "retry", &because, None),
         SagaCommand::SupplyResult { because, result } => {
-            lead(common, "supply-result", &because, Some(parsed(&result)?))
+            lead(common, "supply-result", &because, Some(parsed("--result", &result)?))
         }
         SagaCommand::SkipUndo(because) => lead(common, "skip-undo", &because, None),
         SagaCommand::ResumeForward(because) => lead(common, "resume-forward", &because, None),
@@ -172,7 +173,8 @@ fn vote(common: &Common, args: &VoteArgs, verdict: &str) -> Result<(), Failure> 
             shown::text(&as_hashed(approval, &read))
         );
     }
-    if !yes && digest.is_none() && !is_sure(verdict)? {
+    let flags = "--yes, or --digest with the digest that you have looked at";
+    if !yes && digest.is_none() && !is_sure(&format!("{verdict} this?"), flags)? {
         return Err(Failure::new(code::REFUSED, "not_voted", "nothing was said to it"));
     }
     let body = json!({
@@ -193,19 +195,6 @@ fn as_hashed(approval: &Value, document: &Value) -> Value {
     shown
 }
 
-/// Asks whoever sits at the terminal; where nobody does, nobody is sure.
-fn is_sure(verdict: &str) -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        let words =
-            "nobody can be asked here; say --yes, or --digest with the digest that you have looked at";
-        return Err(Failure::new(code::USAGE, "usage", words));
-    }
-    say_on!("\n{verdict} this? [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(|why| Failure::because(code::USAGE, "usage", &why))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
 fn text<'v>(answer: &'v Value, name: &str) -> &'v str {
     answer[name].as_str().unwrap_or_default()
 }
@@ -220,6 +209,13 @@ fn tell(common: &Common, answer: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-fn parsed(text: &str) -> Result<Value, Failure> {
-    serde_json::from_str(text).map_err(|why| Failure::because(code::USAGE, "usage", &why))
+/// JSON from the command line; what is wrong is said of the argument, not of a body.
+fn parsed(argument: &str, text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text).map_err(|why| {
+        let words = format!(
+            "{argument}: not JSON, from character {} on; write an object such as '{{\"key\":\"release\"}}'",
+            why.column().max(1)
+        );
+        Failure::new(code::USAGE, "usage", words)
+    })
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// What to do with workspaces.
 #[derive(Debug, Subcommand)]
@@ -18,13 +18,13 @@ pub(super) enum WorkspaceCommand {
     List,
     /// Close a workspace to its programs.
     Close {
-        /// Its id.
-        id: String,
+        /// Its name or id.
+        workspace: String,
     },
     /// Open a closed workspace again.
     Open {
-        /// Its id.
-        id: String,
+        /// Its name or id.
+        workspace: String,
     },
 }
 
@@ -49,8 +49,11 @@ pub(super) enum ClientCommand {
     List,
     /// Revoke a client; its open connections end at once.
     Revoke {
-        /// Its id.
-        id: String,
+        /// Its name or id.
+        client: String,
+        /// Do not ask; it cannot be taken back.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -65,6 +68,9 @@ pub(super) enum CaCommand {
     Retire {
         /// The fingerprint of its certificate.
         fingerprint: String,
+        /// Do not ask; it cannot be taken back.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -78,16 +84,19 @@ pub(super) enum ApiKeyCommand {
         /// What it may do, such as `sign` or `keys:manage`; give it once for each scope.
         #[arg(long = "scope", required = true)]
         scopes: Vec<String>,
-        /// When it ends (RFC 3339).
-        #[arg(long)]
+        /// When it ends, such as 2027-01-31T00:00:00Z.
+        #[arg(long, value_parser = time_text)]
         expires: Option<String>,
     },
     /// List the workspace's API keys.
     List,
     /// Revoke an API key, at once.
     Revoke {
-        /// Its id.
-        id: String,
+        /// Its name or id.
+        key: String,
+        /// Do not ask; it cannot be taken back.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -105,19 +114,30 @@ pub(super) enum KeyCommand {
         #[arg(long)]
         recoverable: bool,
     },
+    /// Bring in a key that was made elsewhere, in one go.
+    Import {
+        /// The name it will have.
+        name: String,
+        /// The private key: PKCS#8 in PEM, without a passphrase. It is read here and leaves this program wrapped.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
     /// List the workspace's keys.
     List {
         /// Where the page before ended.
         #[arg(long)]
         after: Option<String>,
     },
-    /// Show a key; with --public only its newest public key.
+    /// Show a key; with --public only the public key that signs now.
     Show {
         /// Its name or id.
         key: String,
-        /// `pem`, `ssh` or `jwk`.
-        #[arg(long)]
-        public: Option<String>,
+        /// The public key alone, in this form.
+        #[arg(long, value_name = "FORM")]
+        public: Option<PublicForm>,
+        /// Of this version instead of the one that signs now.
+        #[arg(long, requires = "public", value_name = "VERSION")]
+        key_version: Option<i64>,
     },
     /// Make a new version.
     Rotate {
@@ -161,17 +181,55 @@ pub(super) struct SignArgs {
     /// The key's name or id.
     #[arg(long)]
     pub(super) key: String,
-    /// The scheme, such as ecdsa-sha256.
+    /// The scheme, such as ecdsa-sha256; may be left out where the key has only one.
     #[arg(long)]
-    pub(super) scheme: String,
+    pub(super) scheme: Option<String>,
     /// Text for the ledger entry.
     #[arg(long)]
     pub(super) context: Option<String>,
-    /// Where to write the signature; beside the file with `.sig` if absent.
+    /// Where to write the signature, `-` for standard output; beside the file with `.sig` if absent.
     #[arg(long)]
     pub(super) out: Option<PathBuf>,
-    /// The file.
-    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) what: What,
+}
+
+/// What is signed or verified.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct What {
+    /// The digest in hexadecimal digits, made elsewhere, instead of a file.
+    #[arg(long, value_name = "HEX")]
+    pub(super) digest: Option<String>,
+    /// The file, of any size; `-` is standard input.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// The forms in which a public key is shown.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum PublicForm {
+    /// SubjectPublicKeyInfo in PEM.
+    Pem,
+    /// A line for OpenSSH.
+    Ssh,
+    /// A JSON Web Key.
+    Jwk,
+}
+
+impl PublicForm {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Pem => "pem",
+            Self::Ssh => "ssh",
+            Self::Jwk => "jwk",
+        }
+    }
+}
+
+fn time_text(text: &str) -> Result<String, String> {
+    use time::format_description::well_known::Rfc3339;
+    let read = time::OffsetDateTime::parse(text, &Rfc3339);
+    read.map(|_| text.to_owned()).map_err(|_| "write the time like 2027-01-31T00:00:00Z".to_owned())
 }
 
 /// How to verify a file.
@@ -180,17 +238,17 @@ pub(super) struct VerifyArgs {
     /// The key's name or id.
     #[arg(long)]
     pub(super) key: String,
-    /// The scheme.
+    /// The scheme; may be left out where the key has only one.
     #[arg(long)]
-    pub(super) scheme: String,
+    pub(super) scheme: Option<String>,
     /// The key's version; the latest if absent.
     #[arg(long)]
     pub(super) key_version: Option<i64>,
     /// The signature file.
     #[arg(long)]
     pub(super) signature: PathBuf,
-    /// The file.
-    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) what: What,
 }
 
 /// What to do with the ledger.
@@ -221,6 +279,8 @@ pub(super) enum AuditCommand {
         /// Its number.
         seq: u64,
     },
+    /// The keys that verify the log's checkpoints, to be written down by whoever audits it.
+    Keys,
     /// Seal what is new, now.
     Seal,
     /// Write what proves the log to outsiders; with --workspace its part.

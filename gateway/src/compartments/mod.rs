@@ -39,6 +39,19 @@ impl Compartments {
         }
     }
 
+    /// A copy to make a reload ready in; what is made there counts only once it is adopted.
+    #[must_use]
+    pub fn staged(&self) -> Self {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { all: Arc::new(RwLock::new(all)) }
+    }
+
+    /// Takes over what was made ready in a copy.
+    pub fn adopt(&self, staged: &Self) {
+        let ready = staged.all.read().unwrap_or_else(PoisonError::into_inner).clone();
+        *self.all.write().unwrap_or_else(PoisonError::into_inner) = ready;
+    }
+
     /// Forgets the upstreams that are no longer configured.
     pub fn forget_upstreams_but(&self, names: &[&str]) {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
@@ -61,6 +74,20 @@ mod tests {
 
     fn bounds(in_flight_max: usize, queue_max: usize) -> Bounds {
         Bounds { in_flight_max, queue_max, breaker: Some(Policy::default()) }
+    }
+
+    #[test]
+    fn what_is_staged_counts_only_once_it_is_adopted() {
+        let (all, dice) = (Compartments::default(), Dice::system());
+        let first = all.keep_or_make("a", Kind::Upstream, bounds(1, 1), &dice);
+        let staged = all.staged();
+        let second = staged.keep_or_make("a", Kind::Upstream, bounds(2, 1), &dice);
+        staged.keep_or_make("b", Kind::Upstream, bounds(1, 1), &dice);
+        assert_eq!(all.seen().len(), 1);
+        assert!(Arc::ptr_eq(&first, &all.keep_or_make("a", Kind::Upstream, bounds(1, 1), &dice)));
+        all.adopt(&staged);
+        assert!(Arc::ptr_eq(&second, &all.keep_or_make("a", Kind::Upstream, bounds(2, 1), &dice)));
+        assert_eq!(all.seen().len(), 2);
     }
 
     #[test]

@@ -3,7 +3,12 @@
 //! What leaves: a `Config` without defects, or all defects at once. It holds paths and numbers, never secrets.
 
 mod check;
+mod defects;
+mod reading;
 mod sandbox;
+#[cfg(test)]
+mod table_tests;
+mod viewpoint;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,7 +17,8 @@ use std::time::Duration;
 use hsm::TokenConfig;
 use serde::Deserialize;
 
-pub use self::check::{ConfigRefused, Defect};
+pub use self::defects::{ConfigRefused, Defect};
+pub use self::viewpoint::{NoSuchUser, Viewpoint};
 use crate::boundary::rate::Quota;
 use crate::dial::Place;
 use crate::sealing::Cadence;
@@ -165,8 +171,30 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(path: &Path) -> Result<Self, ConfigRefused> {
+        Self::read_from(path, &Viewpoint::own())
+    }
+
+    /// Reads and checks the file from another viewpoint than the daemon's own.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, seen from there.
+    pub fn read_from(path: &Path, from: &Viewpoint) -> Result<Self, ConfigRefused> {
         let text = std::fs::read_to_string(path).map_err(|why| ConfigRefused::file(path, &why))?;
-        check::checked(path, &text)
+        check::checked(path, &text, from)
+    }
+
+    /// The operators' socket, and nothing else of the file: whoever asks the daemon needs neither its rights nor its secrets.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or names no socket.
+    pub fn socket_in(path: &Path) -> Result<PathBuf, ConfigRefused> {
+        let text = std::fs::read_to_string(path).map_err(|why| ConfigRefused::file(path, &why))?;
+        let refused = |defects| ConfigRefused { path: path.to_owned(), defects };
+        let mut reading = reading::Reading::of(&text).map_err(refused)?;
+        match reading.required::<PathBuf>("socket") {
+            Some(socket) if reading.defects.is_empty() => Ok(socket),
+            _ => Err(refused(reading.defects)),
+        }
     }
 
     /// The ledger's file.

@@ -15,7 +15,8 @@ pub(super) fn defects(config: &Config) -> Vec<Defect> {
 }
 
 fn network(at: &str, token: &TokenConfig) -> Option<Defect> {
-    let defect = |what: &str| Some(Defect { at: format!("{at}.sandbox.connect"), what: what.to_owned() });
+    let defect =
+        |what: &str| Some(Defect { at: format!("{at}.sandbox.connect"), line: None, what: what.to_owned() });
     match (token.network(), token.sandbox().connect.is_empty()) {
         (true, true) => defect(
             "is empty, so with `network = true` the library could connect nowhere; give the device's addresses with their ports",
@@ -34,7 +35,7 @@ fn paths<'a>(at: &'a str, token: &TokenConfig, config: &'a Config) -> impl Itera
             "lets the token's worker into {}, and so to {what}; give the worker a file or directory of its own",
             path.display()
         );
-        Some(Defect { at: format!("{at}.sandbox"), what })
+        Some(Defect { at: format!("{at}.sandbox"), line: None, what })
     })
 }
 
@@ -65,6 +66,7 @@ fn real(path: &Path) -> PathBuf {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::Viewpoint;
     use super::super::check::checked;
     use super::*;
 
@@ -88,7 +90,7 @@ mod tests {
              {token}\n{more}"
         );
         let text = text.replace("HOME", &home.path().display().to_string());
-        match checked(Path::new("chancery.toml"), &text) {
+        match checked(Path::new("chancery.toml"), &text, &Viewpoint::own()) {
             Ok(_) => String::new(),
             Err(refused) => refused.to_string(),
         }
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn a_token_in_a_directory_of_its_own_is_right() {
         assert_eq!(said("pin_file = \"HOME/pin\"\nsandbox.write = [\"HOME/tokens\"]", ""), "");
-        let tpm = "[tpm]\nkind = \"tpm\"\ntcti = \"device:/dev/tpmrm0\"\nindex_auth_file = \"HOME/state/tpm/index.auth\"";
+        let tpm = "[tpm]\nkind = \"tpm\"\ntcti = \"device:/dev/tpmrm0\"\nindex_auth_file = \"HOME/state/tpm/index.auth\"\nworker = \"HOME/pin\"";
         assert_eq!(said("pin_file = \"HOME/pin\"", tpm), "");
     }
 
@@ -122,7 +124,7 @@ mod tests {
         }
         let text = said("pin_file = \"HOME/pin\"\nenvironment.A = \"HOME/state\"", "");
         assert!(text.contains("the state directory"), "{text:?}");
-        let tpm = "[tpm]\nkind = \"tpm\"\ntcti = \"device\"\nindex_auth_file = \"HOME/state/index.auth\"";
+        let tpm = "[tpm]\nkind = \"tpm\"\ntcti = \"device\"\nindex_auth_file = \"HOME/state/index.auth\"\nworker = \"HOME/pin\"";
         let text = said("pin_file = \"HOME/pin\"", tpm);
         assert!(text.contains("`tpm.sandbox` lets"), "{text:?}");
     }

@@ -69,7 +69,9 @@ impl RouteTree {
                 return Found::Nothing;
             }
         }
-        match node.methods.iter().find(|(known, _)| known.text() == method.as_str()) {
+        // Whatever can be read can be asked for its head alone; the boundary leaves the body out.
+        let wanted = if method == http::Method::HEAD { "GET" } else { method.as_str() };
+        match node.methods.iter().find(|(known, _)| known.text() == wanted) {
             Some((_, at)) => Found::Route(&self.routes[*at], params),
             None if node.methods.is_empty() => Found::Nothing,
             None => Found::OtherMethods(node.methods.iter().map(|(method, _)| *method).collect()),

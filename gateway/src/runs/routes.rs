@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sagas::{SagaId, Scope, State};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Runs, shown, wire};
 use crate::api::exchange::Json;
@@ -30,6 +30,7 @@ pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
             .guard::<InWorkspace<may::WorkflowsRead>>()
             .says("One run: its steps, attempts, what it waits for, why it is stuck; as text, a picture")
             .gives::<wire::RunAnswer>(200)
+            .gives_text(&["text/plain"])
             .to(to(), show),
         Route::get("/v1/workflow-offers")
             .guard::<InWorkspace<may::WorkflowsRead>>()
@@ -45,10 +46,12 @@ pub fn routes(runs: &Arc<Runs>) -> Vec<Route> {
         Route::post("/v1/workflows/{workflow}")
             .guard::<InWorkspace<may::WorkflowsManage>>()
             .keyed(KeyRule::Required)
-            .takes::<Json<Value>>()
+            .takes::<Json<Map<String, Value>>>()
             .waits()
             .says("Start a workflow by its name; `Prefer: wait=N` waits for its end")
             .gives::<wire::RunAnswer>(202)
+            .or_gives::<wire::RunAnswer>(200, "It is over already")
+            .or_gives::<wire::RunAnswer>(409, "It is over, and did not succeed; or a problem document")
             .to(to(), start),
         Route::post("/v1/workflows/{workflow}/cancel")
             .guard::<InWorkspace<may::WorkflowsManage>>()
@@ -130,10 +133,10 @@ async fn offers(
 async fn start(
     runs: Arc<Runs>,
     by: Member<may::WorkflowsManage>,
-    Json(input): Json<Value>,
+    Json(input): Json<Map<String, Value>>,
     ex: Exchange,
 ) -> Result<Reply, Problem> {
-    let key = runs.start(&by, &ex.origin, &ex.param::<String>(0)?, input).await?;
+    let key = runs.start(&by, &ex.origin, &ex.param::<String>(0)?, Value::Object(input)).await?;
     let end = runs.end(&key, ex.wait.unwrap_or(Duration::ZERO)).await?;
     let status = match end.map(|end| end.state) {
         Some(State::Succeeded) => 200,
@@ -174,7 +177,9 @@ async fn blob(
     ex: Exchange,
 ) -> Result<Reply, Problem> {
     let id: SagaId = ex.param(0)?;
-    runs.deliver(&by, &ex.origin, id, BLOB, &body.checked()?).await?;
+    let blob = body.checked()?;
+    wire::awaits_blob(&runs.show(Some(by.workspace()), id).await?)?;
+    runs.deliver(&by, &ex.origin, id, BLOB, &blob).await?;
     Reply::json(202, &wire::RunAnswer::try_from(runs.show(Some(by.workspace()), id).await?)?)
 }
 

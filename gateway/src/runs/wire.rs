@@ -51,6 +51,7 @@ pub struct Because {
 #[serde(deny_unknown_fields)]
 pub struct CastVote {
     /// `approve` or `refuse`.
+    #[schemars(extend("enum" = ["approve", "refuse"]))]
     pub verdict: String,
     /// The digest of the request, as shown.
     pub digest: String,
@@ -66,11 +67,106 @@ pub struct WrappedKey {
     pub wrapped: String,
 }
 
+/// One line of a list of runs. The form is written out here, for the value comes from the engine.
+#[derive(Debug, JsonSchema)]
+#[allow(dead_code, reason = "the form of an answer that another crate writes")]
+pub struct Run {
+    /// Whose it is: the workspace, or none for the appliance.
+    workspace: Option<String>,
+    /// Its id.
+    id: String,
+    /// The workflow's name.
+    workflow: String,
+    /// The version of its definition.
+    version: u32,
+    /// Where it stands.
+    #[schemars(extend("enum" = RUN_STATES))]
+    state: String,
+    /// The step it stands at, if this build knows it.
+    step: Option<String>,
+    /// Attempts at that step.
+    attempt: u32,
+    /// Who started it.
+    actor: String,
+    /// Why it does not go on, or turned round.
+    error: Option<String>,
+    /// When it is due again, in microseconds since 1970.
+    due_us: Option<u64>,
+    /// When it was started.
+    created_us: u64,
+    /// When it last moved.
+    updated_us: u64,
+    /// Whether this build has its definition; if not, it waits untouched.
+    runnable: bool,
+}
+
+const RUN_STATES: [&str; 10] = [
+    "pending",
+    "running",
+    "waiting",
+    "backoff",
+    "unwinding",
+    "succeeded",
+    "compensated",
+    "stuck_forward",
+    "stuck_undo",
+    "abandoned",
+];
+
+/// One step of a run.
+#[derive(Debug, JsonSchema)]
+#[allow(dead_code, reason = "the form of an answer that another crate writes")]
+pub struct RunStep {
+    /// Its name.
+    name: String,
+    /// `local`, `remote`, `wait`, `fan_out` or `child`.
+    kind: String,
+    /// Whether it is the point of no return.
+    pivot: bool,
+    /// `ahead`, `current`, `done`, `undone`, `skipped` or `stuck`.
+    state: String,
+    /// Attempts, forward.
+    attempts: u32,
+    /// Attempts, back.
+    undo_attempts: u32,
+    /// When it was first tried.
+    began_us: Option<u64>,
+    /// When it was done, or undone.
+    ended_us: Option<u64>,
+    /// The last thing that went wrong with it.
+    error: Option<String>,
+}
+
+/// What only a single run shows.
+#[derive(Debug, JsonSchema)]
+#[allow(dead_code, reason = "the form of an answer that another crate writes")]
+pub struct RunDetail {
+    #[serde(flatten)]
+    summary: Run,
+    /// Its steps, in order.
+    steps: Vec<RunStep>,
+    /// Until when it must have reached its pivot.
+    deadline_us: Option<u64>,
+    /// Whether someone asked it to turn round.
+    cancelled: bool,
+    /// The request that started it.
+    request: String,
+    /// The trace that the start belonged to.
+    traceparent: Option<String>,
+    /// Whose child it is.
+    parent: Option<String>,
+    /// What its last step left behind, once it has succeeded and while that is kept.
+    result: Option<Value>,
+    /// What a person can do now, in words.
+    advice: Vec<String>,
+}
+
 /// A run with its steps.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RunAnswer {
     /// The run as the engine tells it: state, steps, attempts, why it is stuck, what can be done.
     #[serde(flatten)]
+    #[schemars(with = "RunDetail")]
     pub run: Value,
     /// What waits for approval.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,6 +223,7 @@ pub struct VoteAnswer {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RunList {
     /// The runs, newest first.
+    #[schemars(with = "Vec<Run>")]
     pub workflows: Vec<Value>,
     /// The `after` of the next page, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,6 +286,28 @@ impl CastVote {
     }
 }
 
+/// The modulus of the wrapping key, and at least two blocks of eight bytes behind it; the longest is RSA-4096 in PKCS#8.
+fn fits(bytes: usize) -> bool {
+    bytes.is_multiple_of(8) && (256 + 24..=8 << 10).contains(&bytes)
+}
+
+/// A wrapped key that comes too early would be made for nothing: it is refused before anybody takes it.
+///
+/// # Errors
+/// The run is no import, or does not wait for a key now.
+pub fn awaits_blob(shown: &Shown) -> Result<(), Problem> {
+    let refuse = |words: &str| Err(Problem::new(Code::WrongState, words.to_owned()));
+    let summary = &shown.detail.summary;
+    match (summary.workflow.as_str(), summary.state) {
+        ("key.import", "waiting") => Ok(()),
+        ("key.import", "pending" | "running" | "backoff") => refuse(
+            "the token is still making the wrapping key; ask for the key until it shows `incoming`, wrap for that, and send it then",
+        ),
+        ("key.import", _) => refuse("the import is over; begin a new one"),
+        _ => refuse("this workflow waits for no key"),
+    }
+}
+
 impl WrappedKey {
     /// What the import hears.
     ///
@@ -196,7 +315,14 @@ impl WrappedKey {
     /// It is not base64, or empty.
     pub fn checked(self) -> Result<Blob, Problem> {
         match STANDARD.decode(&self.wrapped) {
-            Ok(bytes) if !bytes.is_empty() => Ok(Blob { wrapped: self.wrapped }),
+            Ok(bytes) if fits(bytes.len()) => Ok(Blob { wrapped: self.wrapped }),
+            Ok(bytes) => {
+                let words = format!(
+                    "{} bytes are no key that was wrapped as `incoming` says: an AES key under RSA-OAEP, then the key under AES key wrap with padding (RFC 5649)",
+                    bytes.len()
+                );
+                Err(Problem::new(Code::Invalid, words).at("/wrapped"))
+            }
             _ => Err(Problem::new(Code::Invalid, "the wrapped key is base64, and not empty").at("/wrapped")),
         }
     }

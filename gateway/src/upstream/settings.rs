@@ -83,6 +83,21 @@ pub enum Protocol {
 /// First segments that belong to the appliance.
 const RESERVED: [&str; 5] = ["/v1", "/health", "/metrics", "/problems", "/.well-known"];
 
+/// Names of the appliance's own services: status, breakers and metrics tell upstreams and services apart by name.
+pub const RESERVED_NAMES: [&str; 11] = [
+    "audit",
+    "devices",
+    "events",
+    "following",
+    "keys",
+    "locks",
+    "signing",
+    "status",
+    "succession",
+    "workflows",
+    "workspaces",
+];
+
 impl UpstreamConfig {
     /// Its place and time.
     pub fn bounds(&self) -> Bounds {
@@ -108,6 +123,12 @@ impl UpstreamConfig {
     fn defects(&self) -> Vec<(&'static str, String)> {
         let mut defects = self.prefix_defects();
         let mut defect = |at, what: &str| defects.push((at, what.to_owned()));
+        if RESERVED_NAMES.contains(&self.name.as_str()) {
+            defect(
+                "name",
+                &format!("is `{}`, which is a service of the appliance; choose another", self.name),
+            );
+        }
         if self.endpoints.is_empty() || self.endpoints.len() > ENDPOINTS_MAX {
             defect("endpoints", &format!("must name 1 to {ENDPOINTS_MAX} addresses"));
         }
@@ -129,7 +150,9 @@ impl UpstreamConfig {
             }
         }
         for (at, path) in files.iter().filter_map(|(at, path)| Some((*at, path.as_ref()?))) {
-            if let Err(why) = std::fs::File::open(path) {
+            if !path.is_absolute() {
+                defect(at, &format!("is `{}`; give the whole path, from `/` on", path.display()));
+            } else if let Err(why) = std::fs::File::open(path) {
                 defect(at, &format!("names {}, which cannot be read ({why})", path.display()));
             }
         }
@@ -172,27 +195,24 @@ impl UpstreamConfig {
     }
 }
 
-/// Everything wrong with a list of upstreams: where, and what.
-pub fn defects(upstreams: &[UpstreamConfig]) -> Vec<(String, String)> {
+/// Everything wrong with a list of upstreams: where, and what. `shown` says how the file calls each of them.
+pub fn defects<'a>(upstreams: &[UpstreamConfig], shown: impl Fn(usize) -> &'a str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     if upstreams.len() > UPSTREAMS_MAX {
         found.push(("upstream".to_owned(), format!("has more than {UPSTREAMS_MAX} tables")));
     }
     for (at, upstream) in upstreams.iter().enumerate() {
         let own = upstream.defects().into_iter();
-        found.extend(own.map(|(key, what)| (format!("upstream.{}.{key}", upstream.name), what)));
+        found.extend(own.map(|(key, what)| (format!("upstream.{}.{key}", shown(at)), what)));
         for earlier in &upstreams[..at] {
             if earlier.name == upstream.name {
-                found.push((
-                    format!("upstream.{}", upstream.name),
-                    "stands twice; names are unique".to_owned(),
-                ));
+                found.push((format!("upstream.{}", shown(at)), "stands twice; names are unique".to_owned()));
             } else if earlier.prefix == upstream.prefix {
                 let what = format!(
                     "`{}` is claimed by `{}` and by `{}`",
                     upstream.prefix, earlier.name, upstream.name
                 );
-                found.push((format!("upstream.{}.prefix", upstream.name), what));
+                found.push((format!("upstream.{}.prefix", shown(at)), what));
             }
         }
     }
@@ -233,7 +253,7 @@ mod tests {
     }
 
     fn wrong(text: &str) -> Vec<String> {
-        defects(&[read(text)]).into_iter().map(|(at, what)| format!("{at} {what}")).collect()
+        defects(&[read(text)], |_| "a").into_iter().map(|(at, what)| format!("{at} {what}")).collect()
     }
 
     const GOOD: &str = "name = 'a'\nprefix = '/a'\nendpoints = ['http://127.0.0.1:1']\n";
@@ -295,8 +315,8 @@ mod tests {
     #[test]
     fn a_tie_names_both() {
         let (one, other) = (read(GOOD), read(&GOOD.replace("'a'", "'b'")));
-        let found = defects(&[one.clone(), other]);
+        let found = defects(&[one.clone(), other], |at| ["a", "b"][at]);
         assert_eq!(found, [("upstream.b.prefix".into(), "`/a` is claimed by `a` and by `b`".into())]);
-        assert!(defects(&[one.clone(), one])[0].1.contains("twice"));
+        assert!(defects(&[one.clone(), one], |_| "a")[0].1.contains("twice"));
     }
 }

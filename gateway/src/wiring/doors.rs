@@ -192,10 +192,13 @@ impl House {
     /// # Errors
     /// One cannot be served; then all stay as they were.
     pub fn serve_upstreams(&self, configs: &[UpstreamConfig]) -> Result<(), UpstreamsRefused> {
-        let ready = upstreams(configs, &self.compartments, &self.ground.dice)?;
+        // Status, metrics and readiness go on telling of what serves until the new ones do.
+        let staged = self.compartments.staged();
+        let ready = upstreams(configs, &staged, &self.ground.dice)?;
         self.router.serve_upstreams(&ready)?;
         let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
-        self.compartments.forget_upstreams_but(&names);
+        staged.forget_upstreams_but(&names);
+        self.compartments.adopt(&staged);
         Ok(())
     }
 }

@@ -246,6 +246,7 @@ async fn the_matrix_knows_every_route_that_is_served_and_no_other() {
 
 #[tokio::test]
 async fn every_caller_gets_through_every_guard_that_lets_it_and_no_other() {
+    promises::described::enforce();
     let crowd = Crowd::gather().await;
     let routes = routes(&crowd.house).await;
     let wrong = crowd.wrong_cells(&routes, false).await;
@@ -324,6 +325,7 @@ fn succeeding_calls(
 
 #[tokio::test]
 async fn every_changing_route_leaves_an_entry_that_names_its_request() {
+    promises::described::enforce();
     let mut house = Appliance::start().await;
     let acme = house.member("acme").await;
     let key = acme.create_key("release", "p256").await;

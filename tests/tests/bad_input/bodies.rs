@@ -134,7 +134,7 @@ async fn a_target_too_long_an_unknown_path_and_a_wrong_method_are_told_apart() {
     member.ask(get("/v1/nothing-here")).await.refused(404, "not_found");
     member.ask(get("/v1/keys/../keys")).await.refused(400, "bad_request");
     let refused = member.ask(promises::delete("/v1/keys")).await.refused(405, "method_not_allowed");
-    assert_eq!(refused.header("allow"), Some("POST, GET"));
+    assert_eq!(refused.header("allow"), Some("GET, HEAD, OPTIONS, POST"));
     member.ask(get("/v1/keys?color=red")).await.refused(400, "bad_request");
     member.ask(get("/v1/keys?limit=0")).await.refused(400, "bad_request");
     member.ask(get("/v1/keys").header("chancery-deadline-ms", "soon")).await.refused(400, "bad_request");

@@ -176,8 +176,8 @@ async fn the_command_line_rotates_and_brings_the_bundle_beside_a_certificate_up_
     assert_eq!(list["authorities"][1]["fingerprint"], rotated["fingerprint"]);
     assert!(run(&["ca", "list"]).contains("trusted"));
     let first = list["authorities"][0]["fingerprint"].as_str().unwrap();
-    assert!(run(&["ca", "retire", first]).contains("clients revoked"));
+    assert!(run(&["ca", "retire", first, "--yes"]).contains("clients revoked"));
     let second = rotated["fingerprint"].as_str().unwrap();
-    let refused = house.cli(&["ca", "retire", second]);
+    let refused = house.cli(&["ca", "retire", second, "--yes"]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
 }

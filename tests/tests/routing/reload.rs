@@ -75,3 +75,56 @@ async fn an_isolated_upstream_stays_isolated_through_a_reload() {
     let line = lines.iter().find(|line| line["service"] == "a").unwrap();
     assert_eq!(line["trips"], 1, "the reload forgot: {line}");
 }
+
+/// What is shown is what serves: a table that was refused leaves neither an empty place in status and health, nor a forgotten history.
+#[tokio::test]
+async fn a_refused_reload_leaves_status_and_history_as_they_were() {
+    let upstream = Upstream::plain(Speaks::Http1).await.unwrap();
+    let mut ground = ground(vec![before("a", &upstream, &[])]).await;
+    upstream.behave(Behaviour::FailBefore(500));
+    for _ in 0..5 {
+        ground.member.ask(get("/a")).await.expect(500);
+    }
+    let services = async |ground: &crate::Ground| {
+        let status = ground.house.operator().ask(get("/v1/status")).await.expect(200).json();
+        let lines = status["services"].as_array().unwrap().clone();
+        lines.into_iter().map(|line| (line["service"].to_string(), line["trips"].clone())).collect::<Vec<_>>()
+    };
+    let shown = services(&ground).await;
+    assert!(shown.contains(&("\"a\"".to_owned(), 1.into())), "{shown:?}");
+    // Read and checked like any other file, and of no use once TLS is made of it.
+    let no_ca = ground.house.path("no-ca.pem");
+    std::fs::write(&no_ca, "no certificate").unwrap();
+    let file = no_ca.display().to_string();
+    let mut secure = table("b", "/b", &["https://127.0.0.1:1".to_owned()]);
+    for key in ["ca", "client_certificate", "client_key"] {
+        secure.insert(key.into(), file.clone().into());
+    }
+    let told = ground.house.log().matches("the present upstreams stay in use").count();
+    ground.house.set("upstream", vec![before("a", &upstream, &[("in_flight_max", 7.into())]), secure]);
+    ground.house.daemon().signal(Signal::HUP);
+    let refused = || async {
+        (ground.house.log().matches("the present upstreams stay in use").count() > told).then_some(())
+    };
+    eventually("the refusal in the log", Duration::from_secs(10), refused).await;
+    assert_eq!(services(&ground).await, shown);
+}
+
+/// Status, breakers and metrics tell upstreams and services apart by name alone.
+#[tokio::test]
+async fn no_upstream_takes_the_name_of_a_service() {
+    let upstream = Upstream::plain(Speaks::Http1).await.unwrap();
+    let mut ground = ground(vec![before("a", &upstream, &[])]).await;
+    let status = ground.house.operator().ask(get("/v1/status")).await.expect(200).json();
+    let lines = status["services"].as_array().unwrap().iter();
+    let own: Vec<String> =
+        lines.map(|line| line["service"].as_str().unwrap().to_owned()).filter(|name| name != "a").collect();
+    assert!(own.len() > 8, "{own:?}");
+    for name in own {
+        ground.house.set("upstream", vec![table(&name, "/b", &[upstream.endpoint()])]);
+        let checked = ground.house.cli(&["config", "check"]);
+        let words = promises::programs::complained(&checked);
+        assert_eq!(checked.status.code(), Some(4), "{name}: {words}");
+        assert!(words.contains("a service of the appliance"), "{name}: {words}");
+    }
+}

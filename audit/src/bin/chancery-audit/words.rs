@@ -45,7 +45,7 @@ pub(crate) fn entry_text(leaf: &Leaf<'_>, payload: Option<&[u8]>) -> String {
     let facts = [
         ("entry", leaf.seq.to_string()),
         ("log", leaf.origin.to_owned()),
-        ("told at", format!("{} us since 1970", leaf.time_us)),
+        ("recorded at", time_text(leaf.time_us)),
         ("workspace", or_none(leaf.workspace)),
         ("actor", or_none(leaf.actor)),
         ("action", leaf.action.to_owned()),
@@ -71,6 +71,7 @@ fn entry_object(leaf: &Leaf<'_>, payload: Option<&[u8]>) -> serde_json::Value {
     serde_json::json!({
         "seq": leaf.seq,
         "origin": leaf.origin,
+        "time": time_text(leaf.time_us),
         "time_us": leaf.time_us,
         "workspace": leaf.workspace,
         "actor": leaf.actor,
@@ -82,6 +83,45 @@ fn entry_object(leaf: &Leaf<'_>, payload: Option<&[u8]>) -> serde_json::Value {
     })
 }
 
+/// RFC 3339, to the microsecond.
+fn time_text(micros: u64) -> String {
+    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1970 to a date, by eras of 400 years that begin in March.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{fraction:06}Z",
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60
+    )
+}
+
 fn or_none(text: &str) -> String {
     if text.is_empty() { "(none)".to_owned() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time_text;
+
+    #[test]
+    fn times_are_told_as_dates() {
+        for (micros, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_400_000_001, "2000-02-29T00:00:00.000001Z"),
+            (1_796_033_264_895_208, "2026-11-30T10:07:44.895208Z"),
+            (4_107_542_399_999_999, "2100-02-28T23:59:59.999999Z"),
+            (4_107_542_400_000_000, "2100-03-01T00:00:00.000000Z"),
+        ] {
+            assert_eq!(time_text(micros), text);
+        }
+    }
 }

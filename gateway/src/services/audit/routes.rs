@@ -20,17 +20,17 @@ pub fn routes(service: &Arc<Audit>) -> Vec<Route> {
         Route::get("/v1/audit/entries/{seq}").guard::<InWorkspace<may::AuditRead>>()
             .says("One of the workspace's entries").gives::<wire::EntryAnswer>(200).to(to(), entry),
         Route::get("/v1/audit/receipts/{seq}").guard::<InWorkspace<may::AuditRead>>()
-            .says("The receipt of an entry: leaf, inclusion proof, checkpoint; as text, the C2SP tlog-proof alone").to(to(), receipt),
+            .says("The receipt of an entry: leaf, inclusion proof, checkpoint; as text, the C2SP tlog-proof alone").gives::<wire::ReceiptAnswer>(200).gives_text(&["text/plain"]).to(to(), receipt),
         Route::get("/v1/audit/everything").guard::<OperatorOnly>().asks::<wire::EntriesQuery>()
             .says("Entries of all workspaces and of the appliance").gives::<wire::EntryList>(200).to(to(), everything),
         Route::get("/v1/audit/checkpoint").guard::<Connected>()
-            .says("The newest checkpoint; as text, the signed note alone").gives::<wire::CheckpointAnswer>(200).to(to(), checkpoint),
+            .says("The newest checkpoint; as text, the signed note alone").gives::<wire::CheckpointAnswer>(200).gives_text(&["text/plain"]).to(to(), checkpoint),
         Route::get("/v1/audit/consistency").guard::<Connected>().asks::<wire::ConsistencyQuery>()
             .says("That the log of one size begins the log of another").gives::<wire::ConsistencyAnswer>(200).to(to(), consistency),
         Route::post("/v1/audit/seal").guard::<OperatorOnly>()
             .says("Seal what is new, now").gives::<wire::CheckpointAnswer>(200).to(to(), seal),
         Route::post("/v1/audit/export").guard::<OperatorOnly>().asks::<wire::ExportQuery>()
-            .says("Write what an outsider needs to check the log, a range of it, or one workspace's own entries; for a recipient's eyes only, if one is named").gives::<wire::ExportAnswer>(201).to(to(), export),
+            .says("Write what an outsider needs to check the log, a range of it, or one workspace's own entries; for a recipient's eyes only, if one is named").gives::<wire::ExportAnswer>(201).or_gives::<wire::Going>(202, "The export goes on; ask for the workflow").to(to(), export),
     ]
 }
 

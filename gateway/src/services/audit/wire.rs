@@ -245,3 +245,18 @@ impl ConsistencyAnswer {
         }
     }
 }
+
+/// A receipt. The form is written out here, for the value comes from the ledger.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "Receipt")]
+#[allow(dead_code, reason = "the form of an answer that another crate writes")]
+pub struct ReceiptAnswer {
+    /// The leaf, verbatim, base64.
+    leaf: String,
+    /// The salt of its commitment, base64.
+    salt: String,
+    /// The detail it commits to, base64.
+    payload: String,
+    /// Path and signed checkpoint: a C2SP tlog-proof.
+    proof: String,
+}

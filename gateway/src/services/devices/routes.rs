@@ -32,6 +32,7 @@ pub fn routes(service: &Arc<Devices>) -> Vec<Route> {
         Route::get("/v1/ca")
             .guard::<Open>()
             .says("The certificates of this appliance's trusted CAs, PEM, oldest first")
+            .gives_text(&["application/x-pem-file"])
             .to(to(), bundle),
     ]
 }

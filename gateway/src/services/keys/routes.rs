@@ -20,6 +20,7 @@ pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
             .takes::<Json<wire::CreateKey>>()
             .says("Make a key in the token")
             .gives::<wire::KeyDetail>(201)
+            .or_gives::<wire::Going>(202, "The workflow goes on; `Location` says where it is seen")
             .to(to(), create),
         Route::get("/v1/keys")
             .guard::<InWorkspace<may::KeysRead>>()
@@ -37,6 +38,7 @@ pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
             .asks::<wire::Rotation>()
             .says("Make a new version; old ones go on verifying")
             .gives::<wire::KeyDetail>(201)
+            .or_gives::<wire::Going>(202, "The workflow goes on; `Location` says where it is seen")
             .to(to(), rotate),
         manage("/v1/keys/{key}/disable")
             .says("Take a key out of use")
@@ -49,11 +51,12 @@ pub fn routes(service: &Arc<Keys>) -> Vec<Route> {
         manage("/v1/keys/{key}/schedule-destruction")
             .takes::<Json<wire::ScheduleDestruction>>()
             .says("Destroy a key after approvals by two others and notice")
-            .gives::<wire::KeyDetail>(202)
+            .gives::<wire::KeyOrGoing>(202)
             .to(to(), schedule_destruction),
         manage("/v1/keys/{key}/keep")
             .says("Call off a scheduled destruction; the key stands again as it stood before")
             .gives::<wire::KeyDetail>(200)
+            .or_gives::<wire::Going>(202, "The workflow goes on; `Location` says where it is seen")
             .to(to(), keep),
     ]
 }

@@ -2,6 +2,7 @@
 //! Who enters: request bodies and queries, parsed once into commands.
 //! What leaves: answers with public keys as PEM, JWK and OpenSSH.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use hsm::{Custody, KeyKind, Scheme};
@@ -24,6 +25,7 @@ pub struct CreateKey {
     /// Its name in the workspace.
     pub name: String,
     /// `p256`, `p384`, `secp256k1`, `ed25519`, `rsa-2048`, `rsa-3072` or `rsa-4096`.
+    #[schemars(extend("enum" = KeyKind::ALL.map(KeyKind::name)))]
     pub kind: String,
     /// Whether it may be backed up: it can then leave the token, wrapped under a backup key that cannot. Not for ever
     /// changeable; absent means never.
@@ -59,6 +61,25 @@ pub struct Going {
     pub workflow: String,
 }
 
+/// The key as it is now, or the workflow that goes on.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum KeyOrGoing {
+    /// The key.
+    Key(Box<KeyDetail>),
+    /// The workflow.
+    Going(Going),
+}
+
+/// The key for which an imported one has to be wrapped.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct IncomingKey {
+    /// Its public half, PEM.
+    pub pem: String,
+    /// The hash of OAEP: `sha256` or `sha1`.
+    pub oaep: String,
+}
+
 /// Asks for destruction.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -90,10 +111,12 @@ pub struct Key {
     /// Its name.
     pub name: String,
     /// Its kind.
+    #[schemars(extend("enum" = KeyKind::ALL.map(KeyKind::name)))]
     pub kind: &'static str,
     /// The schemes it signs with.
     pub schemes: Vec<&'static str>,
     /// `creating`, `enabled`, `disabled`, `destruction_pending`, `destroying`, `destroyed` or `failed`.
+    #[schemars(extend("enum" = ["creating", "enabled", "disabled", "destruction_pending", "destroying", "destroyed", "failed"]))]
     pub state: &'static str,
     /// The version that signs.
     pub latest_version: i64,
@@ -122,6 +145,7 @@ pub struct KeyDetail {
     pub versions_before: Option<i64>,
     /// While an imported key is waited for: the key for which it has to be wrapped (`pem`), and the hash of OAEP (`oaep`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<IncomingKey>")]
     pub incoming: Option<serde_json::Value>,
 }
 
@@ -130,6 +154,8 @@ pub struct KeyDetail {
 pub struct Version {
     /// Its number.
     pub version: i64,
+    /// Whether it signs.
+    pub state: VersionState,
     /// Its CKA_ID in the token, as hex.
     pub token_key: String,
     /// SHA-256 of the public key (SPKI DER), as hex.
@@ -143,12 +169,38 @@ pub struct Version {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh: Option<String>,
     /// What the token says of where the key comes from.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub provenance: serde_json::Value,
     /// A restored copy has taken its place.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
     /// When it was made.
     pub created: Moment,
+}
+
+/// What a version is for at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionState {
+    /// It is known, and signs once its rotation's overlap is over.
+    Announced,
+    /// It signs.
+    Signing,
+    /// A newer one signs; what it signed verifies.
+    Superseded,
+    /// A restored copy has taken its place.
+    Replaced,
+}
+
+impl VersionState {
+    fn of(key: &KeyRow, version: &VersionRow) -> Self {
+        match version.version.cmp(&key.latest) {
+            _ if version.replaced => Self::Replaced,
+            Ordering::Less => Self::Superseded,
+            Ordering::Equal => Self::Signing,
+            Ordering::Greater => Self::Announced,
+        }
+    }
 }
 
 /// A page of keys.
@@ -264,6 +316,7 @@ impl Version {
         let made = row.made.as_ref()?;
         Some(Self {
             version: row.version,
+            state: VersionState::of(key, row),
             token_key: row.token_key.to_string(),
             fingerprint: made.fingerprint.to_string(),
             pem: crypto::pem("PUBLIC KEY", &made.spki),

@@ -31,6 +31,10 @@ pub fn routes(service: &Arc<Signing>) -> Vec<Route> {
             .waits()
             .says("Ask for a signature that others may have to agree to; `Prefer: wait=N` waits for it")
             .gives::<Made>(201)
+            .or_gives::<keys::wire::Going>(
+                202,
+                "Others have to agree first; `Location` says where it is seen",
+            )
             .to(to(), request),
         Route::get("/v1/policies")
             .guard::<InWorkspace<may::KeysRead>>()

@@ -21,7 +21,8 @@ use crate::services::policy::{Limit, Policy};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sign {
-    /// `ecdsa-sha256`, `ecdsa-sha384`, `ed25519`, `rsa-pkcs1-sha256`, `rsa-pss-sha256` and their like.
+    /// How to sign; a key's `schemes` says what it can.
+    #[schemars(extend("enum" = Scheme::ALL.map(Scheme::name)))]
     pub scheme: String,
     /// The message, base64; hashed here.
     #[serde(default)]
@@ -48,13 +49,15 @@ pub struct SignBatch {
     pub items: Vec<BatchItem>,
 }
 
-/// One order of a batch. The fields of [`Sign`] are repeated: serde cannot both flatten a body and refuse unknown fields.
+/// One order of a batch.
+// The fields of `Sign` are repeated: serde cannot both flatten a body and refuse unknown fields.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchItem {
     /// The key's id or name.
     pub key: String,
-    /// What [`Sign::scheme`] says.
+    /// How to sign; a key's `schemes` says what it can.
+    #[schemars(extend("enum" = Scheme::ALL.map(Scheme::name)))]
     pub scheme: String,
     /// The message, base64.
     #[serde(default)]
@@ -78,6 +81,7 @@ pub struct BatchItem {
 #[serde(deny_unknown_fields)]
 pub struct Verify {
     /// The scheme.
+    #[schemars(extend("enum" = Scheme::ALL.map(Scheme::name)))]
     pub scheme: String,
     /// The message, base64.
     #[serde(default)]
@@ -152,6 +156,7 @@ pub struct PolicyAnswer {
     /// Its number, counted through the workspace; 0 while it is staged.
     pub version: i64,
     /// `staged`, `active` or `retired`.
+    #[schemars(extend("enum" = ["staged", "active", "retired"]))]
     pub state: &'static str,
     /// What it says.
     pub policy: Policy,
