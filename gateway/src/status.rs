@@ -70,6 +70,8 @@ pub struct ProbeAnswer {
     powers: Vec<String>,
     /// Objects without name and label.
     strays: u32,
+    /// Objects that bear names of ours and are not ours, or are there more than once, in words.
+    foreign: Vec<String>,
     /// The walls round the worker.
     walls: Vec<WallAnswer>,
     /// Peculiarities worth knowing, in words.
