@@ -177,7 +177,7 @@ const BYTES_IN_FRAMES: [(&str, &str); 38] = [
 
 /// Every free text of a request's body, by the name of its field. A private key would have to come in one of these. The one body
 /// without a schema is the input of a workflow that is started by name: each workflow reads it into a type of its own.
-const TEXTS_IN_REQUESTS: [&str; 20] = [
+const TEXTS_IN_REQUESTS: [&str; 17] = [
     "context",
     "csr",
     "digest",
@@ -185,7 +185,6 @@ const TEXTS_IN_REQUESTS: [&str; 20] = [
     "intent",
     "intents",
     "key",
-    "kind",
     "lease_id",
     "message",
     "name",
@@ -196,8 +195,6 @@ const TEXTS_IN_REQUESTS: [&str; 20] = [
     "schemes",
     "scopes",
     "signature",
-    "the body itself",
-    "verdict",
 ];
 
 /// The fields of declarations whose types hold bytes of any length, as `Owner.field`; of a tuple, the owner alone or its variant.

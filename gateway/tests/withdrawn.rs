@@ -276,7 +276,11 @@ async fn acts(standing: &Standing, by: &Program, other: &Program) -> Vec<(&'stat
         ),
         ("POST /v1/workflows/{workflow}", "/v1/workflows/key.rotate".into(), json!({ "key": "release" })),
         ("POST /v1/workflows/{workflow}/approvals", format!("{waiting}/approvals"), ballot),
-        ("POST /v1/workflows/{workflow}/blob", format!("{importing}/blob"), json!({ "wrapped": "AAAA" })),
+        (
+            "POST /v1/workflows/{workflow}/blob",
+            format!("{importing}/blob"),
+            json!({ "wrapped": "A".repeat(800) }),
+        ),
         ("POST /v1/workflows/{workflow}/cancel", format!("{waiting}/cancel"), json!({ "reason": "late" })),
     ]
 }

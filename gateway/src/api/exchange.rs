@@ -73,7 +73,7 @@ impl Exchange {
     /// # Errors
     /// `bad_request`, with what is wrong.
     pub fn query<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        let wrong = |why: String| Problem::new(Code::BadRequest, format!("the query is not right: {why}"));
+        let wrong = |why: String| Problem::new(Code::BadRequest, format!("the query: {why}"));
         let mut seen = Vec::new();
         for (name, value) in form_urlencoded::parse(self.query.as_bytes()) {
             if seen.contains(&name) {

@@ -70,7 +70,7 @@ async fn what_cannot_be_exported_is_said_before_anything_is_written() {
         ("workspace=nobody", 404, "not_found", "no such workspace"),
         ("to=4000000", 422, "invalid", "there is no entry 4000000"),
         ("from=4000000", 422, "invalid", "there is no entry 4000000"),
-        ("whom=me", 400, "bad_request", "unknown field"),
+        ("whom=me", 400, "bad_request", "`whom` is unknown"),
     ] {
         let refused = operator.ask("POST", &format!("/v1/audit/export?{query}"), None).await;
         assert_eq!((refused.status, refused.code().as_str()), (status, code), "{query}: {refused:?}");
