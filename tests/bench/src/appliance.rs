@@ -71,7 +71,7 @@ impl Appliance {
         })
     }
 
-    /// Another workspace with a client and an API key of this scope.
+    /// Another workspace with a client and an API key of these scopes, set apart by commas.
     pub(crate) fn found(&self, workspace: &str, scope: &str) -> Result<(Identity, String), Trouble> {
         run(&self.config, &["workspace", "create", workspace])?;
         let (identity, _) = enrol(&self.config, workspace, "load", self.identity.address)?;
@@ -86,7 +86,7 @@ impl Appliance {
     /// A client whose certificate was revoked.
     pub(crate) fn revoked(&self, name: &str) -> Result<Identity, Trouble> {
         let (identity, client) = enrol(&self.config, "bench", name, self.identity.address)?;
-        run(&self.config, &["-w", "bench", "client", "revoke", &client])?;
+        run(&self.config, &["-w", "bench", "client", "revoke", "--yes", &client])?;
         Ok(identity)
     }
 
@@ -161,9 +161,11 @@ fn enrol(
     Ok((Identity { ca, certificate: read("pem")?, key: read("key")?, address }, id))
 }
 
-/// A new API key of a workspace.
-fn issue(config: &std::path::Path, workspace: &str, scope: &str) -> Result<String, Trouble> {
-    let answer = run(config, &["--json", "-w", workspace, "apikey", "create", "load", "--scope", scope])?;
+/// A new API key of a workspace, with these scopes, set apart by commas.
+fn issue(config: &std::path::Path, workspace: &str, scopes: &str) -> Result<String, Trouble> {
+    let mut words = vec!["--json", "-w", workspace, "apikey", "create", "load"];
+    scopes.split(',').for_each(|scope| words.extend(["--scope", scope]));
+    let answer = run(config, &words)?;
     let answer: serde_json::Value = serde_json::from_str(&answer)?;
     Ok(answer["secret"].as_str().ok_or("no secret")?.to_owned())
 }
