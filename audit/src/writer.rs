@@ -294,3 +294,27 @@ fn undone_by_engine() -> SqlFault {
     let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
     rusqlite::Error::SqliteFailure(full, None).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Fold, Wal};
+
+    #[test]
+    fn readers_are_asked_again_only_when_the_log_has_grown_by_a_quarter() {
+        let mut wal = Wal::default();
+        let mut at = |pages| wal.due(pages, 10, 100);
+        assert_eq!(
+            (at(9), at(10), at(10), at(19)),
+            (Fold::NotYet, Fold::BesideReaders, Fold::NotYet, Fold::NotYet)
+        );
+        assert_eq!(at(100), Fold::WithoutReaders);
+        // They did not give way: the log is as long as it was, and grows on.
+        assert_eq!(
+            (at(100), at(109), at(110), at(124)),
+            (Fold::NotYet, Fold::NotYet, Fold::BesideReaders, Fold::BesideReaders)
+        );
+        assert_eq!(at(125), Fold::WithoutReaders);
+        // It was begun anew.
+        assert_eq!((at(3), at(10), at(100)), (Fold::NotYet, Fold::BesideReaders, Fold::WithoutReaders));
+    }
+}

@@ -4,6 +4,10 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod common;
+/// The very list that answers over the network are held against.
+#[path = "../../tests/src/inside.rs"]
+#[allow(unreachable_pub, reason = "the tests over the network use it too")]
+mod inside;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
@@ -213,6 +217,23 @@ async fn a_panic_while_a_body_is_read_counts_like_one_in_the_handler() {
 }
 
 #[tokio::test]
+async fn what_a_panic_says_is_told_to_nobody() {
+    let rooms = rooms(8).await;
+    let panic = tokio::spawn(async { panic!("as told") }).await.unwrap_err().to_string();
+    assert!(
+        panic.contains("as told") && !inside::from_inside(&panic).is_empty(),
+        "it hides nothing: {panic}"
+    );
+    for (method, path) in [("GET", "/sick/panics"), ("POST", "/sick/parses")] {
+        let answer = rooms.asker.ask(method, path, None).await;
+        let text = String::from_utf8(answer.body.to_vec()).unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (500, "internal"), "{text}");
+        assert!(inside::from_inside(&text).is_empty() && !text.contains("as told"), "{text}");
+        assert!(text.contains(answer.header("request-id")), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_service_that_hangs_isolates_itself_alone() {
     rooms(8).await.well_answers_while_five_hold("/sick/hangs", ["GET", "POST", "GET", "POST", "GET"]).await;
     let rooms = rooms(8).await;
@@ -271,6 +292,9 @@ async fn handlers_that_block_are_judged_also_when_their_clients_have_gone() {
     assert_eq!(rooms.asker.get("/well").await.status, 204);
 }
 
+/// The shortest that a timer of tokio counts.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// The service manager's watchdog is fed at moments, and what waits for a moment needs a thread that is free.
 #[test]
 fn on_a_runtime_whose_threads_are_all_blocked_no_moment_comes() {
@@ -292,15 +316,18 @@ fn on_a_runtime_whose_threads_are_all_blocked_no_moment_comes() {
         let opens = Opens(&valve);
         scope.spawn(|| {
             runtime.block_on(async {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(MOMENT).await;
                 tell.send(()).unwrap();
             });
         });
-        // As many moments of the same length come to a runtime whose thread is free.
+        // Counted, not timed: so many moments of the same length come to a runtime whose thread is free.
         let free = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        for _ in 0..50 {
-            free.block_on(async { tokio::time::sleep(Duration::from_millis(10)).await });
-        }
+        free.block_on(async {
+            let mut moments = tokio::time::interval(MOMENT);
+            for _ in 0..200 {
+                moments.tick().await;
+            }
+        });
         assert!(told.try_recv().is_err(), "a moment came");
         drop(opens);
         assert!(

@@ -1,5 +1,6 @@
 //! The keys of everything at rest: nowhere but in memory.
-//! Who enters: a house that has worked, with every line that it can log; its master key and its server's key, got by the test itself.
+//! Who enters: a house that has worked, with every line that it can log; its master key, data key and server's key, got by the test
+//! itself; what its token keeps.
 //! What leaves: the place in which one of them stands, in whatever spelling.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -9,11 +10,13 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use common::house::{Standing, config_in, house};
 use gateway::appliance::{Facts, master, store};
 use gateway::face::{FaceUnmade, read_or_issue};
+use hsm::custody::{Binding, MASTER_KEY_BYTES, MasterKey};
 use serde_json::json;
 
 /// Everything that is logged.
@@ -86,8 +89,23 @@ async fn server_key(standing: &Standing) -> [Vec<u8>; 2] {
     [der, number]
 }
 
+/// The bytes of a workspace's data key, which nothing gives out: wrapped under a key that is known here, and opened.
+async fn data_key(standing: &Standing, workspace: &str) -> Vec<u8> {
+    let key = standing.house.workspaces.data_key(&workspace.parse().unwrap()).await.unwrap();
+    let known = [7; MASTER_KEY_BYTES];
+    let place = Binding { workspace: "", table: "", row: "", purpose: "", key_version: 0 };
+    let master = MasterKey::from_unwrapped(known.to_vec().into()).unwrap();
+    let wrapped = master.wrap_data_key(&key, &place).unwrap();
+    // Its format, its nonce, its text and tag; bound to four empty names, each with its length, and to a version.
+    let (nonce, mut text) = (wrapped[1..=NONCE_LEN].try_into().unwrap(), wrapped[1 + NONCE_LEN..].to_vec());
+    let bound = [b"chancery.custody.binding.v1".as_slice(), &[0; 4 * 8 + 4]].concat();
+    let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &known).unwrap());
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    cipher.open_in_place(nonce, Aad::from(bound), &mut text).expect("the format of a wrapped key").to_vec()
+}
+
 #[tokio::test]
-async fn master_key_and_server_key_stand_in_no_file_log_or_answer() {
+async fn the_keys_of_everything_at_rest_stand_in_no_file_log_or_answer() {
     let log = Log::default();
     let writer = log.clone();
     tracing_subscriber::fmt()
@@ -103,6 +121,14 @@ async fn master_key_and_server_key_stand_in_no_file_log_or_answer() {
     assert_eq!(program.asker.post("/v1/keys", body).await.status, 201);
     let body = json!({ "scheme": "ecdsa-sha256", "message": "aGVsbG8=" });
     assert_eq!(program.asker.post("/v1/keys/release/sign", body).await.status, 200);
+    let data_key = data_key(&standing, &program.workspace).await;
+    assert_eq!(data_key.len(), MASTER_KEY_BYTES);
+    secrets.push(("the workspace's data key", data_key));
+    let kept = standing.double.raw_keys();
+    for kind in ["a root key", "a workspace's key", "a private key"] {
+        assert!(kept.iter().any(|(name, _)| *name == kind), "the token holds no such thing: {kind}");
+    }
+    secrets.extend(kept);
     let operator = standing.operator();
     let mut places = Vec::new();
     let exported = operator.ask("POST", "/v1/audit/export", None).await;

@@ -68,6 +68,52 @@ impl TokenError {
     pub const fn retry_is_safe(&self) -> bool {
         matches!(self, Self::Busy { .. } | Self::Gone { .. } | Self::Expired)
     }
+
+    /// The error for whoever asked from outside. What the device, its library or the worker said of it stays out: that is in the
+    /// `Display` form, which is for the log and for operators.
+    #[must_use]
+    pub fn outward(&self) -> String {
+        match self {
+            Self::Unsupported { .. } => {
+                "this token cannot do that; choose another kind or scheme from its probe".to_owned()
+            }
+            Self::Refused(refusal) if refusal.quotes_the_device() => {
+                "the token refused; the operator finds in the log why".to_owned()
+            }
+            Self::Busy { .. }
+            | Self::Gone { .. }
+            | Self::Expired
+            | Self::OutcomeUnknown
+            | Self::Refused(_)
+            | Self::WrongKey { .. }
+            | Self::KeyMissing { .. } => self.to_string(),
+        }
+    }
+}
+
+impl Refusal {
+    /// True when its text carries words that came from the device or the worker, or tells of what only operators may know.
+    const fn quotes_the_device(&self) -> bool {
+        match self {
+            Self::LooseKey { .. }
+            | Self::StateChanged { .. }
+            | Self::BadInput(_)
+            | Self::PinWrong
+            | Self::PinLocked
+            | Self::Failed(_)
+            | Self::Other(_) => true,
+            Self::TokenFull
+            | Self::WriteProtected
+            | Self::KeyExists { .. }
+            | Self::SealBroken
+            | Self::AnchorElsewhere
+            | Self::RootMissing
+            | Self::RootInUse
+            | Self::NotRecoverable
+            | Self::WrongImport
+            | Self::ImportBroken => false,
+        }
+    }
 }
 
 /// A reason for which a token, or our reading of it, says no.
@@ -212,5 +258,28 @@ impl StartRefused {
     #[must_use]
     pub const fn may_heal(&self) -> bool {
         !matches!(self, Self::PinWrong { .. } | Self::PinLocked | Self::Sandbox(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_the_device_said_goes_outward() {
+        let words = || "C_Sign gave DeviceError".to_owned();
+        let refusals = [
+            Refusal::Failed(words()),
+            Refusal::Other(words()),
+            Refusal::BadInput(words()),
+            Refusal::LooseKey { attribute: words() },
+            Refusal::StateChanged { pcrs: words() },
+        ];
+        let errors = refusals.into_iter().map(TokenError::Refused);
+        for error in errors.chain([TokenError::Unsupported { what: words() }]) {
+            assert!(error.to_string().contains(&words()), "the log does not say why: {error}");
+            assert!(!error.outward().contains(&words()), "{}", error.outward());
+        }
+        assert_eq!(TokenError::OutcomeUnknown.outward(), TokenError::OutcomeUnknown.to_string());
     }
 }

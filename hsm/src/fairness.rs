@@ -22,9 +22,6 @@ const WAITING_MAX: usize = 256;
 /// Quick calls in the worker's hands, for each of its lanes: enough to keep it busy, few enough that turns mean something.
 const QUICK_PER_LANE: usize = 16;
 
-/// The name of what undoes something that was made under an effect's name, whosever it was.
-pub const UNDOING: &str = "(undoing)";
-
 /// A token that is shared: each call is made in the name of somebody.
 #[derive(Clone, Debug)]
 pub struct SharedToken {

@@ -32,7 +32,7 @@ pub use ceremony::{BackupKek, ImportKey, Kek, KeyAttestation, Oaep};
 pub use config::{Limits, Reach, Sandbox, TokenConfig};
 pub use double::Double;
 pub use error::{Refusal, StartRefused, TokenError};
-pub use fairness::{SharedToken, UNDOING};
+pub use fairness::SharedToken;
 pub use key::{
     Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Origin, Presence, Provenance, PublicKey,
     RootKey, RootPin, RootTag, SignInput,

@@ -6,10 +6,9 @@
 mod conformance;
 
 use std::future::Future;
-use std::time::Duration;
 
 use conformance::outside::Outside;
-use conformance::{fresh_id, soon, until_ready};
+use conformance::{GIVEN_UP, fresh_id, soon, until_ready};
 use hsm::double::DoubleFault;
 use hsm::{Custody, Double, Kek, KeyKind, Limits, Presence, Refusal, Token, TokenError};
 
@@ -21,7 +20,7 @@ async fn ready() -> (Double, Token) {
     let limits = Limits { patience_ms: 5_000, restart_pause_ms_max: 20, ..Limits::default() };
     let double = Double::with_limits(limits);
     let token = Token::double(double.clone());
-    until_ready(&token, Duration::from_secs(5)).await;
+    until_ready(&token, GIVEN_UP).await;
     (double, token)
 }
 

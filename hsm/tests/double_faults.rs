@@ -8,7 +8,7 @@ mod conformance;
 use std::time::{Duration, Instant};
 
 use conformance::verify::aws_lc_accepts;
-use conformance::{ends, fresh_id, in_an_hour, soon, until, until_ready, until_ready_again};
+use conformance::{GIVEN_UP, ends, fresh_id, in_an_hour, soon, until, until_ready, until_ready_again};
 use hsm::double::DoubleFault;
 use hsm::{
     AnchorStep, Double, KeyKind, Limits, NewKey, Refusal, Scheme, SignInput, Token, TokenError, TokenState,
@@ -19,7 +19,7 @@ const MESSAGE: &[u8] = b"pay 1.00 to bob";
 async fn ready() -> (Double, Token, NewKey) {
     let double = Double::new();
     let token = Token::double(double.clone());
-    until_ready(&token, Duration::from_secs(5)).await;
+    until_ready(&token, GIVEN_UP).await;
     let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
     (double, token, made)
 }
@@ -77,7 +77,7 @@ async fn a_hang_ends_at_the_deadline_with_an_unknown_outcome_and_the_token_heals
         let signature = sign(&token, &made, LONG).await.unwrap();
         assert!(aws_lc_accepts(&made.public, Scheme::EcdsaSha256, MESSAGE, &signature));
         // The other lane may have signed before the hung one was noticed.
-        until_ready_again(&token, 2, Duration::from_secs(5)).await;
+        until_ready_again(&token, 2, GIVEN_UP).await;
     }
 }
 
@@ -92,12 +92,12 @@ async fn a_call_in_line_is_answered_at_its_deadline_while_the_token_is_away() {
     };
     let double = Double::with_limits(patient);
     let token = Token::double(double.clone());
-    until_ready(&token, Duration::from_secs(5)).await;
+    until_ready(&token, GIVEN_UP).await;
     let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
     double.unplug();
     let away = || async { !matches!(token.state(), TokenState::Ready { .. }) };
     let _ = sign(&token, &made, SHORT).await;
-    until("the token is away", Duration::from_secs(20), away).await;
+    until("the token is away", GIVEN_UP, away).await;
     let asked = tokio::time::timeout(Duration::from_secs(60), sign(&token, &made, SHORT)).await;
     assert_eq!(asked.expect("it still stands in line"), Err(TokenError::Expired));
 }
@@ -149,7 +149,7 @@ async fn a_token_that_is_away_for_long_turns_calls_away_at_once_and_heals() {
     let limits = Limits { patience_ms: 100, restart_pause_ms_max: 100, ..Limits::default() };
     let double = Double::with_limits(limits);
     let token = Token::double(double.clone());
-    until_ready(&token, Duration::from_secs(5)).await;
+    until_ready(&token, GIVEN_UP).await;
     let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
     double.unplug();
     assert!(sign(&token, &made, LONG).await.is_err());
@@ -160,7 +160,7 @@ async fn a_token_that_is_away_for_long_turns_calls_away_at_once_and_heals() {
     })
     .await;
     double.plug_in();
-    until_ready(&token, Duration::from_secs(5)).await;
+    until_ready(&token, GIVEN_UP).await;
     sign(&token, &made, LONG).await.unwrap();
 }
 
@@ -219,11 +219,11 @@ async fn a_board_that_takes_no_marks_ends_its_worker_at_once_and_costs_no_call()
     let double = Double::new();
     double.blot_boards(1);
     let token = Token::double(double.clone());
-    until_ready(&token, Duration::from_secs(5)).await;
+    until_ready(&token, GIVEN_UP).await;
     let making = token.generate(fresh_id(), KeyKind::P256, "k", in_an_hour());
     ends("the next worker makes the key", making).await.unwrap();
     assert_eq!(double.keys_held(), 1);
-    until_ready_again(&token, 2, Duration::from_secs(5)).await;
+    until_ready_again(&token, 2, GIVEN_UP).await;
 }
 
 #[tokio::test]
@@ -231,13 +231,13 @@ async fn boards_that_never_take_a_mark_turn_calls_away_long_before_their_deadlin
     let double = Double::new();
     double.blot_boards(u32::MAX);
     let token = Token::double(double.clone());
-    until_ready(&token, Duration::from_secs(5)).await;
+    until_ready(&token, GIVEN_UP).await;
     let making = token.generate(fresh_id(), KeyKind::P256, "k", in_an_hour());
     let answer = ends("the call is turned away", making).await;
     assert!(matches!(answer, Err(TokenError::Gone { .. })), "{answer:?}");
     assert_eq!(double.keys_held(), 0);
     double.blot_boards(0);
-    until("it heals", Duration::from_secs(10), || async {
+    until("it heals", GIVEN_UP, || async {
         token.generate(fresh_id(), KeyKind::P256, "k", Instant::now() + LONG).await.is_ok()
     })
     .await;

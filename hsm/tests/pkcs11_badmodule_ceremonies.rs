@@ -7,12 +7,10 @@ mod bad;
 mod conformance;
 mod host;
 
-use std::time::Duration;
-
 use bad::Bad;
 use conformance::outside::Outside;
 use conformance::verify::assert_verifies;
-use conformance::{fresh_id, soon, until_ready_again};
+use conformance::{GIVEN_UP, fresh_id, soon, until_ready_again};
 use hsm::{Custody, KeyKind, NewKey, Presence, Refusal, SignInput, Token, TokenError};
 
 const MESSAGE: &[u8] = b"pay 1.00 to bob";
@@ -26,7 +24,7 @@ async fn start(bad: &Bad) -> Token {
 async fn dies_once(bad: &Bad, token: &Token, generation: u64, answer: Result<(), TokenError>) {
     assert_eq!(answer, Err(TokenError::OutcomeUnknown));
     bad.say("");
-    until_ready_again(token, generation, Duration::from_secs(10)).await;
+    until_ready_again(token, generation, GIVEN_UP).await;
 }
 
 async fn assert_signs(token: &Token, made: &NewKey) {

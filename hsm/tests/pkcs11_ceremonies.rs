@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use conformance::outside::Outside;
 use conformance::verify::assert_verifies;
-use conformance::{fresh_id, soon, until, until_ready_again};
+use conformance::{GIVEN_UP, fresh_id, soon, until, until_ready_again};
 use host::Host;
 use hsm::{Custody, Kek, KeyId, KeyKind, NewKey, Presence, Refusal, SignInput, Token, TokenError};
 use rustix::process::Signal;
@@ -37,8 +37,7 @@ async fn a_worker_killed_while_it_makes_a_key_leaves_one_key_after_the_same_call
             let token = token.clone();
             tokio::spawn(async move { token.generate(id, kind, "k", soon()).await })
         };
-        until("the worker is at work", Duration::from_secs(20), || async { worker.cpu_ticks() > ticks + 2 })
-            .await;
+        until("the worker is at work", GIVEN_UP, || async { worker.cpu_ticks() > ticks + 2 }).await;
         worker.signal(Signal::KILL);
         match lost.await.unwrap() {
             Err(fault) => {
@@ -48,7 +47,7 @@ async fn a_worker_killed_while_it_makes_a_key_leaves_one_key_after_the_same_call
             // It was quicker than the kill.
             Ok(made) => assert_eq!(made.key.id, id),
         }
-        until_ready_again(&token, round as u64 + 2, Duration::from_secs(5)).await;
+        until_ready_again(&token, round as u64 + 2, GIVEN_UP).await;
         let made = token.generate(id, kind, "k", soon()).await.unwrap();
         assert_eq!(host.objects(id), ["Private Key Object", "Public Key Object"]);
         assert_signs(&token, &made).await;
@@ -85,7 +84,7 @@ async fn a_kek_survives_its_worker_and_its_destruction_is_final() {
     let kek = token.create_kek(fresh_id(), "workspace", soon()).await.unwrap();
     let wrapped = token.wrap_under(&kek, b"data key", b"row", soon()).await.unwrap();
     host::worker().signal(Signal::KILL);
-    until_ready_again(&token, 2, Duration::from_secs(5)).await;
+    until_ready_again(&token, 2, GIVEN_UP).await;
     assert_eq!(token.create_kek(kek.id, "workspace", soon()).await.unwrap(), kek);
     assert_eq!(host.objects(kek.id), ["Secret Key Object"]);
     assert_eq!(token.unwrap_under(&kek, &wrapped, b"row", soon()).await.unwrap().as_slice(), b"data key");
@@ -96,7 +95,7 @@ async fn a_kek_survives_its_worker_and_its_destruction_is_final() {
     token.destroy_kek(&kek, soon()).await.unwrap();
     assert_eq!(host.objects(kek.id), [""; 0]);
     host::worker().signal(Signal::KILL);
-    until_ready_again(&token, 3, Duration::from_secs(5)).await;
+    until_ready_again(&token, 3, GIVEN_UP).await;
     let answer = token.unwrap_under(&kek, &wrapped, b"row", soon()).await;
     assert_eq!(answer, Err(TokenError::KeyMissing { id: kek.id }));
     token.close().await;
@@ -206,7 +205,7 @@ async fn a_worker_killed_amid_imports_and_restores_leaves_one_key_after_the_same
         for lost in [imported.err(), restored.err()].into_iter().flatten() {
             assert!(matches!(lost, TokenError::OutcomeUnknown | TokenError::Gone { .. }), "{lost:?}");
         }
-        until_ready_again(&token, round + 2, Duration::from_secs(5)).await;
+        until_ready_again(&token, round + 2, GIVEN_UP).await;
         let (imported, restored) = (import().await.unwrap(), restore().await.unwrap());
         for made in [imported, restored] {
             assert_eq!(host.objects(made.key.id), ["Private Key Object", "Public Key Object"]);

@@ -6,10 +6,8 @@
 mod conformance;
 mod host;
 
-use std::time::Duration;
-
 use conformance::verify::aws_lc_accepts;
-use conformance::{fresh_id, soon, until_ready_again};
+use conformance::{GIVEN_UP, fresh_id, soon, until_ready_again};
 use host::Host;
 use hsm::{
     AnchorStep, Hash, KeyKind, NewKey, Refusal, RootPin, RootTag, Scheme, SignInput, Token, TokenError,
@@ -38,7 +36,7 @@ fn far_away() -> Vec<u8> {
 
 async fn restart(token: &Token, generation: u64) {
     host::worker().signal(Signal::KILL);
-    until_ready_again(token, generation, Duration::from_secs(20)).await;
+    until_ready_again(token, generation, GIVEN_UP).await;
 }
 
 async fn signs(token: &Token, made: &NewKey) {

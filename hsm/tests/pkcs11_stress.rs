@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use conformance::outside::Outside;
 use conformance::verify::aws_lc_accepts;
-use conformance::{ends, fresh_id, soon};
+use conformance::{ends, fresh_id, in_an_hour, soon};
 use host::Host;
 use hsm::{AnchorStep, Custody, Hash, ImportKey, KeyKind, Scheme, SignInput, Token, TokenError, TokenState};
 use rustix::process::Signal;
@@ -127,29 +127,25 @@ async fn more_work_than_can_be_done_in_time_expires_and_costs_no_worker() {
     let host = Host::new();
     let token = Token::start(host.config()).await.unwrap();
     let made = token.generate(fresh_id(), KeyKind::Rsa4096, "k", soon()).await.unwrap();
+    // Half have all the time there is and are signed on any machine; half have none left and are begun on none, though they stand in
+    // the line of a worker that is at work. What runs out in the worker's hands depends on how busy the machine is: it is left out here.
     let crowd: Vec<_> = (0..300_u64)
         .map(|number| {
             let (token, key) = (token.clone(), made.key.clone());
+            let deadline = if number % 2 == 0 { in_an_hour() } else { Instant::now() };
             tokio::spawn(async move {
-                let deadline = Instant::now() + Duration::from_millis(150 + number);
-                token.sign(&key, key.kind.schemes()[0], SignInput::Message(MESSAGE.to_vec()), deadline).await
+                let message = SignInput::Message(MESSAGE.to_vec());
+                (number, token.sign(&key, key.kind.schemes()[0], message, deadline).await)
             })
         })
         .collect();
-    let (mut signed, mut expired, mut unseen) = (0, 0, 0);
     for call in crowd {
         match call.await.unwrap() {
-            Ok(_) => signed += 1,
-            Err(TokenError::Expired) => expired += 1,
-            Err(TokenError::OutcomeUnknown) => unseen += 1,
-            Err(other) => panic!("{other:?}"),
+            (patient, Ok(_)) if patient % 2 == 0 => {}
+            (hurried, Err(TokenError::Expired)) if hurried % 2 == 1 => {}
+            other => panic!("{other:?}"),
         }
     }
-    assert!(
-        signed > 0 && expired > 0,
-        "{signed} signed, {expired} expired: too little or too much work for this test"
-    );
-    assert!(unseen <= signed, "{unseen} outcomes unknown beside {signed} signatures");
     assert_eq!(
         token.state(),
         TokenState::Ready { generation: 1 },

@@ -8,7 +8,7 @@ mod tpm;
 
 use std::time::{Duration, Instant};
 
-use conformance::{fresh_id, soon, until_ready};
+use conformance::{GIVEN_UP, fresh_id, soon, until_ready};
 use hsm::{Kek, KeyKind, Presence, Refusal, Token, TokenError};
 use tpm::Machine;
 
@@ -33,7 +33,7 @@ async fn a_kek_survives_a_power_cut_and_a_killed_worker() {
     let lost = token.unwrap_under(&kek, &wrapped, b"row", Instant::now() + Duration::from_secs(2)).await;
     assert!(lost.is_err());
     machine.tpm.restart().unwrap();
-    until_ready(&token, Duration::from_secs(10)).await;
+    until_ready(&token, GIVEN_UP).await;
     opens(&token, &kek, &wrapped).await;
     token.close().await;
     let token = machine.start().await;
@@ -52,7 +52,7 @@ async fn a_frozen_tpm_costs_a_kek_its_deadline_and_the_same_call_again_makes_one
     let lost = token.create_kek(id, "workspace", Instant::now() + Duration::from_millis(300)).await;
     assert_eq!(lost, Err(TokenError::OutcomeUnknown));
     machine.tpm.resume().unwrap();
-    until_ready(&token, Duration::from_secs(10)).await;
+    until_ready(&token, GIVEN_UP).await;
     assert_eq!(token.presence(id, soon()).await.unwrap(), Presence::Absent, "a TPM keeps nothing");
     let kek = token.create_kek(id, "workspace", soon()).await.unwrap();
     let wrapped = token.wrap_under(&kek, SECRET, b"row", soon()).await.unwrap();

@@ -9,7 +9,7 @@ mod tpm;
 use std::time::{Duration, Instant};
 
 use conformance::verify::aws_lc_accepts;
-use conformance::{ends, fresh_id, in_an_hour, soon, until_ready};
+use conformance::{GIVEN_UP, ends, fresh_id, in_an_hour, soon, until_ready};
 use hsm::{AnchorStep, Hash, KeyKind, NewKey, Refusal, Scheme, SignInput, Token, TokenError, TokenState};
 use tpm::Machine;
 
@@ -24,7 +24,7 @@ async fn a_tpm_switched_off_and_on_heals_and_its_keys_still_sign() {
     let answer = sign(&token, &made, Instant::now() + Duration::from_secs(2)).await;
     assert!(is_clear(&answer), "{answer:?}");
     machine.tpm.restart().unwrap();
-    until_ready(&token, Duration::from_secs(10)).await;
+    until_ready(&token, GIVEN_UP).await;
     assert_signs(&token, &made).await;
     token.close().await;
 }
@@ -39,7 +39,7 @@ async fn a_frozen_tpm_costs_a_deadline_and_not_a_hang() {
     let call = sign(&token, &made, Instant::now() + Duration::from_millis(500));
     assert_eq!(ends("the call is over", call).await, Err(TokenError::OutcomeUnknown));
     machine.tpm.resume().unwrap();
-    until_ready(&token, Duration::from_secs(10)).await;
+    until_ready(&token, GIVEN_UP).await;
     assert_signs(&token, &made).await;
     token.close().await;
 }
@@ -60,7 +60,7 @@ async fn a_tpm_that_dies_amid_a_call_is_noticed_long_before_the_deadline() {
     let answer = ends("its death is noticed", call).await.unwrap();
     assert!(is_clear(&answer), "{answer:?}");
     machine.tpm.restart().unwrap();
-    until_ready(&token, Duration::from_secs(10)).await;
+    until_ready(&token, GIVEN_UP).await;
     assert_signs(&token, &made).await;
     token.close().await;
 }
@@ -71,7 +71,7 @@ async fn power_cuts_amid_signatures_never_yield_a_wrong_one_nor_a_lock_out() {
     let token = machine.start().await;
     let made = a_key(&token).await;
     for _ in 0..5 {
-        until_ready(&token, Duration::from_secs(10)).await;
+        until_ready(&token, GIVEN_UP).await;
         let calls: Vec<_> = (0..8).map(|_| tokio::spawn(sign_owned(token.clone(), made.clone()))).collect();
         machine.tpm.kill();
         for call in calls {
@@ -83,7 +83,7 @@ async fn power_cuts_amid_signatures_never_yield_a_wrong_one_nor_a_lock_out() {
         }
         machine.tpm.restart().unwrap();
     }
-    until_ready(&token, Duration::from_secs(10)).await;
+    until_ready(&token, GIVEN_UP).await;
     assert_signs(&token, &made).await;
     token.close().await;
     assert_eq!(machine.lockout_counter(), 0);

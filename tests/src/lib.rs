@@ -10,6 +10,7 @@ pub mod disk;
 pub mod evidence;
 pub mod foreign;
 pub mod identity;
+pub mod inside;
 pub mod insider;
 pub mod load;
 pub mod outside;

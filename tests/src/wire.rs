@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::identity::Identity;
+use crate::inside::from_inside;
 
 /// Where an appliance listens. Clones follow it through restarts, for the port may be another each time.
 #[derive(Clone, Debug)]
@@ -157,44 +158,6 @@ impl Ask {
     }
 }
 
-/// What only somebody inside says: of the database, of the token's and the TPM's libraries, of the system, of this program.
-const INSIDE: [&str; 22] = [
-    "sqlite",
-    "SQLITE",
-    "rusqlite",
-    "database",
-    "WAL",
-    "CKR_",
-    "CKA_",
-    "softhsm",
-    "SoftHSM",
-    "swtpm",
-    "TPM_RC",
-    "tss",
-    "os error",
-    "errno",
-    "No such file",
-    "Connection refused",
-    "/tmp/",
-    ".rs:",
-    "panicked",
-    "unwrap",
-    "Some(",
-    " { ",
-];
-
-/// The text without the random half of each id: `req_1m8pw5a89gx3htssnhr9` becomes `req_`.
-fn without_ids(text: &str) -> String {
-    let drawn = |word: &str| word.len() == 20 && !word.bytes().any(|byte| byte.is_ascii_uppercase());
-    let words = text.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric());
-    words
-        .map(|word| {
-            let end = word.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric()).len();
-            if drawn(&word[..end]) { &word[end..] } else { word }
-        })
-        .collect()
-}
-
 impl Answer {
     /// The body as JSON; null if it is none.
     pub fn json(&self) -> Value {
@@ -233,11 +196,10 @@ impl Answer {
         self
     }
 
-    /// Insists that the body names no file, no library, no code of theirs and no value of ours. Ids are random and may spell anything.
+    /// Insists that the body names no file, no library, no code of theirs and no value of ours.
     #[track_caller]
     pub fn tells_nothing_from_inside(&self) {
-        let text = without_ids(&self.text());
-        let found: Vec<_> = INSIDE.iter().filter(|inside| text.contains(**inside)).collect();
+        let (text, found) = (self.text(), from_inside(&self.text()));
         assert!(found.is_empty(), "{found:?} stands in what a caller is told: {text}");
     }
 
@@ -373,16 +335,5 @@ impl Protocol {
             Self::H1 => b"http/1.1",
             Self::H2 => b"h2",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_ids;
-
-    #[test]
-    fn an_id_may_spell_any_word_and_what_stands_beside_it_stays() {
-        let told = r#"{"request_id":"req_1m8pw5a89gx3htssnhr9","detail":"tss: no"}"#;
-        assert_eq!(without_ids(told), r#"{"request_id":"req_","detail":"tss: no"}"#);
     }
 }

@@ -92,6 +92,7 @@ async fn a_kind_that_the_token_does_not_take_is_refused_before_anybody_wraps_it(
     let started = member.ask(post("/v1/workflows/key.import", form)).await.expect(202);
     let workflow = started.header("location").unwrap().rsplit('/').next().unwrap().to_owned();
     let run = end(&member, &workflow).await;
-    assert!(run["error"].as_str().unwrap_or_default().contains("cannot do import of ed25519"), "{run}");
+    assert!(run["error"].as_str().unwrap_or_default().contains("this token cannot do that"), "{run}");
+    assert!(house.log().contains("import of ed25519"), "the log does not say what");
     member.ask(get("/v1/keys/brought")).await.refused(404, "not_found");
 }

@@ -2,10 +2,8 @@
 //! Who enters: members of temporary appliances.
 //! What leaves: leases and refusals; fences compared across releases, expiries and restarts.
 
-use std::time::Duration;
-
 use promises::people::sign_p256;
-use promises::{Answer, Appliance, Member, eventually, evidence, get, post};
+use promises::{Answer, Appliance, GIVEN_UP, Member, eventually, evidence, get, post};
 use serde_json::{Value, json};
 
 async fn acquire(member: &Member, ttl_seconds: u64, wait_seconds: u64) -> Answer {
@@ -56,7 +54,7 @@ async fn an_expired_lease_is_not_renewed_even_if_nobody_else_has_it() {
         let held = acme.ask(get("/v1/locks")).await.expect(200).json();
         held["locks"].as_array().unwrap().is_empty().then_some(())
     };
-    eventually("the lease's end", Duration::from_secs(10), expired).await;
+    eventually("the lease's end", GIVEN_UP, expired).await;
     acme.ask(renew()).await.refused(410, "lease_expired");
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use promises::daemon::kill;
 use promises::people::{sign_digest, sign_p256};
 use promises::wire::Answer;
-use promises::{Appliance, Load, Member, Protocol, Until, eventually, evidence, get, post};
+use promises::{Appliance, GIVEN_UP, Load, Member, Protocol, Until, eventually, evidence, get, post};
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -244,5 +244,5 @@ async fn a_workspace_over_its_rate_is_told_when_to_come_back_and_others_are_serv
     assert!(limited.header("retry-after").is_some());
     globex.ask(post("/v1/keys", json!({ "name": "other", "kind": "p256" }))).await.expect(201);
     let again = || async { (connection.send(get("/v1/keys")).await.unwrap().status == 200).then_some(()) };
-    eventually("it may come back", Duration::from_secs(5), again).await;
+    eventually("it may come back", GIVEN_UP, again).await;
 }

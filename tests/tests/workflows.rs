@@ -120,7 +120,7 @@ async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
         let parts = ready["parts"].as_array().cloned().unwrap_or_default();
         parts.into_iter().find(|part| part["part"] == "workflows" && part["code"] == "stuck")
     };
-    promises::eventually("health that says so", Duration::from_secs(20), told).await;
+    promises::eventually("health that says so", promises::GIVEN_UP, told).await;
     let picture = said(&house.cli(&["-w", "acme", "saga", "show", &run]));
     for word in ["keys.activate", "stuck", "retry"] {
         assert!(picture.contains(word), "{picture}");

@@ -39,10 +39,12 @@ pub fn import(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
             |step| {
                 step.within(TOKEN_GENERATE_WAIT_MAX)
                     .act(move |cx, plan, (), _| wrapping.clone().make_wrapping(cx.effect, plan))
-                    .probe(move |cx, _, ()| wrapped.clone().find_wrapping(cx.effect))
+                    .probe(move |cx, plan, ()| wrapped.clone().find_wrapping(plan.workspace, cx.effect))
                     .settle(|tx, cx, plan, (), under| incoming::show_wrapping(tx, cx, plan, under))
             },
-            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, ()| unwrapping.clone().unmake_wrapping(cx.effect)),
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, plan: ImportPlan, ()| {
+                unwrapping.clone().unmake_wrapping(plan.workspace, cx.effect)
+            }),
         )
         .wait(
             "keys.await_wrapped_blob",
@@ -73,9 +75,9 @@ pub fn import(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                         making::made(tx, cx, &plan.first(), &taken.version)
                     })
             },
-            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, _| {
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, plan: ImportPlan, _| {
                 let keys = untaking.clone();
-                async move { keys.unmake(cx.effect).await }
+                async move { keys.unmake(&plan.workspace, cx.effect).await }
             }),
         )
         .remote(
@@ -127,7 +129,9 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     .act(move |cx, plan, (), _| wrap.clone().wrap_for_backup(cx.effect, plan))
                     .probe(|_, _, ()| super::made_again())
             },
-            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, ()| unwrap.clone().unmake_backup_key(cx.effect)),
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, plan: BackupPlan, ()| {
+                unwrap.clone().unmake_backup_key(plan.workspace, cx.effect)
+            }),
         )
         .remote(
             "vault.store_offsite",
@@ -147,9 +151,9 @@ pub fn backup(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     })
                     .probe(|_, _, _| super::made_again())
             },
-            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, _| {
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, plan: BackupPlan, _| {
                 let keys = tidy.clone();
-                async move { keys.unmake(cx.effect).await }
+                async move { keys.unmake(&plan.workspace, cx.effect).await }
             }),
         )
         .pivot_local("keys.record_backup", |tx, cx, plan, offsite: &Offsite| {
@@ -209,9 +213,9 @@ pub fn restore(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                         making::made(tx, cx, &fetched.making, &restored.version)
                     })
             },
-            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, _| {
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, plan: RestorePlan, _| {
                 let keys = unmake.clone();
-                async move { keys.unmake(cx.effect).await }
+                async move { keys.unmake(&plan.workspace, cx.effect).await }
             }),
         )
         .remote(

@@ -62,9 +62,9 @@ pub fn generate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     })
                     .settle(|tx, cx, plan, (), version| making::made(tx, cx, &plan.first(), version))
             },
-            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, ()| {
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, plan: NewKeyPlan, ()| {
                 let keys = unmake.clone();
-                async move { keys.unmake(cx.effect).await }
+                async move { keys.unmake(&plan.workspace, cx.effect).await }
             }),
         )
         .remote(
@@ -131,9 +131,9 @@ pub fn rotate(keys: &Arc<Keys>) -> Result<Definition, DefinitionRefused> {
                     })
                     .settle(|tx, cx, _, making, next| making::made(tx, cx, making, &next.version))
             },
-            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, _| {
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, plan: RotationPlan, _| {
                 let keys = unmake.clone();
-                async move { keys.unmake(cx.effect).await }
+                async move { keys.unmake(&plan.workspace, cx.effect).await }
             }),
         )
         .local(

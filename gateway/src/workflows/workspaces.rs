@@ -44,7 +44,9 @@ pub fn create(workspaces: &Arc<Workspaces>) -> Result<Definition, DefinitionRefu
                     .act(move |cx, plan, (), _| make.clone().make_kek(cx.effect, plan))
                     .probe(move |cx, plan, ()| find.clone().was_kek_made(cx.effect, plan))
             },
-            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, _, ()| unmake.clone().unmake_kek(cx.effect)),
+            Undo::remote(TOKEN_CALL_WAIT_MAX, move |cx, plan: FoundingPlan, ()| {
+                unmake.clone().unmake_kek(plan.workspace, cx.effect)
+            }),
         )
         .local(
             "vault.init_store",

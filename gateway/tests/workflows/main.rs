@@ -9,10 +9,15 @@ mod common;
 mod destruction;
 mod direct;
 mod fences;
+/// The very list that answers over the network are held against.
+#[path = "../../../tests/src/inside.rs"]
+#[allow(unreachable_pub, reason = "the tests over the network use it too")]
+mod inside;
 mod keys;
 mod keys_in_and_out;
 mod sign_world;
 mod signing;
 mod standing;
+mod token;
 mod workspaces;
 mod world;

@@ -162,7 +162,7 @@ impl SignWorld {
         self.built.lock().unwrap().ground.ledger.clone()
     }
 
-    fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self) -> Scope {
         Scope::Workspace(self.workspace.on_ledger().clone())
     }
 
@@ -178,6 +178,11 @@ impl SignWorld {
         .expect("a definition")
     }
 
+    /// The definition that changes policies.
+    pub(crate) fn policy_change(&self) -> Definition {
+        workflows::signing::policy_change(&self.services().1).expect("a definition")
+    }
+
     async fn look<T: Send + 'static>(
         &self,
         work: impl FnOnce(&View<'_>, &WorkspaceId) -> Result<T, SqlFault> + Send + 'static,
@@ -188,7 +193,11 @@ impl SignWorld {
 
     /// The ballot of the newest vote that is open.
     async fn ballot(&self) -> Option<Ballot> {
-        let change = self.proven == Proven::Change;
+        self.ballot_of(self.proven == Proven::Change).await
+    }
+
+    /// The ballot of the newest change of policy, or request, whose vote is open.
+    async fn ballot_of(&self, change: bool) -> Option<Ballot> {
         self.look(move |view, workspace| {
             let newest = if change {
                 let staged = store::policies(view, workspace)?
@@ -264,9 +273,14 @@ impl SignWorld {
 
     /// The ballot of the vote that is about to open.
     pub(crate) async fn ballot_soon(&self) -> Ballot {
+        self.ballot_soon_of(self.proven == Proven::Change).await
+    }
+
+    /// The same, of a change of policy or of a request.
+    pub(crate) async fn ballot_soon_of(&self, change: bool) -> Ballot {
         let open = tokio::time::timeout(Duration::from_secs(30), async {
             loop {
-                match self.ballot().await {
+                match self.ballot_of(change).await {
                     Some(ballot) => return ballot,
                     None => tokio::task::yield_now().await,
                 }

@@ -10,8 +10,8 @@ use gateway::ids::WorkspaceId;
 use gateway::moment::Moment;
 use gateway::services::signing::approvals;
 use gateway::services::signing::changes::{self, ChangePlan, Staged};
-use sagas::testing::{Proof, World, expected_cells, prove};
-use sagas::{Definition, Origin, SignalRequest, State, Undo, Workflow};
+use sagas::testing::{Proof, World, expected_cells, prove, renumbered};
+use sagas::{Definition, Origin, SignalRequest, StartRequest, State, Undo, Workflow};
 use serde_json::{Value, json};
 
 use crate::common::house::{Answer, Program, Standing, house};
@@ -71,6 +71,48 @@ async fn a_vote_under_a_policy_that_no_longer_holds_counts_for_nothing() {
     assert_eq!(world.signatures(), before);
     assert_eq!(world.told("approval.vote", "not counted: the policy has changed").await, 1);
     engine.close().await;
+}
+
+/// An appliance that was set back to an older build, while a request waits that only the newer one can read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_changes_beside_a_request_whose_definition_this_build_lacks() {
+    let world = SignWorld::new(Proven::Request).await;
+    let newer = || renumbered(world.definition(), 99);
+    let engine = world.engine(vec![newer()]).await;
+    let asked = engine.launch(world.request(1)).await.expect("a start").key;
+    let ballot = world.ballot_soon().await;
+    engine.close().await;
+
+    let older = world.engine(vec![world.definition(), world.policy_change()]).await;
+    let change =
+        StartRequest::new("signing.policy_change", world.scope(), &world.change(61)).expect("a wish");
+    let change = older.launch(change.origin(operator(1))).await.expect("a start").key;
+    let yes = SignalRequest::new(change.clone(), "approve", "voter", &world.ballot_soon_of(true).await);
+    older.signal(yes.expect("a signal").origin(operator(2))).await.expect("a vote");
+    let end = loop {
+        if let Some(end) = older.wait(&change, Duration::from_millis(5)).await.expect("a ledger") {
+            break end;
+        }
+        world.clock().advance(Duration::from_secs(1));
+        older.tick();
+    };
+    assert_eq!(end.state, State::Succeeded, "{end:?}");
+    let shown = older.show(&asked).await.expect("a ledger").expect("the request").summary;
+    assert_eq!((shown.state, shown.version), ("waiting", 99), "this build turned what it cannot read");
+    older.close().await;
+
+    // The build that can read it looks at the policy before it counts anybody's word.
+    let (engine, before) = (world.engine(vec![newer()]).await, world.signatures());
+    let yes = SignalRequest::new(asked.clone(), "approve", "voter", &ballot).expect("a signal");
+    engine.signal(yes.origin(operator(2))).await.expect("a vote");
+    let end = engine.wait(&asked, Duration::from_secs(30)).await.expect("a ledger").expect("an end");
+    assert_eq!((end.state, end.code.as_deref()), (State::Compensated, Some("policy_refused")), "{end:?}");
+    assert_eq!(world.signatures(), before);
+    engine.close().await;
+}
+
+fn operator(number: u32) -> Origin {
+    Origin { actor: format!("operator:{number}"), ..Origin::default() }
 }
 
 /// A change of policy without agreement and without consequences for what waits.

@@ -102,6 +102,19 @@ impl Double {
         held.keks.len() + held.backup_keks.len() + held.import_keys.len()
     }
 
+    /// The bytes of every secret it holds, by what it is: what a test looks for where none of them may stand.
+    #[must_use]
+    pub fn raw_keys(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let held = self.shared.lock();
+        let roots = held.roots.values().map(|key| ("a root key", key.to_vec()));
+        let keks = held.keks.values().map(|key| ("a workspace's key", key.to_vec()));
+        let backups = held.backup_keks.values().map(|key| ("a backup key", key.to_vec()));
+        let hmac_keys = held.hmac_keys.values().map(|key| ("an HMAC key", key.to_vec()));
+        let pairs =
+            held.keys.values().filter_map(|key| Some(("a private key", key.to_pkcs8().ok()?.to_vec())));
+        roots.chain(keks).chain(backups).chain(hmac_keys).chain(pairs).collect()
+    }
+
     /// Leaves half a pair behind a name, as a worker killed in the middle of making one does.
     pub fn leave_half(&self, id: KeyId) {
         self.shared.lock().halves.insert(id);

@@ -21,7 +21,7 @@ pub use cells::{Cell, Coverage, expected_cells};
 pub use prove::{Heard, Proof, World, prove};
 
 use crate::define::Definition;
-use crate::ids::{EffectId, SagaKey};
+use crate::ids::{EffectId, Phase, SagaId, SagaKey};
 use crate::seal::{Cipher, CipherAnswer, Plain, Seal, SealFault};
 use crate::store;
 
@@ -35,6 +35,11 @@ pub fn renumbered(mut definition: Definition, version: u32) -> Definition {
 pub fn renamed(mut definition: Definition, name: &'static str) -> Definition {
     definition.name = name;
     definition
+}
+
+/// The name of an effect that no step has had.
+pub fn effect_of_nothing() -> EffectId {
+    EffectId::of(SagaId::new(0, [0; 10]), 0, Phase::Do)
 }
 
 /// Which kinds of sealed bytes a saga still has.

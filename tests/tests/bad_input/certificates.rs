@@ -2,13 +2,11 @@
 //! Who enters: strangers, forgers, thieves, yesterday's clients.
 //! What leaves: refused handshakes, or problems with a code that says which of these the caller is.
 
-use std::time::Duration;
-
 use promises::foreign::openssl_connects;
 use promises::insider::forge;
 use promises::people::sign_p256;
 use promises::programs::{complained, said};
-use promises::{Appliance, Identity, Member, Protocol, delete, eventually, get};
+use promises::{Appliance, GIVEN_UP, Identity, Member, Protocol, delete, eventually, get};
 
 /// A handshake refused by the server shows itself at the first exchange: with TLS 1.3 the client is done before.
 async fn is_not_let_in(member: &Member, identity: &Identity) {
@@ -104,7 +102,7 @@ async fn a_revoked_client_loses_its_open_connections_at_once_and_others_keep_the
     for connection in [&h1, &h2] {
         let cut = || async { connection.send(get("/health/live")).await.is_err().then_some(()) };
         // Nothing else ends a connection that is in use.
-        eventually("the connection is cut", Duration::from_secs(20), cut).await;
+        eventually("the connection is cut", GIVEN_UP, cut).await;
     }
     mine.send(get("/v1/keys")).await.unwrap().expect(200);
 }

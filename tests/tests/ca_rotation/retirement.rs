@@ -2,12 +2,10 @@
 //! Who enters: its clients, on open connections and new ones, in two workspaces; clients of its successor.
 //! What leaves: refused handshakes, a revocation for each client on the ledger, a server that shows another certificate.
 
-use std::time::Duration;
-
 use promises::daemon::kill;
 use promises::insider::forge;
 use promises::people::sign_p256;
-use promises::{Appliance, Protocol, eventually, evidence, get, post};
+use promises::{Appliance, GIVEN_UP, Protocol, eventually, evidence, get, post};
 use rusqlite::Connection as Database;
 use rustix::process::Signal;
 use serde_json::json;
@@ -36,7 +34,7 @@ async fn a_retired_ca_takes_its_clients_with_it_at_once_and_others_go_on() {
     for connection in [&h1, &h2] {
         let cut = || async { connection.send(get("/health/live")).await.is_err().then_some(()) };
         // Nothing else ends a connection that is in use.
-        eventually("the connection is cut", Duration::from_secs(20), cut).await;
+        eventually("the connection is cut", GIVEN_UP, cut).await;
     }
     // With the new bundle, so that it is the server who refuses and not the client.
     let bundle = new.identity.ca.clone();
@@ -167,7 +165,7 @@ async fn an_enrolment_that_a_retirement_overtakes_comes_to_nothing() {
     });
     let told = async |action: &str, times: usize| {
         let told = || async { operator.entries(&format!("action={action}")).await.get(times - 1).cloned() };
-        eventually(action, Duration::from_secs(5), told).await.0
+        eventually(action, GIVEN_UP, told).await.0
     };
     assert_eq!(told("client.draft", 2).await["detail"]["after"]["authority"], json!(second));
     let retiring = tokio::spawn({

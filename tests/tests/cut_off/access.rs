@@ -1,8 +1,6 @@
 //! Who may come in: workspaces, API keys, clients, authorities; and what the auditor takes away.
 
-use std::time::Duration;
-
-use promises::{Ask, delete, eventually, get, identity, post};
+use promises::{Ask, GIVEN_UP, delete, eventually, get, identity, post};
 use serde_json::{Value, json};
 
 use crate::act::{Act, By, Stage, text};
@@ -158,7 +156,7 @@ async fn the_log_is_exported_once() {
             let runs = runs.expect(200).json()["workflows"].as_array().cloned().unwrap_or_default();
             runs.iter().all(|run| run["state"] == "succeeded").then_some(())
         };
-        eventually("the end of every export", Duration::from_secs(20), over).await;
+        eventually("the end of every export", GIVEN_UP, over).await;
         (By::Operator(operator.clone()), post("/v1/audit/export", Value::Null))
     };
     Stage::new().await.cuts_off(&act, prepare).await;

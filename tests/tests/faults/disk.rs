@@ -2,8 +2,6 @@
 //! Who enters: a load with a journal, on a disk of a few megabytes.
 //! What leaves: nothing signed without a durable entry, clear refusals while it is full, service again without help.
 
-use std::time::Duration;
-
 use promises::people::sign_p256;
 use promises::{GIVEN_UP, Hardware, Load, Plan, eventually, evidence, get};
 
@@ -25,7 +23,7 @@ async fn a_full_disk_stops_signing_before_an_entry_is_lost_and_recovers_by_itsel
             let answer = member.ask(sign_p256(&key, b"no room")).await;
             (answer.status != 200).then_some(answer)
         };
-        let (refused, _) = eventually("signing stops", Duration::from_secs(20), refuses).await;
+        let (refused, _) = eventually("signing stops", GIVEN_UP, refuses).await;
         assert!(refused.refused(503, "ledger_frozen").header("retry-after").is_some());
         member.ask(get("/v1/keys")).await.expect(200);
         house.disk.as_ref().unwrap().free();

@@ -94,7 +94,7 @@ async fn a_dead_upstream_is_left_alone_and_found_again_when_it_lives() {
     neighbours_are_served(&ground).await;
     sick.resume().await.unwrap();
     let healed = || async { (ground.member.ask(get("/sick")).await.status == 200).then_some(()) };
-    eventually("the upstream is found again", Duration::from_secs(10), healed).await;
+    eventually("the upstream is found again", GIVEN_UP, healed).await;
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn of_a_hundred_at_once_one_probe_goes_to_an_upstream_that_is_being_tried_
         let line = shown["routes"].as_array()?.iter().find(|line| line["service"] == "sick")?.clone();
         (line["breaker"] == "half_open").then_some(())
     };
-    eventually("the pause is over", Duration::from_secs(10), ended).await;
+    eventually("the pause is over", GIVEN_UP, ended).await;
     let connection = ground.member.connect(promises::Protocol::H2).await;
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -140,7 +140,7 @@ async fn a_failed_probe_is_not_repeated_and_isolates_again() {
     let probed = || async {
         (ground.member.ask(get("/sick")).await.status == 503 && sick.arrived() > before).then_some(())
     };
-    eventually("the probe", Duration::from_secs(10), probed).await;
+    eventually("the probe", GIVEN_UP, probed).await;
     assert_eq!(sick.arrived(), before + 1, "a read would be repeated on any other day");
     let line = sick_line(&ground).await;
     assert_eq!(line["trips"], 2, "{line}");
@@ -172,7 +172,7 @@ async fn health_figures_and_command_line_say_which_service_is_isolated() {
         let figures = ground.house.operator().ask(get("/metrics")).await.expect(200).text();
         figures.contains("chancery_service{service=\"sick\",figure=\"trips\"} 1").then_some(())
     };
-    eventually("the figure", Duration::from_secs(10), figure).await;
+    eventually("the figure", GIVEN_UP, figure).await;
     let said = String::from_utf8(ground.house.cli(&["status"]).stdout).unwrap();
     let line =
         said.lines().find(|line| line.starts_with("sick")).unwrap_or_else(|| panic!("{said}")).to_owned();
@@ -215,11 +215,11 @@ async fn callers_that_send_slowly_or_hang_up_blame_nobody_and_leave_their_places
         let arrived = sick.arrived();
         let asking = tokio::spawn(async move { connection.send(get("/sick")).await });
         let here = || async { (sick.arrived() > arrived).then_some(()) };
-        eventually("it is under way", Duration::from_secs(10), here).await;
+        eventually("it is under way", GIVEN_UP, here).await;
         asking.abort();
     }
     let free = || async { (sick_line(&ground).await["in_flight"] == 0).then_some(()) };
-    eventually("the places are free", Duration::from_secs(10), free).await;
+    eventually("the places are free", GIVEN_UP, free).await;
     sick.behave(Behaviour::Well);
     ground.member.ask(get("/sick")).await.expect(200);
     assert_eq!(sick_line(&ground).await["trips"], 0);
@@ -245,7 +245,7 @@ async fn a_caller_that_stops_reading_keeps_no_place_and_blames_nobody() {
     assert!(beginning.starts_with(b"HTTP/1.1 200"));
     ground.member.ask(get("/sick")).await.refused(503, "overloaded");
     let free = || async { (sick_line(&ground).await["in_flight"] == 0).then_some(()) };
-    eventually("the place is free again", Duration::from_secs(10), free).await;
+    eventually("the place is free again", GIVEN_UP, free).await;
     assert_eq!(sick_line(&ground).await["trips"], 0);
     sick.behave(Behaviour::Well);
     ground.member.ask(get("/sick")).await.expect(200);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use promises::{eventually, get};
+use promises::{GIVEN_UP, eventually, get};
 use rustix::process::Signal;
 use simulators::Upstream;
 use simulators::upstream::{Behaviour, Speaks};
@@ -20,12 +20,11 @@ async fn a_reload_brings_new_upstreams_takes_old_ones_away_and_loses_no_request(
     old.behave(Behaviour::Slow(Duration::from_millis(500)));
     let member = ground.member.clone();
     let under_way = tokio::spawn(async move { member.ask(get("/a/late")).await });
-    eventually("it is under way", Duration::from_secs(5), || async { (old.arrived() == 2).then_some(()) })
-        .await;
+    eventually("it is under way", GIVEN_UP, || async { (old.arrived() == 2).then_some(()) }).await;
     ground.house.set("upstream", vec![table("a", "/b", &[new.endpoint()])]);
     ground.house.daemon().signal(Signal::HUP);
     let moved = || async { (ground.member.ask(get("/b")).await.status == 200).then_some(()) };
-    eventually("the new table", Duration::from_secs(10), moved).await;
+    eventually("the new table", GIVEN_UP, moved).await;
     ground.member.ask(get("/a")).await.refused(404, "not_found");
     under_way.await.unwrap().expect(200);
     assert!(new.arrived() >= 1);
@@ -46,7 +45,7 @@ async fn a_reload_with_a_defect_changes_nothing_and_says_so() {
         let log = || async {
             (ground.house.log().matches("the present upstreams stay in use").count() > told).then_some(())
         };
-        eventually("the refusal in the log", Duration::from_secs(10), log).await;
+        eventually("the refusal in the log", GIVEN_UP, log).await;
         ground.member.ask(get("/a")).await.expect(200);
         ground.member.ask(get("/c")).await.refused(404, "not_found");
         let checked = ground.house.cli(&["config", "check"]);
@@ -69,7 +68,7 @@ async fn an_isolated_upstream_stays_isolated_through_a_reload() {
         let shown = ground.house.operator().ask(get("/v1/routes")).await.expect(200).text();
         shown.contains("\"/b\"").then_some(())
     };
-    eventually("the new table", Duration::from_secs(10), arrived).await;
+    eventually("the new table", GIVEN_UP, arrived).await;
     let status = ground.house.operator().ask(get("/v1/status")).await.expect(200).json();
     let lines = status["services"].as_array().unwrap();
     let line = lines.iter().find(|line| line["service"] == "a").unwrap();
@@ -106,7 +105,7 @@ async fn a_refused_reload_leaves_status_and_history_as_they_were() {
     let refused = || async {
         (ground.house.log().matches("the present upstreams stay in use").count() > told).then_some(())
     };
-    eventually("the refusal in the log", Duration::from_secs(10), refused).await;
+    eventually("the refusal in the log", GIVEN_UP, refused).await;
     assert_eq!(services(&ground).await, shown);
 }
 

@@ -2,11 +2,9 @@
 //! Who enters: requests with a trace of their own.
 //! What leaves: the same trace on the other side; one story of spans, log lines, entries and workflows' steps.
 
-use std::time::Duration;
-
 use promises::plan::Hardware;
 use promises::runs::{until, vote, waiting_for_approval};
-use promises::{Plan, SCOPES, eventually, get, post};
+use promises::{GIVEN_UP, Plan, SCOPES, eventually, get, post};
 use serde_json::{Value, json};
 use simulators::Upstream;
 use simulators::upstream::{Behaviour, Speaks};
@@ -179,7 +177,7 @@ async fn recorded_traces_reach_a_collector_and_one_that_is_away_costs_no_request
                 .find(|span| span["traceId"] == TRACE && span["parentSpanId"] == "00f067aa0ba902b7")
         })
     };
-    let (span, _) = eventually("the span", Duration::from_secs(10), exported).await;
+    let (span, _) = eventually("the span", GIVEN_UP, exported).await;
     assert_eq!((&span["name"], &span["kind"]), (&"GET /v1/workspaces".into(), &2.into()));
     assert!(collector.seen().iter().all(|seen| seen.target == "/v1/traces"));
     collector.stop();

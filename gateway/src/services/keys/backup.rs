@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::{Entry, Told, Tx, View};
-use hsm::{BackupKek, Custody, KeyId, KeyRef, PublicKey, TokenError, UNDOING};
+use hsm::{BackupKek, Custody, KeyId, KeyRef, PublicKey, TokenError};
 use sagas::{EffectId, Never, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -188,15 +188,19 @@ impl Keys {
     ///
     /// # Errors
     /// The token is away: tried again.
-    pub async fn unmake_backup_key(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
-        self.destroy_backup_key(KeyId(effect.short()))
+    pub async fn unmake_backup_key(
+        self: Arc<Self>,
+        workspace: WorkspaceId,
+        effect: EffectId,
+    ) -> Result<(), RemoteFault<Never>> {
+        self.destroy_backup_key(&workspace, KeyId(effect.short()))
             .await
-            .map_err(|why| RemoteFault::unknown(why.to_string()))
+            .map_err(|error| RemoteFault::unknown(faults::words(&error)))
     }
 
-    async fn destroy_backup_key(&self, id: KeyId) -> Result<(), TokenError> {
+    async fn destroy_backup_key(&self, workspace: &WorkspaceId, id: KeyId) -> Result<(), TokenError> {
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-        let token = self.token.of(UNDOING);
+        let token = self.token.of(workspace.as_str());
         match token.find_backup_kek(id, deadline).await {
             Ok(Some(kek)) => token.destroy_backup_kek(&kek, deadline).await,
             Ok(None) | Err(TokenError::Unsupported { .. }) => Ok(()),
@@ -253,7 +257,8 @@ impl Keys {
             deadline,
         );
         let copy = copy.await.map_err(faults::token)?;
-        token.destroy(&copy.key, deadline).await.map_err(|error| RemoteFault::unknown(error.to_string()))?;
+        let gone = token.destroy(&copy.key, deadline).await;
+        gone.map_err(|error| RemoteFault::unknown(faults::words(&error)))?;
         Ok(offsite)
     }
 
@@ -266,11 +271,12 @@ impl Keys {
         workspace: WorkspaceId,
         key: SigningKeyId,
     ) -> Result<usize, RemoteFault<Never>> {
-        let rows =
-            self.ground.read::<_, KeysRefused>(move |view| Ok(store::backups(view, &workspace, &key)?));
+        let of = workspace.clone();
+        let rows = self.ground.read::<_, KeysRefused>(move |view| Ok(store::backups(view, &of, &key)?));
         let rows = rows.await.map_err(|why| RemoteFault::later(why.to_string()))?;
         for row in &rows {
-            self.destroy_backup_key(row.under).await.map_err(|why| RemoteFault::later(why.to_string()))?;
+            let gone = self.destroy_backup_key(&workspace, row.under).await;
+            gone.map_err(|error| RemoteFault::later(faults::words(&error)))?;
             delete_durably(&self.backups, &row.file).map_err(|why| RemoteFault::later(why.to_string()))?;
         }
         Ok(rows.len())
@@ -280,7 +286,9 @@ impl Keys {
         let bytes = match fs::read(self.backups.join(file)) {
             Ok(bytes) => bytes,
             Err(why) => {
-                return Err(refused(Code::NotFound, &format!("the backup {file} cannot be read: {why}")));
+                tracing::warn!(%why, file, "a backup cannot be read");
+                let words = format!("the backup {file} cannot be read; the operator finds in the log why");
+                return Err(refused(Code::NotFound, &words));
             }
         };
         if <[u8; 32]>::from(Sha256::digest(&bytes)) != *digest {

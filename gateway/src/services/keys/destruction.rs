@@ -13,8 +13,7 @@ use serde_json::json;
 
 use super::making::now;
 use super::state::{KeyEvent, KeyState};
-use super::store;
-use super::{Described, Keys};
+use super::{Described, Keys, faults, store};
 use crate::api::Code;
 use crate::ids::{SigningKeyId, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
@@ -211,15 +210,16 @@ impl Keys {
             Ok(()) => drop(untouched),
             // The token had not begun. Any other failure may have come between the two halves of the pair.
             Err(error @ (TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired)) => {
-                return Err(untouched.later(error.to_string()));
+                return Err(untouched.later(faults::words(&error)));
             }
             Err(error @ TokenError::WrongKey { .. }) => {
-                return Err(untouched.refused(Reason::new(Code::TokenRefused, error.to_string())));
+                return Err(untouched.refused(Reason::new(Code::TokenRefused, faults::words(&error))));
             }
-            Err(error) => return Err(PivotFault::unknown(error.to_string())),
+            Err(error) => return Err(PivotFault::unknown(faults::words(&error))),
         }
         for older in held {
-            destroy_version(&token, &older).await.map_err(|error| PivotFault::unknown(error.to_string()))?;
+            let gone = destroy_version(&token, &older).await;
+            gone.map_err(|error| PivotFault::unknown(faults::words(&error)))?;
         }
         Ok(())
     }
@@ -241,7 +241,7 @@ impl Keys {
                 }
                 // A TPM's key is there as long as its blob is.
                 Ok(Presence::Whole(_)) | Err(TokenError::Unsupported { .. }) => Part::Untouched,
-                Err(error) => Part::Unclear(error.to_string()),
+                Err(error) => Part::Unclear(faults::words(&error)),
             });
         }
         PivotProbe::of_parts(versions, ())

@@ -8,7 +8,7 @@ use sagas::{Reason, RemoteFault};
 
 /// Sorts a token's failure.
 pub fn token(error: TokenError) -> RemoteFault {
-    let words = error.to_string();
+    let words = words(&error);
     match error {
         TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired => RemoteFault::later(words),
         TokenError::OutcomeUnknown => RemoteFault::unknown(words),
@@ -22,6 +22,14 @@ pub fn token(error: TokenError) -> RemoteFault {
             refused(Code::TokenRefused, words)
         }
     }
+}
+
+/// What may be kept of a token's failure and shown to whoever asked; what the device said of it goes to the log.
+pub fn words(error: &TokenError) -> String {
+    if !error.retry_is_safe() {
+        tracing::warn!(%error, "the token did not do its part of a workflow");
+    }
+    error.outward()
 }
 
 fn refused(code: Code, words: String) -> RemoteFault {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use audit::{Entry, Told, Tx};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hsm::{Custody, ImportKey, KeyId, KeyKind, KeyRef, Oaep, Presence, PublicKey, SignInput, UNDOING};
+use hsm::{Custody, ImportKey, KeyId, KeyKind, KeyRef, Oaep, Presence, PublicKey, SignInput};
 use sagas::{EffectId, Never, Probe, Reason, Refused, RemoteFault, Ruling, Signal, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -176,13 +176,17 @@ impl Keys {
     }
 
     /// The wrapping key of an effect, if the token holds it.
-    pub async fn find_wrapping(self: Arc<Self>, effect: EffectId) -> Probe<ImportKey> {
-        let token = self.token.of(UNDOING);
+    pub async fn find_wrapping(
+        self: Arc<Self>,
+        workspace: WorkspaceId,
+        effect: EffectId,
+    ) -> Probe<ImportKey> {
+        let token = self.token.of(workspace.as_str());
         let found = token.find_import_key(KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX).await;
         match found {
             Ok(Some(key)) => Probe::Applied(key),
             Ok(None) | Err(hsm::TokenError::Unsupported { .. }) => Probe::NotApplied,
-            Err(error) => Probe::Unknown(error.to_string()),
+            Err(error) => Probe::Unknown(faults::words(&error)),
         }
     }
 
@@ -190,14 +194,18 @@ impl Keys {
     ///
     /// # Errors
     /// The token is away: tried again.
-    pub async fn unmake_wrapping(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
-        match self.clone().find_wrapping(effect).await {
+    pub async fn unmake_wrapping(
+        self: Arc<Self>,
+        workspace: WorkspaceId,
+        effect: EffectId,
+    ) -> Result<(), RemoteFault<Never>> {
+        match self.clone().find_wrapping(workspace.clone(), effect).await {
             Probe::NotApplied => Ok(()),
             Probe::Unknown(why) => Err(RemoteFault::unknown(why)),
             Probe::Applied(key) => {
-                let token = self.token.of(UNDOING);
+                let token = self.token.of(workspace.as_str());
                 let gone = token.destroy_import_key(&key, Instant::now() + TOKEN_CALL_WAIT_MAX).await;
-                gone.map_err(|error| RemoteFault::unknown(error.to_string()))
+                gone.map_err(|error| RemoteFault::unknown(faults::words(&error)))
             }
         }
     }
@@ -241,7 +249,7 @@ impl Keys {
                 Ok(taken) => Probe::Applied(taken),
                 Err(fault) => Probe::Unknown(fault.to_string()),
             },
-            Err(error) => Probe::Unknown(error.to_string()),
+            Err(error) => Probe::Unknown(faults::words(&error)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::{Entry, Recorded, Told, Tx};
-use hsm::{Custody, KeyAttestation, KeyId, KeyKind, KeyRef, NewKey, Presence, UNDOING};
+use hsm::{Custody, KeyAttestation, KeyId, KeyKind, KeyRef, NewKey, Presence};
 use sagas::outbox::Topic;
 use sagas::{EffectId, Never, Probe, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
@@ -236,17 +236,17 @@ impl Keys {
                 Ok(version) => Probe::Applied(version),
                 Err(fault) => Probe::Unknown(fault.to_string()),
             },
-            Err(error) => Probe::Unknown(error.to_string()),
+            Err(error) => Probe::Unknown(faults::words(&error)),
         }
     }
 
-    /// Destroys whatever the token holds under an effect's name.
+    /// Destroys whatever the token holds under the name of an effect of this workspace.
     ///
     /// # Errors
     /// The token is away: tried again.
-    pub async fn unmake(&self, effect: EffectId) -> Result<(), RemoteFault<Never>> {
+    pub async fn unmake(&self, workspace: &WorkspaceId, effect: EffectId) -> Result<(), RemoteFault<Never>> {
         let (id, deadline) = (KeyId(effect.short()), Instant::now() + TOKEN_CALL_WAIT_MAX);
-        let token = self.token.of(UNDOING);
+        let token = self.token.of(workspace.as_str());
         let gone = match token.presence(id, deadline).await {
             Ok(Presence::Absent) | Err(hsm::TokenError::Unsupported { .. }) => Ok(()),
             Ok(Presence::Half) => token.destroy_half(id, deadline).await,
@@ -257,7 +257,7 @@ impl Keys {
             }
             Err(error) => Err(error),
         };
-        gone.map_err(|error| RemoteFault::unknown(error.to_string()))
+        gone.map_err(|error| RemoteFault::unknown(faults::words(&error)))
     }
 
     /// What the token says about the key, signed by the token where it can.

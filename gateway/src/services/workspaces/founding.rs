@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::{Told, Tx};
-use hsm::{Kek, KeyId, TokenError, UNDOING};
+use hsm::{Kek, KeyId, TokenError};
 use sagas::{EffectId, Never, Probe, Reason, Refused, RemoteFault, StepContext};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,6 +18,7 @@ use crate::custody::OwnSecret;
 use crate::ids::{Name, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::moment::Moment;
+use crate::services::keys::faults;
 use crate::topics;
 
 /// The input of `workspace.create`.
@@ -144,7 +145,7 @@ impl Workspaces {
             self.custody.new_data_key(&plan.workspace).map_err(|why| RemoteFault::later(why.to_string()))?;
         let bound = bound_to(&plan.workspace);
         let data_key = token.wrap_under(&kek, &inner, &bound, deadline).await;
-        let data_key = data_key.map_err(|error| RemoteFault::unknown(error.to_string()))?;
+        let data_key = data_key.map_err(|error| RemoteFault::unknown(faults::words(&error)))?;
         let kept = serde_json::to_vec(&kek).map_err(|why| RemoteFault::Bug(why.to_string()))?;
         let kek = self.custody.seal_own(&kek_row(&plan.workspace), &kept);
         let kek = kek.map_err(|why| RemoteFault::unknown(why.to_string()))?;
@@ -161,7 +162,7 @@ impl Workspaces {
                 Ok(laid) => Probe::Applied(laid),
                 Err(fault) => Probe::Unknown(fault.to_string()),
             },
-            Err(error) => Probe::Unknown(error.to_string()),
+            Err(error) => Probe::Unknown(faults::words(&error)),
         }
     }
 
@@ -169,15 +170,19 @@ impl Workspaces {
     ///
     /// # Errors
     /// The token is away: tried again.
-    pub async fn unmake_kek(self: Arc<Self>, effect: EffectId) -> Result<(), RemoteFault<Never>> {
+    pub async fn unmake_kek(
+        self: Arc<Self>,
+        workspace: WorkspaceId,
+        effect: EffectId,
+    ) -> Result<(), RemoteFault<Never>> {
         let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
-        let token = self.token.of(UNDOING);
+        let token = self.token.of(workspace.as_str());
         let gone = match token.find_kek(KeyId(effect.short()), deadline).await {
             Ok(Some(kek)) => token.destroy_kek(&kek, deadline).await,
             Ok(None) | Err(TokenError::Unsupported { .. }) => Ok(()),
             Err(error) => Err(error),
         };
-        gone.map_err(|error| RemoteFault::unknown(error.to_string()))
+        gone.map_err(|error| RemoteFault::unknown(faults::words(&error)))
     }
 
     /// The workspace's key, as its row keeps it.
@@ -199,7 +204,7 @@ fn kek_row(id: &WorkspaceId) -> String {
 
 /// What a token's failure means to the founding.
 fn sorted(error: TokenError) -> RemoteFault {
-    let words = error.to_string();
+    let words = faults::words(&error);
     match error {
         TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired => RemoteFault::later(words),
         TokenError::OutcomeUnknown => RemoteFault::unknown(words),
