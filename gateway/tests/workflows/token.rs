@@ -33,11 +33,15 @@ fn refusals() -> Vec<Refusal> {
     ]
 }
 
-/// What is told of an operation that the token refused: the answer, or the run once it has been undone.
+/// What is told of an operation that the token refused: the answer, or what the run says of it once it has been undone.
 async fn told(by: &Asker, answer: Answer) -> String {
     assert!(answer.status >= 400 || answer.status == 202, "it was not refused: {answer:?}");
     match answer.header("location").rsplit_once('/') {
-        Some((_, run)) => ended(by, run).await.to_string(),
+        Some((_, run)) => {
+            let run = ended(by, run).await;
+            let steps = run["steps"].as_array().unwrap().iter().map(|step| &step["error"]);
+            steps.chain([&run["error"]]).map(Json::to_string).collect::<Vec<_>>().join("; ")
+        }
         None => String::from_utf8(answer.body.to_vec()).unwrap(),
     }
 }

@@ -2,6 +2,7 @@
 //! Who enters: commands that read, write or tell.
 //! What leaves: recorded values, or one small set of reasons why the ledger did not take or give.
 
+mod outward;
 mod refused;
 mod telling;
 mod workflows;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use audit::{Clock, Ledger, Recorded, Told, Tx, View};
 use sagas::idempotency::ClaimRefused;
 
+pub use self::outward::words_of_token;
 pub use self::refused::{LedgerRefused, was_read, written};
 pub use self::telling::Telling;
 pub use self::workflows::Signal;

@@ -2,34 +2,28 @@
 //! Who enters: token errors, in steps of workflows.
 //! What leaves: one of the four classes, in words that may be kept and shown.
 
-use crate::api::Code;
 use hsm::{Refusal, TokenError};
 use sagas::{Reason, RemoteFault};
 
+use crate::api::Code;
+pub use crate::services::ground::words_of_token as words;
+
 /// Sorts a token's failure.
 pub fn token(error: TokenError) -> RemoteFault {
-    let words = words(&error);
+    let text = words(&error);
     match error {
-        TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired => RemoteFault::later(words),
-        TokenError::OutcomeUnknown => RemoteFault::unknown(words),
-        TokenError::Unsupported { .. } => refused(Code::TokenCannot, words),
-        TokenError::Refused(Refusal::TokenFull) => refused(Code::TokenFull, words),
-        TokenError::Refused(Refusal::NotRecoverable) => refused(Code::NotRecoverable, words),
+        TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired => RemoteFault::later(text),
+        TokenError::OutcomeUnknown => RemoteFault::unknown(text),
+        TokenError::Unsupported { .. } => refused(Code::TokenCannot, text),
+        TokenError::Refused(Refusal::TokenFull) => refused(Code::TokenFull, text),
+        TokenError::Refused(Refusal::NotRecoverable) => refused(Code::NotRecoverable, text),
         TokenError::Refused(Refusal::WrongImport | Refusal::ImportBroken) => {
-            refused(Code::ImportRefused, words)
+            refused(Code::ImportRefused, text)
         }
         TokenError::Refused(_) | TokenError::WrongKey { .. } | TokenError::KeyMissing { .. } => {
-            refused(Code::TokenRefused, words)
+            refused(Code::TokenRefused, text)
         }
     }
-}
-
-/// What may be kept of a token's failure and shown to whoever asked; what the device said of it goes to the log.
-pub fn words(error: &TokenError) -> String {
-    if !error.retry_is_safe() {
-        tracing::warn!(%error, "the token did not do its part of a workflow");
-    }
-    error.outward()
 }
 
 fn refused(code: Code, words: String) -> RemoteFault {

@@ -17,7 +17,7 @@ use crate::api::Code;
 use crate::ids::WorkspaceId;
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::moment::Moment;
-use crate::services::keys::faults;
+use crate::services::ground::words_of_token;
 use crate::services::subject::Subject;
 use crate::topics;
 
@@ -170,10 +170,10 @@ impl Workspaces {
             {
                 Ok(()) | Err(TokenError::KeyMissing { .. }) => {}
                 Err(error @ (TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired)) => {
-                    return Err(untouched.later(faults::words(&error)));
+                    return Err(untouched.later(words_of_token(&error)));
                 }
                 // A token that refuses a call may have begun it.
-                Err(error) => return Err(PivotFault::unknown(faults::words(&error))),
+                Err(error) => return Err(PivotFault::unknown(words_of_token(&error))),
             }
         }
         self.forget_data_key(&plan.workspace);
@@ -199,7 +199,7 @@ impl Workspaces {
             }
             // What is there will be destroyed by the next try.
             Ok(Some(_)) | Err(TokenError::Unsupported { .. }) => PivotProbe::of_one_effect(None),
-            Err(error) => PivotProbe::unknown(faults::words(&error)),
+            Err(error) => PivotProbe::unknown(words_of_token(&error)),
         }
     }
 }

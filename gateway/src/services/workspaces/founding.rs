@@ -18,7 +18,7 @@ use crate::custody::OwnSecret;
 use crate::ids::{Name, WorkspaceId};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::moment::Moment;
-use crate::services::keys::faults;
+use crate::services::ground::words_of_token;
 use crate::topics;
 
 /// The input of `workspace.create`.
@@ -145,7 +145,7 @@ impl Workspaces {
             self.custody.new_data_key(&plan.workspace).map_err(|why| RemoteFault::later(why.to_string()))?;
         let bound = bound_to(&plan.workspace);
         let data_key = token.wrap_under(&kek, &inner, &bound, deadline).await;
-        let data_key = data_key.map_err(|error| RemoteFault::unknown(faults::words(&error)))?;
+        let data_key = data_key.map_err(|error| RemoteFault::unknown(words_of_token(&error)))?;
         let kept = serde_json::to_vec(&kek).map_err(|why| RemoteFault::Bug(why.to_string()))?;
         let kek = self.custody.seal_own(&kek_row(&plan.workspace), &kept);
         let kek = kek.map_err(|why| RemoteFault::unknown(why.to_string()))?;
@@ -162,7 +162,7 @@ impl Workspaces {
                 Ok(laid) => Probe::Applied(laid),
                 Err(fault) => Probe::Unknown(fault.to_string()),
             },
-            Err(error) => Probe::Unknown(faults::words(&error)),
+            Err(error) => Probe::Unknown(words_of_token(&error)),
         }
     }
 
@@ -182,7 +182,7 @@ impl Workspaces {
             Ok(None) | Err(TokenError::Unsupported { .. }) => Ok(()),
             Err(error) => Err(error),
         };
-        gone.map_err(|error| RemoteFault::unknown(faults::words(&error)))
+        gone.map_err(|error| RemoteFault::unknown(words_of_token(&error)))
     }
 
     /// The workspace's key, as its row keeps it.
@@ -204,7 +204,7 @@ fn kek_row(id: &WorkspaceId) -> String {
 
 /// What a token's failure means to the founding.
 fn sorted(error: TokenError) -> RemoteFault {
-    let words = faults::words(&error);
+    let words = words_of_token(&error);
     match error {
         TokenError::Busy { .. } | TokenError::Gone { .. } | TokenError::Expired => RemoteFault::later(words),
         TokenError::OutcomeUnknown => RemoteFault::unknown(words),
