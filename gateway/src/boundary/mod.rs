@@ -21,5 +21,6 @@ mod overseer;
 pub mod rate;
 pub mod respond;
 mod semantics;
+mod structured;
 pub mod tls;
 pub mod trace;
