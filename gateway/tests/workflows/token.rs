@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use gateway::ids::WorkspaceId;
 use hsm::Refusal;
 use hsm::double::DoubleFault;
-use rcgen::{KeyPair, PublicKeyData as _};
+use rcgen::KeyPair;
 use sagas::testing::effect_of_nothing;
 use sagas::{Never, RemoteFault};
 use serde_json::{Value as Json, json};

@@ -213,7 +213,7 @@ impl Keys {
                 return Err(untouched.later(faults::words(&error)));
             }
             Err(error @ TokenError::WrongKey { .. }) => {
-                return Err(untouched.refused(Reason::new(Code::TokenRefused, faults::words(&error))));
+                return Err(untouched.refused(Reason::new(Code::TokenKeyMismatch, faults::words(&error))));
             }
             Err(error) => return Err(PivotFault::unknown(faults::words(&error))),
         }

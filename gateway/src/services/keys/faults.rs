@@ -20,9 +20,9 @@ pub fn token(error: TokenError) -> RemoteFault {
         TokenError::Refused(Refusal::WrongImport | Refusal::ImportBroken) => {
             refused(Code::ImportRefused, text)
         }
-        TokenError::Refused(_) | TokenError::WrongKey { .. } | TokenError::KeyMissing { .. } => {
-            refused(Code::TokenRefused, text)
-        }
+        TokenError::KeyMissing { .. } => refused(Code::TokenKeyMissing, text),
+        TokenError::WrongKey { .. } => refused(Code::TokenKeyMismatch, text),
+        TokenError::Refused(_) => refused(Code::TokenRefused, text),
     }
 }
 
