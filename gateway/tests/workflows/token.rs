@@ -78,6 +78,9 @@ async fn what_the_token_says_is_told_to_nobody_who_asks() {
     }
 }
 
+type Undoing<'a> = Pin<Box<dyn Future<Output = Result<(), RemoteFault<Never>>> + 'a>>;
+type Undo<'a> = dyn Fn(&WorkspaceId) -> Undoing<'a> + 'a;
+
 /// As often as it takes for the line of a name to be full; the bounds of the line are far below.
 const FULL_MAX: usize = 10_000;
 
@@ -87,8 +90,7 @@ async fn undos_of_one_workspace_at_the_token_stand_in_nobody_elses_way() {
     let house = &standing.house;
     let [crowd, other] = [(); 2].map(|()| WorkspaceId::new(&house.ground.dice).unwrap());
     let nothing = effect_of_nothing();
-    type Undoing<'a> = Pin<Box<dyn Future<Output = Result<(), RemoteFault<Never>>> + 'a>>;
-    let undo: [(&str, &dyn Fn(&WorkspaceId) -> Undoing<'_>); 4] = [
+    let undo: [(&str, &Undo<'_>); 4] = [
         ("a key", &|of| {
             let (keys, of) = (house.keys.clone(), of.clone());
             Box::pin(async move { keys.unmake(&of, nothing).await })
