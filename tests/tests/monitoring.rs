@@ -18,9 +18,9 @@ async fn watched() -> Appliance {
 fn address(house: &Appliance) -> String {
     let log = house.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let told =
+    let mut told =
         lines.filter(|line| line["message"].as_str().is_some_and(|it| it.contains("without a certificate")));
-    told.last().expect("the log names the address")["address"].as_str().unwrap().to_owned()
+    told.next_back().expect("the log names the address")["address"].as_str().unwrap().to_owned()
 }
 
 async fn ask(address: &str, text: &str) -> String {
