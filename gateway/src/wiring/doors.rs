@@ -115,6 +115,7 @@ impl Doors<'_> {
             self.ground.ledger.clone(),
             Arc::clone(router),
             self.traces.clone(),
+            services.keys.conditions(),
         ))
     }
 
