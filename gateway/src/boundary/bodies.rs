@@ -59,18 +59,26 @@ impl Room {
         self.bytes = bytes;
         true
     }
-}
 
-impl Drop for Room {
-    fn drop(&mut self) {
+    /// Gives back what is over so many bytes.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
         let mut table = self.bodies.table();
-        table.taken -= self.bytes;
+        table.taken -= less;
         if let Some(own) = table.by_owner.get_mut(&self.owner) {
-            *own -= self.bytes;
+            *own -= less;
             if *own == 0 {
                 table.by_owner.remove(&self.owner);
             }
         }
+        drop(table);
+        self.bytes -= less;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shrink_to(0);
     }
 }
 
@@ -111,5 +119,9 @@ mod tests {
         let mut room = bodies.room(&None);
         assert!(room.grow_to(1_000) && room.grow_to(500) && room.grow_to(2_000));
         assert_eq!(bodies.table().taken, 2_000);
+        room.shrink_to(3_000);
+        room.shrink_to(1_500);
+        assert_eq!(bodies.table().taken, 1_500);
+        assert_eq!(bodies.table().by_owner[&None], 1_500);
     }
 }

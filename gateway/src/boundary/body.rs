@@ -43,33 +43,36 @@ pub(super) async fn read(headers: &HeaderMap, body: Incoming, room: &mut Room) -
     }
 }
 
-/// Frames arrive one by one; a body that fits in its first frame, as most do, is not copied.
+/// Frames arrive one by one. A body that fits in its first frame, as most do, is not copied; those of others would keep the
+/// whole buffer alive that they were read into, so they are copied into one of their own, which is counted before it is made.
 async fn collect(mut body: Incoming, room: &mut Room) -> Result<Bytes, Problem> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|_| Problem::new(Code::BadRequest, "the body ended before its time; send it again"))?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > BODY_BYTES_MAX {
+        let bytes = whole.len() + data.len();
+        if bytes > BODY_BYTES_MAX {
             discard(body).await;
             return Err(too_large());
         }
-        if !room.grow_to(first.len() + rest.len() + data.len()) {
-            return Err(no_room());
+        if whole.is_empty() && body.is_end_stream() {
+            return if room.grow_to(bytes) { Ok(data) } else { Err(no_room()) };
         }
-        if first.is_empty() {
-            first = data;
-        } else {
-            rest.extend_from_slice(&data);
+        if bytes > whole.capacity() {
+            let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+            let capacity = bytes.saturating_add(announced.max(whole.len())).min(BODY_BYTES_MAX);
+            // While it is copied it is there twice.
+            if !room.grow_to(whole.capacity() + capacity) {
+                return Err(no_room());
+            }
+            let mut larger = BytesMut::with_capacity(capacity);
+            larger.extend_from_slice(&whole);
+            whole = larger;
+            room.shrink_to(capacity);
         }
+        whole.extend_from_slice(&data);
     }
-    if rest.is_empty() {
-        return Ok(first);
-    }
-    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
-    whole.extend_from_slice(&first);
-    whole.extend_from_slice(&rest);
     Ok(whole.freeze())
 }
 
