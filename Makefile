@@ -5,13 +5,16 @@ CARGO ?= cargo
 # nextest where it is installed, plain cargo test where not.
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help deps build demo dev test lint bench siege torture mutants install uninstall check-units
+.PHONY: help deps clients build demo dev test lint bench siege torture mutants install uninstall check-units
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install what a fresh Debian 12 machine lacks (SoftHSM, swtpm, TPM libraries, a fast linker)
 	@.ci/deps
+
+clients: deps ## install the pinned programs that try the API's description (node and Python packages, under target/)
+	@.ci/clients
 
 build: deps ## build everything
 	$(CARGO) build --workspace --all-targets
@@ -24,7 +27,7 @@ dev: deps ## start a simulated appliance and leave it running
 	$(CARGO) build --workspace --bins
 	target/debug/chancery dev
 
-test: deps ## pass all tests
+test: clients ## pass all tests
 	$(CARGO) build --workspace --bins
 ifdef NEXTEST
 	$(CARGO) nextest run --workspace --no-fail-fast

@@ -59,6 +59,14 @@ impl Custody {
         self.master.as_deref().ok_or(CustodyRefused { place, fault: CustodyFault::Locked })
     }
 
+    /// The master key itself, to be wrapped once more.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn master_key(&self) -> Result<&MasterKey, CustodyRefused> {
+        self.master("appliance")
+    }
+
     /// A fresh data key for a workspace, wrapped for its row.
     ///
     /// # Errors

@@ -92,6 +92,15 @@ impl TokenConfig {
         }
     }
 
+    /// The registers that a TPM seals to; nothing of a PKCS#11 token.
+    #[must_use]
+    pub fn pcrs(&self) -> Option<&[u8]> {
+        match self {
+            Self::Pkcs11 { .. } => None,
+            Self::Tpm { pcrs, .. } => Some(pcrs),
+        }
+    }
+
     /// Calls that it works on at the same time, as far as its sessions go.
     #[must_use]
     pub fn lanes(&self) -> usize {

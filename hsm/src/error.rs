@@ -99,7 +99,7 @@ pub enum Refusal {
     SealBroken,
     /// The machine is not in the state the secret was sealed to.
     #[error(
-        "the machine's measured state differs from the one the secret was sealed to ({pcrs}); boot the approved system or recover with the quorum"
+        "the machine's measured state differs from the one the secret was sealed to ({pcrs}); boot the approved system, and seal anew before the next update (docs/recipes/tpm.md)"
     )]
     StateChanged {
         /// Which registers, what they were and what they are, in words.

@@ -57,6 +57,14 @@ pub fn succeeded() -> BTreeSet<String> {
     description().succeeded.lock().expect("nobody panics holding the list").clone()
 }
 
+/// This route succeeded in this process, with an answer that was held against the description.
+///
+/// # Panics
+/// It did not.
+pub fn saw(route: &str) {
+    assert!(succeeded().contains(route), "{route} never succeeded: {:?}", succeeded());
+}
+
 /// Every route that is described, as `GET /v1/keys`.
 pub fn routes() -> BTreeSet<String> {
     let paths = description().document["paths"].as_object().expect("paths").iter();

@@ -200,6 +200,7 @@ fn the_example_passes_the_check_before_the_first_start_and_defects_do_not() {
 /// What asks the daemon, each with arguments that make sense; a refusal by the daemon is an answer too.
 const COMMANDS: &[(&str, &[&str])] = &[
     ("status", &[]),
+    ("token reseal", &[]),
     ("workspace create", &["NAME"]),
     ("workspace list", &[]),
     ("workspace close", &["no-such"]),
@@ -251,7 +252,9 @@ const COMMANDS: &[(&str, &[&str])] = &[
 /// These are the daemon, make it, look at its files, or ask nobody.
 const WITHOUT_THE_DAEMON: [&str; 6] = ["init", "serve", "dev", "config check", "token probe", "completion"];
 /// These name something that is not there, so the daemon's refusal is their right answer.
-const REFUSED: [&str; 17] = [
+const REFUSED: [&str; 18] = [
+    // The machine has no TPM.
+    "token reseal",
     "audit receipt",
     "workspace close",
     "workspace open",

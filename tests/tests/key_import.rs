@@ -44,6 +44,7 @@ async fn end(member: &Member, workflow: &str) -> Value {
 
 #[tokio::test]
 async fn a_key_brought_in_as_the_recipe_says_signs_what_its_public_half_outside_verifies() {
+    promises::described::enforce();
     let mut house = Appliance::start().await;
     let member = house.member_with("acme", &SCOPES).await;
     let outside = Outside::make();
@@ -62,6 +63,7 @@ async fn a_key_brought_in_as_the_recipe_says_signs_what_its_public_half_outside_
     fs::write(outside.path().join("signature"), signature).unwrap();
     fs::write(outside.path().join("message"), "by the key from outside").unwrap();
     outside.sh("openssl dgst -sha256 -verify public.pem -signature signature message", "");
+    promises::described::saw("POST /v1/workflows/{workflow}/blob");
     evidence::verifies(&mut house).await;
 }
 

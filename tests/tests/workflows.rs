@@ -92,6 +92,7 @@ async fn a_run_that_holds_a_key_is_named_to_whoever_else_would_change_it() {
 
 #[tokio::test]
 async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
+    promises::described::enforce();
     let mut house = Appliance::start().await;
     let acme = house.member("acme").await;
     // The workspace's own key is opened once, while the token still answers.
@@ -139,6 +140,7 @@ async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
             .any(|entry| entry["action"] == "workflow.operator.retry" && entry["actor"] == "operator:0"),
         "{told:?}"
     );
+    promises::described::saw("POST /v1/workflows/{workflow}/lead/{verb}");
 }
 
 /// SHA-256 by a tool that knows nothing of us, over the bytes that the paper names.

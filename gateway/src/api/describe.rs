@@ -178,7 +178,26 @@ fn tag(route: &Route) -> &'static str {
 
 fn tags(routes: &[Route]) -> Vec<Value> {
     let names: std::collections::BTreeSet<_> = routes.iter().map(tag).collect();
-    names.into_iter().map(|name| json!({ "name": name })).collect()
+    names.into_iter().map(|name| json!({ "name": name, "description": tag_words(name) })).collect()
+}
+
+/// What the routes under a tag are about; a tag without words fails the check of the description.
+fn tag_words(tag: &str) -> &'static str {
+    match tag {
+        "api-keys" => "Secrets that say what a program may do in its workspace",
+        "audit" => "The ledger: entries, checkpoints, receipts and exports",
+        "authorities" => "The CAs that this appliance trusts, and how one takes over from another",
+        "clients" => "Certificates of programs",
+        "events" => "What workflows have brought about, in order",
+        "health" => "The appliance's state, figures and description",
+        "keys" => "Keys in the token: their life, signing and verifying",
+        "locks" => "Leases of names, each with a fence",
+        "policies" => "What may be signed, how often, and who has to agree",
+        "routes" => "Which service has a request, and where one went",
+        "workflows" => "What takes several steps: starting, agreeing to, watching and leading it",
+        "workspaces" => "Tenants: whose keys, clients and entries are apart from all others'",
+        _ => "",
+    }
 }
 
 fn operation_id(route: &Route) -> String {
@@ -205,8 +224,15 @@ pub fn guard_text(guard: GuardKind) -> String {
 fn path_parameters(pattern: &str) -> Vec<Value> {
     let names = pattern.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     names
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "description": path_words(name), "schema": { "type": "string" } }))
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "description": path_words(name), "schema": path_schema(name) }))
         .collect()
+}
+
+fn path_schema(name: &str) -> Value {
+    match name {
+        "seq" => json!({ "type": "integer", "format": "uint64", "minimum": 0 }),
+        _ => json!({ "type": "string" }),
+    }
 }
 
 fn path_words(name: &str) -> &'static str {

@@ -11,7 +11,7 @@ pub static SCHEMA: Schema = Schema {
     service: SERVICE,
     tables: &[Table { name: "appliance", tenant: false }],
     migrations: &["CREATE TABLE appliance (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL);"],
-    statements: &[&PUT, &GET, &REPLACE],
+    statements: &[&PUT, &GET, &REPLACE, &SUPERSEDE],
 };
 
 static PUT: Statement = Statement::appliance(SERVICE, "INSERT INTO appliance (name, value) VALUES (?1, ?2)");
@@ -20,6 +20,9 @@ static REPLACE: Statement = Statement::appliance(
     SERVICE,
     "INSERT INTO appliance (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
 );
+
+static SUPERSEDE: Statement =
+    Statement::appliance(SERVICE, "UPDATE appliance SET value = ?2 WHERE name = ?1").erasing();
 
 /// The facts, JSON.
 pub const FACTS: &str = "facts";
@@ -53,6 +56,14 @@ pub fn get(view: &View<'_>, name: &str) -> Result<Option<Vec<u8>>, SqlFault> {
 /// The ledger does not write.
 pub fn replace(tx: &Tx<'_>, name: &str, value: &[u8]) -> Result<(), SqlFault> {
     tx.run(&REPLACE, params![name, value]).map(drop)
+}
+
+/// Puts a value in place of the one before, of which nothing is to stay in the files.
+///
+/// # Errors
+/// The ledger does not write.
+pub fn supersede(tx: &Tx<'_>, name: &str, value: &[u8]) -> Result<(), SqlFault> {
+    tx.run(&SUPERSEDE, params![name, value]).map(drop)
 }
 
 /// Writes the moment down, so that readiness rests on a write that was durable.

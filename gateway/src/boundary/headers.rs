@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::gate::Arrived;
+use super::structured::{self, Item};
 use crate::api::caller::Fence;
 use crate::api::{Caller, Code, Origin, Problem, Scope};
 use crate::limits::{FENCES_MAX, REQUEST_WAIT_DEFAULT, REQUEST_WAIT_MAX, USER_AGENT_BYTES_MAX};
@@ -23,7 +24,7 @@ impl Arrived<'_> {
         let headers = &self.head.headers;
         let wait = patience(headers)?;
         let urgent = matches!(caller, Some(Caller::Program(program)) if program.scopes.include(Scope::Priority))
-            && headers.get("priority").is_some_and(|value| is_urgent(value.as_bytes()));
+            && is_urgent(headers);
         let user_agent = headers.get(http::header::USER_AGENT);
         let user_agent = user_agent.map(|value| printable(value.as_bytes())).unwrap_or_default();
         let (request, fences) = (self.followed.request.clone(), fences(headers)?);
@@ -64,9 +65,10 @@ fn fence(text: &str) -> Option<Fence> {
     Some(Fence { name: name.parse().ok()?, fence: fence.parse().ok()? })
 }
 
-/// RFC 9218: urgency 0 to 2 is more urgent than the default of 3.
-fn is_urgent(value: &[u8]) -> bool {
-    value.windows(3).any(|part| matches!(part, b"u=0" | b"u=1" | b"u=2"))
+/// RFC 9218: urgency 0 to 2 is more urgent than the default of 3. What cannot be read, or is none, is left aside.
+fn is_urgent(headers: &HeaderMap) -> bool {
+    let lines: Vec<&[u8]> = headers.get_all("priority").into_iter().map(HeaderValue::as_bytes).collect();
+    matches!(structured::member(&lines.join(&b", "[..]), "u"), Some(Item::Integer(0..=2)))
 }
 
 fn printable(bytes: &[u8]) -> String {
@@ -74,11 +76,43 @@ fn printable(bytes: &[u8]) -> String {
     kept.map(|byte| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '?' }).collect()
 }
 
+/// Text is preferred to JSON (RFC 9110 section 12.5.1). Where both are as welcome, or neither, it is JSON.
 pub(super) fn wants_text(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|text| text.starts_with("text/plain"))
+    let ranges: Vec<&str> = headers
+        .get_all(http::header::ACCEPT)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .collect();
+    weight(&ranges, "text", "plain") > weight(&ranges, "application", "json")
+}
+
+/// How welcome a type is, in thousandths: by the range that names it most closely.
+fn weight(ranges: &[&str], kind: &str, subtype: &str) -> u16 {
+    let fitting = ranges.iter().filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let (own_kind, own_subtype) = parts.next()?.split_once('/')?;
+        let exactness = match (own_kind, own_subtype) {
+            ("*", "*") => 0,
+            (own, "*") if own.eq_ignore_ascii_case(kind) => 1,
+            (own, sub) if own.eq_ignore_ascii_case(kind) && sub.eq_ignore_ascii_case(subtype) => 2,
+            _ => return None,
+        };
+        let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        Some((exactness, quality.map_or(Some(1000), thousandths)?))
+    });
+    fitting.max_by_key(|(exactness, _)| *exactness).map_or(0, |(_, quality)| quality)
+}
+
+/// `0.5` (RFC 9110 section 12.4.2).
+fn thousandths(text: &str) -> Option<u16> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = part.len() <= 3 && part.bytes().all(|byte| byte.is_ascii_digit());
+    match whole {
+        "0" if digits => format!("{part:0<3}").parse().ok(),
+        "1" if digits && part.bytes().all(|byte| byte == b'0') => Some(1000),
+        _ => None,
+    }
 }
 
 /// RFC 7240 section 4.3: a preference that cannot be read is no error, and is left aside.
@@ -105,6 +139,62 @@ mod tests {
         assert_eq!(patience(&headers("99999999")).unwrap(), REQUEST_WAIT_MAX);
         for text in ["0", "-1", "1.5", "soon"] {
             assert!(patience(&headers(text)).is_err(), "{text}");
+        }
+    }
+
+    fn lines(name: &'static str, lines: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(name, line.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn an_urgency_below_three_is_urgent_and_what_is_no_dictionary_is_left_aside() {
+        for urgent in [&["u=0"][..], &["u=2, i"], &["i", "u=1"], &["u=7", "u=1"], &["a=\"x\", u=1;b"]] {
+            assert!(is_urgent(&lines("priority", urgent)), "{urgent:?}");
+        }
+        for plain in [
+            &[][..],
+            &["u=3"],
+            &["u=10"],
+            &["u=-1"],
+            &["u=1.0"],
+            &["xu=1"],
+            &["a=\"u=1\""],
+            &["u=1,"],
+            &["u=1", "u=7"],
+            &["U=1"],
+        ] {
+            assert!(!is_urgent(&lines("priority", plain)), "{plain:?}");
+        }
+    }
+
+    #[test]
+    fn text_is_given_where_it_is_more_welcome_than_json() {
+        for text in [
+            &["text/plain"][..],
+            &["Text/Plain;charset=utf-8"],
+            &["application/json;q=0.5, text/plain"],
+            &["application/json;q=0.5", "text/*;q=0.501"],
+            &["*/*;q=0.1, text/plain;q=0.2"],
+        ] {
+            assert!(wants_text(&lines("accept", text)), "{text:?}");
+        }
+        for json in [
+            &[][..],
+            &["*/*"],
+            &["application/json"],
+            &["text/plain;q=0"],
+            &["text/plain;q=0.1, application/json"],
+            &["text/plain, application/json"],
+            &["text/plain, */*"],
+            &["text/html"],
+            &["application/xml;q=0.9, image/png"],
+            &["text/plain;q=2"],
+        ] {
+            assert!(!wants_text(&lines("accept", json)), "{json:?}");
         }
     }
 

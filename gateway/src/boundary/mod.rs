@@ -22,6 +22,7 @@ mod overseer;
 pub mod rate;
 pub mod respond;
 mod semantics;
+mod structured;
 pub mod tls;
 pub mod trace;
 mod turns;

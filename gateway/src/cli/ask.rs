@@ -115,6 +115,25 @@ pub(super) fn ca(common: &Common, command: CaCommand) -> Result<(), Failure> {
     Ok(())
 }
 
+pub(super) fn reseal(common: &Common) -> Result<(), Failure> {
+    let answer = Ask::post("/v1/token/reseal", None).send(&common.outside_workspaces())?;
+    let pcrs: Vec<u64> = answer["pcrs"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    match (common.json, pcrs.as_slice()) {
+        (true, _) => say!("{answer}"),
+        (false, []) => {
+            say!(
+                "The master key is sealed to the chip alone: this machine opens it in whatever state it starts."
+            );
+            eprintln!("Name the registers in `pcrs` again after the update, restart, and seal it anew.");
+        }
+        (false, pcrs) => {
+            let pcrs: Vec<String> = pcrs.iter().map(u64::to_string).collect();
+            say!("The master key is sealed to the present values of PCR {}.", pcrs.join(", "));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn api_key(common: &Common, command: ApiKeyCommand) -> Result<(), Failure> {
     let common = &common.in_workspace()?;
     match command {

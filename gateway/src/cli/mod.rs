@@ -173,6 +173,8 @@ enum ConfigCommand {
 enum TokenCommand {
     /// What the token and the TPM can do, asked of the hardware itself. Works without the daemon.
     Probe,
+    /// Seal the master key anew, to the machine's present state.
+    Reseal,
 }
 
 /// Runs the command line of this process.
@@ -185,6 +187,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(&args).map_err(Failure::from),
         Command::Config(ConfigCommand::Check { user }) => run::check_config(&cli.common, user.as_deref()),
         Command::Token(TokenCommand::Probe) => run::probe(&cli.common),
+        Command::Token(TokenCommand::Reseal) => ask::reseal(&cli.common),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "chancery", &mut std::io::stdout());
             Ok(())

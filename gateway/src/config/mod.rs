@@ -197,6 +197,11 @@ impl Config {
         }
     }
 
+    /// The registers that the master key is sealed to; nothing where there is no TPM.
+    pub fn sealed_pcrs(&self) -> Option<Vec<u8>> {
+        self.tpm.as_ref().unwrap_or(&self.token).pcrs().map(<[u8]>::to_vec)
+    }
+
     /// The ledger's file.
     pub fn ledger_path(&self) -> PathBuf {
         self.state_directory.join("ledger.db")

@@ -10,6 +10,7 @@ pub mod ground;
 pub mod keys;
 pub mod policy;
 pub mod problems;
+pub mod resealing;
 pub mod roster;
 pub mod signing;
 pub mod subject;

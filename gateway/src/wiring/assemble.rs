@@ -31,6 +31,7 @@ use crate::services::audit::Audit;
 use crate::services::devices::Devices;
 use crate::services::ground::Ground;
 use crate::services::keys::Keys;
+use crate::services::resealing::Resealing;
 use crate::services::roster::Roster;
 use crate::services::signing::Signing;
 use crate::services::succession::Succession;
@@ -73,6 +74,8 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         Arc::clone(&devices),
         authorities.clone(),
     ));
+    let resealing = Resealing::new(ground.clone(), tokens.clone(), custody.clone(), config.sealed_pcrs());
+    let resealing = Arc::new(resealing);
     let keys = Arc::new(Keys::new(ground.clone(), Arc::clone(&workspaces), shared, config.backups()));
     let signing =
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
@@ -112,6 +115,7 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         workspaces: &workspaces,
         devices: &devices,
         succession: &succession,
+        resealing: &resealing,
         keys: &keys,
         signing: &signing,
         audit: &audit,

@@ -30,6 +30,7 @@ use crate::services::audit::Audit;
 use crate::services::devices::Devices;
 use crate::services::ground::Ground;
 use crate::services::keys::Keys;
+use crate::services::resealing::Resealing;
 use crate::services::roster::Roster;
 use crate::services::signing::Signing;
 use crate::services::succession::Succession;
@@ -45,6 +46,7 @@ pub(super) struct Services<'a> {
     pub(super) workspaces: &'a Arc<Workspaces>,
     pub(super) devices: &'a Arc<Devices>,
     pub(super) succession: &'a Arc<Succession>,
+    pub(super) resealing: &'a Arc<Resealing>,
     pub(super) runs: &'a Arc<Runs>,
     pub(super) events: &'a Arc<Events>,
     pub(super) leases: &'a Arc<Leases>,
@@ -112,6 +114,7 @@ impl Doors<'_> {
             ("workspaces", services::workspaces::routes::routes(services.workspaces)),
             ("devices", services::devices::routes::routes(services.devices)),
             ("succession", services::succession::routes::routes(services.succession)),
+            ("resealing", services::resealing::routes::routes(services.resealing)),
             ("workflows", runs::routes::routes(services.runs)),
             // Apart from the workflows: whoever waits for what happens takes no place from what does.
             ("events", events::routes::routes(services.events)),

@@ -137,6 +137,17 @@ async fn an_authority_is_retired_once() {
 }
 
 #[tokio::test]
+async fn the_master_key_is_sealed_anew_once() {
+    promises::described::enforce();
+    let act = act("POST /v1/token/reseal", "appliance.reseal", 200);
+    let prepare = async |stage: &mut Stage| {
+        (By::Operator(stage.house.operator()), post("/v1/token/reseal", Value::Null))
+    };
+    Stage::on(promises::Appliance::with_tpm().await).await.cuts_off(&act, prepare).await;
+    promises::described::saw("POST /v1/token/reseal");
+}
+
+#[tokio::test]
 async fn the_ledger_is_sealed_when_it_is_asked_for_again() {
     // Nothing is changed that is told: what is sealed already is not sealed again.
     let act = Act { told: 0..=0, ..act("POST /v1/audit/seal", "audit.seal", 200) };

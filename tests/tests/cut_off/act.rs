@@ -54,7 +54,10 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn new() -> Self {
-        let house = Appliance::start().await;
+        Self::on(Appliance::start().await).await
+    }
+
+    pub(crate) async fn on(house: Appliance) -> Self {
         let acme = house.member("acme").await;
         let operator = house.operator().acting_in(&acme.workspace);
         let (_, identity) = operator.enrol("bob").await;

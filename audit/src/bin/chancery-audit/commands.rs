@@ -12,6 +12,7 @@ use audit::{Checkpoint, Note, NoteKey, Receipt};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Verdict;
+use crate::signed::{Held, NoFit};
 use crate::words;
 
 type Outcome = Result<Verdict, Box<dyn Error>>;
@@ -49,24 +50,28 @@ pub(crate) fn prove(evidence: &Path, entry: u64) -> Outcome {
     }
 }
 
-pub(crate) fn check(receipt: &Path, keys: &[NoteKey], json: bool) -> Outcome {
+pub(crate) fn check(receipt: &Path, keys: &[NoteKey], held: &Held, json: bool) -> Outcome {
     if keys.is_empty() {
         return Err("a receipt proves nothing without a key: give --key".into());
     }
     let bytes = read(receipt)?;
-    let checked = Receipt::from_json(&bytes).and_then(|receipt| words::checked_receipt(&receipt, keys, json));
+    let checked = Receipt::from_json(&bytes).and_then(|receipt| {
+        let proven = receipt.check(keys)?;
+        Ok(held
+            .against(&proven.0, &receipt.payload)
+            .map(|fits| words::checked(&receipt, &proven, &fits, json)))
+    });
     Ok(match checked {
-        Ok(text) => Verdict::Holds(text),
-        Err(why) => {
-            let why = words::with_causes(&why);
-            let object = serde_json::json!({ "verified": false, "finding": why });
-            Verdict::DoesNotHold(line(&if json {
-                object.to_string()
-            } else {
-                format!("DOES NOT VERIFY  {why}")
-            }))
-        }
+        Ok(Ok(text)) => Verdict::Holds(text),
+        Ok(Err(NoFit::Unreadable(why))) => return Err(why),
+        Ok(Err(NoFit::Differs(why))) => does_not_verify(&why, json),
+        Err(why) => does_not_verify(&words::with_causes(&why), json),
     })
+}
+
+fn does_not_verify(why: &str, json: bool) -> Verdict {
+    let object = serde_json::json!({ "verified": false, "finding": why });
+    Verdict::DoesNotHold(line(&if json { object.to_string() } else { format!("DOES NOT VERIFY  {why}") }))
 }
 
 pub(crate) fn show(evidence: &Path, entry: u64, json: bool) -> Outcome {
@@ -110,11 +115,11 @@ fn progress_bar(entries: u64) -> ProgressBar {
     bar
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     fs::read(path).map_err(|fault| format!("{} cannot be read: {fault}", path.display()).into())
 }
 
-fn not_a(path: &Path, what: &str) -> Box<dyn Error> {
+pub(crate) fn not_a(path: &Path, what: &str) -> Box<dyn Error> {
     format!("{} is not a {what}", path.display()).into()
 }
 

@@ -3,6 +3,7 @@
 //! What leaves: a verdict in words or JSON, and an exit code: 0 verified, 1 does not verify, 2 could not be checked.
 
 mod commands;
+mod signed;
 mod words;
 
 use std::path::PathBuf;
@@ -52,12 +53,14 @@ enum Command {
         /// The entry's number.
         entry: u64,
     },
-    /// Check a receipt that someone was handed
+    /// Check a receipt that someone was handed, and whether a file and its signature are those that it tells of
     Check {
         /// The receipt (JSON).
         receipt: PathBuf,
         #[command(flatten)]
         trust: TrustArguments,
+        #[command(flatten)]
+        held: signed::Held,
     },
     /// Show one entry as it was written
     Show {
@@ -116,7 +119,7 @@ fn run(arguments: &Arguments) -> Result<Verdict, Box<dyn std::error::Error>> {
             commands::verify(evidence, &pins, checkpoint.as_deref(), json)
         }
         Command::Prove { evidence, entry } => commands::prove(evidence, *entry),
-        Command::Check { receipt, trust } => commands::check(receipt, &trust.keys, json),
+        Command::Check { receipt, trust, held } => commands::check(receipt, &trust.keys, held, json),
         Command::Show { evidence, entry } => commands::show(evidence, *entry, json),
         Command::Diff { first, second } => commands::diff(first, second, json),
     }

@@ -5,7 +5,9 @@
 use std::error::Error;
 
 use audit::leaf::Leaf;
-use audit::{NoteKey, Receipt, ReceiptRefused};
+use audit::{Checkpoint, NoteKey, Receipt};
+
+use crate::signed::Fits;
 
 /// An error and its causes, each once.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
@@ -18,26 +20,31 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// The facts that a receipt proves.
-pub(crate) fn checked_receipt(
+/// What a receipt has proven: the entry, the checkpoint that covers it, and who signed that.
+pub(crate) type Proven<'a> = (Leaf<'a>, Checkpoint, Vec<&'a NoteKey>);
+
+/// The facts that a receipt proves, and what fits them.
+pub(crate) fn checked(
     receipt: &Receipt,
-    keys: &[NoteKey],
+    (leaf, checkpoint, signers): &Proven<'_>,
+    fits: &Fits,
     json: bool,
-) -> Result<String, ReceiptRefused> {
-    let (leaf, checkpoint, signers) = receipt.check(keys)?;
-    let signers: Vec<_> = signers.into_iter().map(NoteKey::name).collect();
+) -> String {
+    let signers: Vec<_> = signers.iter().map(|key| key.name()).collect();
     if json {
-        let mut object = entry_object(&leaf, Some(&receipt.payload));
+        let mut object = entry_object(leaf, Some(&receipt.payload));
         object["verified"] = true.into();
         object["checkpoint_size"] = checkpoint.size.into();
         object["signers"] = signers.into();
-        return Ok(format!("{object}\n"));
+        object["fits"] = fits.object();
+        return format!("{object}\n");
     }
     let mut text = format!("VERIFIED  recorded under the checkpoint over {} entries\n", checkpoint.size);
     for signer in signers {
         text += &format!("  signed by    {signer}\n");
     }
-    Ok(text + &entry_text(&leaf, Some(&receipt.payload)))
+    let facts = fits.facts().iter().map(|(name, fact)| format!("  {name:<12} {}\n", harmless(fact)));
+    text + &facts.collect::<String>() + &entry_text(leaf, Some(&receipt.payload))
 }
 
 /// One entry, one fact per line.
@@ -54,11 +61,12 @@ pub(crate) fn entry_text(leaf: &Leaf<'_>, payload: Option<&[u8]>) -> String {
         ("request", or_none(leaf.request_id)),
         ("detail", payload.map_or("(left out)".to_owned(), |it| String::from_utf8_lossy(it).into_owned())),
     ];
-    // What an attacker could put into a field must not steer the auditor's terminal.
-    facts
-        .iter()
-        .map(|(name, fact)| format!("  {name:<12} {}\n", fact.replace(char::is_control, "\u{fffd}")))
-        .collect()
+    facts.iter().map(|(name, fact)| format!("  {name:<12} {}\n", harmless(fact))).collect()
+}
+
+/// What an attacker could put into a field must not steer the auditor's terminal.
+fn harmless(fact: &str) -> String {
+    fact.replace(char::is_control, "\u{fffd}")
 }
 
 /// One entry as JSON.

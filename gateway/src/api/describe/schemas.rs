@@ -31,7 +31,11 @@ impl Schemas {
     /// All definitions, and the paths with their references turned to them. What no path refers to is left out.
     pub(super) fn merged(mut self, mut paths: Value) -> (Value, Value) {
         let mut answers = self.answers.take_definitions(true);
-        let bodies = self.bodies.take_definitions(true);
+        let mut bodies = self.bodies.take_definitions(true);
+        for schema in answers.values_mut().chain(bodies.values_mut()) {
+            with_defaults_in_words(schema);
+            with_choices_as_enums(schema);
+        }
         let others = differing(&bodies, &answers);
         for (name, mut schema) in bodies {
             turn(&mut schema, &others);
@@ -104,6 +108,60 @@ fn gather(value: &Value, found: &mut BTreeSet<String>) {
         Value::Object(object) => object.values().for_each(|value| gather(value, found)),
         _ => {}
     }
+}
+
+/// What an absent field means stands in its description alone: `default` has programs that make clients demand the field in a body.
+fn with_defaults_in_words(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            let properties =
+                object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten();
+            for schema in properties.filter_map(|(_, schema)| schema.as_object_mut()) {
+                let Some(meant) = schema.remove("default").filter(|meant| !meant.is_null()) else { continue };
+                let words = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+                let words = format!("{words} Absent: `{meant}`.").trim_start().to_owned();
+                schema.insert("description".to_owned(), json!(words));
+            }
+            object.values_mut().for_each(with_defaults_in_words);
+        }
+        Value::Array(items) => items.iter_mut().for_each(with_defaults_in_words),
+        _ => {}
+    }
+}
+
+/// A choice of texts that each have words of their own becomes one `enum`, and the words go into its description: of several `const`, programs
+/// that make clients try the first and give up.
+fn with_choices_as_enums(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(choices) =
+                object.get("oneOf").and_then(Value::as_array).and_then(|arms| choices(arms))
+            {
+                let mut words =
+                    object.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+                for (text, about) in choices.iter().filter(|(_, about)| !about.is_empty()) {
+                    words.push_str(&format!(" `{text}`: {about}"));
+                }
+                let texts: Vec<&String> = choices.iter().map(|(text, _)| text).collect();
+                object.insert("enum".to_owned(), json!(texts));
+                object.insert("type".to_owned(), json!("string"));
+                object.insert("description".to_owned(), json!(words.trim_start()));
+                object.remove("oneOf");
+            }
+            object.values_mut().for_each(with_choices_as_enums);
+        }
+        Value::Array(items) => items.iter_mut().for_each(with_choices_as_enums),
+        _ => {}
+    }
+}
+
+/// Each text with its words; nothing where one arm is something else.
+fn choices(arms: &[Value]) -> Option<Vec<(String, String)>> {
+    let of_arm = |arm: &Value| {
+        let about = arm.get("description").and_then(Value::as_str).unwrap_or_default();
+        Some((arm.get("const")?.as_str()?.to_owned(), about.to_owned()))
+    };
+    arms.iter().map(of_arm).collect()
 }
 
 /// `true` is a schema, but not for every program that makes clients: `{}` says the same.

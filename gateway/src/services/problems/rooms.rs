@@ -6,11 +6,13 @@ use ::audit::{NoProof, SealRefused};
 
 use super::{SOON, chain};
 use crate::api::{Code, Problem};
+use crate::appliance::master::MasterRefused;
 use crate::ca::CaRefused;
 use crate::services::audit::AuditRefused;
 use crate::services::devices::DevicesRefused;
 use crate::services::ground::LedgerRefused;
 use crate::services::keys::KeysRefused;
+use crate::services::resealing::ResealRefused;
 use crate::services::signing::SigningRefused;
 use crate::services::succession::SuccessionRefused;
 use crate::services::workspaces::WorkspacesRefused;
@@ -55,6 +57,25 @@ impl From<WorkspacesRefused> for Problem {
             }
             WorkspacesRefused::Run(refused) => refused.into(),
             WorkspacesRefused::Ledger(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<ResealRefused> for Problem {
+    fn from(refused: ResealRefused) -> Self {
+        match refused {
+            ResealRefused::NoTpm => Self::new(
+                Code::TokenCannot,
+                "no TPM is configured, so nothing is sealed to this machine's state and nothing has to be sealed anew",
+            ),
+            ResealRefused::Master(
+                MasterRefused::Token { source, .. } | MasterRefused::Tpm { source, .. },
+            ) => source.into(),
+            fault @ (ResealRefused::Master(MasterRefused::Key(_))
+            | ResealRefused::Custody(_)
+            | ResealRefused::Unproven
+            | ResealRefused::Record) => Self::internal(&chain(&fault)),
+            ResealRefused::Ledger(refused) => refused.into(),
         }
     }
 }

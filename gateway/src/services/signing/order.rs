@@ -167,6 +167,7 @@ impl Unrecorded {
         let after = json!({
             "scheme": self.order.scheme.name(),
             "version": self.target.version,
+            "fingerprint": self.order.key.key.fingerprint.to_string(),
             "digest": digest,
             "use": use_number,
             "context": self.context,

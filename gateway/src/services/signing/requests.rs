@@ -250,9 +250,11 @@ pub(super) fn order_item(
     let input = item.content.input().map_err(Refused::Bug)?;
     let use_number = keys::count_uses(tx, item.workspace, item.key, 1, item.fence).map_err(keys::rule)?;
     let deadline = Instant::now() + TOKEN_CALL_WAIT_MAX;
+    let fingerprint = key.key.fingerprint.to_string();
     let order = SignOrder { key: key.into(), scheme: item.scheme, input, deadline, use_number };
     let after = json!({
-        "scheme": item.scheme.name(), "version": item.version, "digest": item.content.digest(),
+        "scheme": item.scheme.name(), "version": item.version, "fingerprint": fingerprint,
+        "digest": item.content.digest(),
         "use": use_number, "context": item.context,
     });
     let entry = cx.entry_with("key.sign", item.key.as_str(), |detail| detail.after(after));
