@@ -34,6 +34,12 @@ impl Bodies {
         Room { bodies: self.clone(), owner: owner.clone(), bytes: 0 }
     }
 
+    /// Bytes that are taken now.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        self.table().taken
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,9 +114,9 @@ mod tests {
             }
             assert!(bodies.room(&somebody()).grow_to(BODY_BYTES_MAX));
         }
-        assert!(bodies.table().taken <= BODIES_BYTES_MAX);
+        assert!(bodies.taken() <= BODIES_BYTES_MAX);
         drop(held);
-        assert!(bodies.table().taken == 0 && bodies.table().by_owner.is_empty(), "something stayed behind");
+        assert!(bodies.taken() == 0 && bodies.table().by_owner.is_empty(), "something stayed behind");
     }
 
     #[test]
@@ -118,10 +124,10 @@ mod tests {
         let bodies = Bodies::new(BODIES_BYTES_MAX);
         let mut room = bodies.room(&None);
         assert!(room.grow_to(1_000) && room.grow_to(500) && room.grow_to(2_000));
-        assert_eq!(bodies.table().taken, 2_000);
+        assert_eq!(bodies.taken(), 2_000);
         room.shrink_to(3_000);
         room.shrink_to(1_500);
-        assert_eq!(bodies.table().taken, 1_500);
+        assert_eq!(bodies.taken(), 1_500);
         assert_eq!(bodies.table().by_owner[&None], 1_500);
     }
 }
