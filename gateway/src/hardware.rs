@@ -34,6 +34,8 @@ pub struct TokenSealer {
 pub struct TokenAnchor {
     token: Token,
     tier: Tier,
+    /// Whose statements are taken, once it is recorded; SPKI DER.
+    attestation_key: Option<Vec<u8>>,
 }
 
 impl TokenSealer {
@@ -63,14 +65,14 @@ impl Sealer for TokenSealer {
 }
 
 impl TokenAnchor {
-    /// The anchor of a TPM.
-    pub fn in_tpm(token: Token) -> Self {
-        Self { token, tier: Tier::TpmNv }
+    /// The anchor of a TPM, whose statements are signed by this key.
+    pub fn in_tpm(token: Token, attestation_key: Option<Vec<u8>>) -> Self {
+        Self { token, tier: Tier::TpmNv, attestation_key }
     }
 
     /// The anchor in an object of a PKCS#11 token.
     pub fn in_token(token: Token) -> Self {
-        Self { token, tier: Tier::TokenObject }
+        Self { token, tier: Tier::TokenObject, attestation_key: None }
     }
 }
 
@@ -98,6 +100,13 @@ impl Anchor for TokenAnchor {
     fn attest(&self, qualifying: [u8; 32]) -> Answer<'_, Option<Attestation>> {
         Box::pin(async move {
             let statement = self.token.anchor_attest(qualifying, soon()).await.map_err(fault)?;
+            let recorded = self.attestation_key.as_ref();
+            if let (Some(said), Some(recorded)) = (&statement, recorded)
+                && said.ak_spki_der != *recorded
+            {
+                let why = "the TPM's statement is signed by another attestation key than the recorded one";
+                return Err(HardwareFault::Refused(why.into()));
+            }
             Ok(statement.map(|said| Attestation {
                 statement: said.attest,
                 signature: said.signature_der,
@@ -139,5 +148,32 @@ fn fault(error: TokenError) -> HardwareFault {
         TokenError::OutcomeUnknown => HardwareFault::OutcomeUnknown(text),
         _ if error.retry_is_safe() => HardwareFault::Unavailable(text),
         _ => HardwareFault::Refused(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hsm::double::DoubleFault;
+    use hsm::{Double, KeyKind, Refusal};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sweep_takes_whole_keys_and_halves_and_is_done_only_when_that_is_certain() {
+        let double = Double::new();
+        let token = Token::double(double.clone());
+        let deadline = || Instant::now() + TOKEN_GENERATE_WAIT_MAX;
+        let id = KeyId([3; 16]);
+        assert!(sweep(&token, id).await, "nothing is there");
+        token.generate(id, KeyKind::P256, "ca", deadline()).await.unwrap();
+        assert!(sweep(&token, id).await);
+        assert_eq!(double.keys_held(), 0, "a whole key is left");
+        double.leave_half(id);
+        assert!(sweep(&token, id).await);
+        assert_eq!(token.presence(id, deadline()).await, Ok(Presence::Absent), "a half is left");
+        double.leave_half(id);
+        double.next(DoubleFault::Refuse(Refusal::WriteProtected));
+        assert!(!sweep(&token, id).await, "the token was not asked, and it is called done");
+        assert_eq!(token.presence(id, deadline()).await, Ok(Presence::Half));
     }
 }

@@ -18,12 +18,14 @@ use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::sealing::Keeper;
 use crate::services::ground::Ground;
+use crate::services::keys::conditions::Conditions;
 use crate::signer::SigningKey;
 
 /// One part and how it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Part {
-    /// `token`, `tpm`, `ledger`, `anchor`, `sandbox`, `certificates`, `daemon`, or `workflows` while some are stuck.
+    /// `token`, `tpm`, `ledger`, `anchor`, `sandbox`, `certificates`, `daemon`; `workflows` while some are stuck, `keys` while some are not
+    /// as they should be in the token, `clock` while it is not to be relied on.
     pub part: &'static str,
     /// Fit for service.
     pub ready: bool,
@@ -90,6 +92,8 @@ pub struct Probes {
     pub keeper: Keeper,
     /// The CAs, and what the server shows.
     pub authorities: Authorities,
+    /// How the keys stand in the token.
+    pub conditions: Conditions,
     /// Figures.
     pub metrics: Metrics,
 }
@@ -149,6 +153,7 @@ impl Health {
             probes.sandbox(),
             probes.certificates(),
             probes.clock(),
+            probes.keys(),
             stuck,
         ]
         .into_iter()
@@ -247,6 +252,23 @@ impl Probes {
              notices go on by the uptime. Look after the time server"
         );
         Some(Part { part: "clock", ready: true, code: "unsettled", detail: Some(detail) })
+    }
+
+    /// Keys that are not as they should be in the token, if there are any. The others sign, so this is no lack of readiness.
+    fn keys(&self) -> Option<Part> {
+        let (unusable, others) = self.conditions.count();
+        self.metrics.set("keys", "unusable", as_figure(unusable as u64));
+        self.metrics.set("keys", "faulty", as_figure(others as u64));
+        let code = match (unusable, others) {
+            (0, 0) => return None,
+            (0, _) => "faulty",
+            _ => "unusable",
+        };
+        let detail = format!(
+            "{unusable} keys sign nothing, and of {others} others the token holds something that does not belong there; \
+             `chancery status` lists them"
+        );
+        Some(Part { part: "keys", ready: true, code, detail: Some(detail) })
     }
 
     /// Workflows that need a person, if there are any. Everything else goes on without them, so this is no lack of

@@ -116,6 +116,16 @@ pub const TOKEN_CALL_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const TOKEN_GENERATE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// After SIGTERM open requests get this long to finish.
 pub const DRAIN_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How the keys stand in the token is looked at this often, beside the start of each of its workers.
+pub const KEYS_EXAMINED_EVERY: Duration = Duration::from_secs(600);
+/// While something is not as it should be, whoever repairs it sees so within a minute.
+pub const KEYS_FAULTY_EXAMINED_EVERY: Duration = Duration::from_secs(60);
+/// Between two rounds at least, whoever asks for a key that is not there.
+pub const KEYS_EXAMINED_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Versions of keys read from the ledger at once in such a round.
+pub const KEYS_EXAMINED_PAGE: usize = 200;
+/// Faulty keys in one answer; how many there are in all is said beside them.
+pub const KEY_FAULTS_SHOWN_MAX: usize = 100;
 /// The readiness probe signs this often.
 pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// Calls of one service at once: the whole waiting room before the token, what runs there, and some that need neither.

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::face::{self, FaceUnmade};
 use crate::housekeeping::Housekeeping;
 use crate::limits::{DRAIN_WAIT_MAX, RUNTIME_THREADS_MIN};
+use crate::services::keys::conditions::Examination;
 use crate::traces::Lines;
 use crate::wiring::House;
 
@@ -110,6 +111,7 @@ async fn serve(
     };
     tokio::spawn(housekeeping.run(stopping.clone()));
     tokio::spawn(keeper.clone().keep_examining(stopping.clone()));
+    tokio::spawn(keys.clone().keep_examining(examination(&house), stopping.clone()));
     let listening = tokio::spawn(listener.run());
     door.put(waiting::open(&house));
     notify(&[NotifyState::Ready]);
@@ -135,6 +137,16 @@ async fn serve(
         tpm.close().await;
     }
     Ok(())
+}
+
+/// The keys in the token that sign for the appliance itself, besides those of the workspaces.
+fn examination(house: &House) -> Examination {
+    let (log, authorities) = (house.probes.key.key.clone(), house.authorities.clone());
+    let own = move || {
+        let cas = authorities.present().trusted().map(|ca| ("CA", ca.key().clone())).collect::<Vec<_>>();
+        std::iter::once(("log", log.clone())).chain(cas).collect()
+    };
+    Examination { token: house.tokens.keys.clone(), own: Box::new(own), suspicion: house.signer.suspicion() }
 }
 
 /// Puts on the first face.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use audit::Recorded;
 use hsm::{KeyRef, Scheme, SignInput, Token, TokenError};
+use tokio::sync::Notify;
 
 use crate::crypto::{PinnedKey, VerifyRefused};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
@@ -62,12 +63,18 @@ pub struct Signature {
 pub struct Signer {
     token: Token,
     metrics: Metrics,
+    suspicion: Arc<Notify>,
 }
 
 impl Signer {
     /// A door to the keys of this token.
     pub fn new(token: Token, metrics: Metrics) -> Self {
-        Self { token, metrics }
+        Self { token, metrics, suspicion: Arc::default() }
+    }
+
+    /// Rings when a key was not found in the token, or another stood in its place: time to see how they all are.
+    pub fn suspicion(&self) -> Arc<Notify> {
+        Arc::clone(&self.suspicion)
     }
 
     /// Signs a recorded order.
@@ -99,13 +106,20 @@ impl Signer {
         let SignOrder { key, scheme, input, deadline, .. } = order.into_value();
         let deadline = deadline.min(Instant::now() + TOKEN_CALL_WAIT_MAX);
         let signing = self.token.sign(&held, scheme, input.clone(), deadline);
-        let raw = spanned("token.sign", signing).await.map_err(SignFailed::Token)?;
+        let raw = spanned("token.sign", signing).await.map_err(|error| self.failed(error))?;
         // A fault in the token, or another key behind the same handle, must not get out as a signature.
         let begun = Instant::now();
         key.pinned.verify(scheme, &input, &raw).map_err(|refused| self.withhold(refused))?;
         self.metrics.spent("verify", begun.elapsed());
         self.metrics.signed(key.key.kind.name());
         Ok(Signature { raw, seq })
+    }
+
+    fn failed(&self, error: TokenError) -> SignFailed {
+        if matches!(error, TokenError::KeyMissing { .. } | TokenError::WrongKey { .. }) {
+            self.suspicion.notify_one();
+        }
+        SignFailed::Token(error)
     }
 
     fn withhold(&self, refused: VerifyRefused) -> SignFailed {

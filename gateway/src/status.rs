@@ -16,6 +16,7 @@ use crate::health::{Health, Readiness, ServiceLine};
 use crate::metrics::Metrics;
 use crate::routing::Router;
 use crate::routing::explain::{Explanation, RouteList};
+use crate::services::keys::conditions::{Conditions, KeyShown};
 use crate::traces::Traces;
 
 /// The status of the house.
@@ -26,6 +27,7 @@ pub struct Status {
     ledger: Ledger,
     router: Arc<Router>,
     traces: Traces,
+    conditions: Conditions,
 }
 
 /// Which request to explain.
@@ -102,6 +104,8 @@ pub struct StatusAnswer {
     pub readiness: Readiness,
     /// Every service, in the process and upstream.
     pub services: Vec<ServiceLine>,
+    /// Keys that are not as they should be in the token, at most 100 of them, those that sign nothing first.
+    pub keys: Vec<KeyShown>,
     /// Whether the ledger takes writes, and if not, what was expected and found.
     pub ledger: String,
     /// Entries in the log.
@@ -119,8 +123,9 @@ impl Status {
         ledger: Ledger,
         router: Arc<Router>,
         traces: Traces,
+        conditions: Conditions,
     ) -> Self {
-        Self { health, metrics, tokens, ledger, router, traces }
+        Self { health, metrics, tokens, ledger, router, traces, conditions }
     }
 
     /// The figures of services and traces, as they are when somebody asks.
@@ -159,6 +164,7 @@ impl Status {
             origin: self.ledger.origin().to_owned(),
             readiness: self.health.readiness(true),
             services: self.health.services(),
+            keys: self.conditions.list(),
             ledger,
             entries: health.entries,
             unsealed_entries: health.unanchored_rows,

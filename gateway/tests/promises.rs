@@ -57,7 +57,7 @@ async fn a_wrong_signature_never_leaves_and_is_told() {
     assert_eq!(sign(&program.asker, "release").await.status, 200);
     standing.double.next(DoubleFault::WrongSignature);
     let answer = sign(&program.asker, "release").await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "token_unavailable"), "{answer:?}");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "token_refused"), "{answer:?}");
     assert!(answer.json().get("signature").is_none());
     let told = entries(&standing).await;
     let failed =

@@ -61,7 +61,7 @@ async fn a_key_that_the_token_refuses_to_make_is_struck_from_the_order() {
     let held = standing.double.keys_held();
     standing.double.next(DoubleFault::Refuse(Refusal::TokenFull));
     let answer = rotate(&standing).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "token_unavailable"), "{answer:?}");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "token_full"), "{answer:?}");
     leaves_nothing(&standing, held, &["ca.order", "ca.order_closed"]).await;
 }
 
@@ -87,7 +87,7 @@ async fn a_certificate_that_the_token_signed_wrongly_never_takes_its_place() {
     // Making the key is no signature, so the fault waits for the certificate's.
     standing.double.next(DoubleFault::WrongSignature);
     let answer = rotate(&standing).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "token_unavailable"), "{answer:?}");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "token_refused"), "{answer:?}");
     leaves_nothing(&standing, held, &["ca.order", "ca.draft", "ca.order_closed"]).await;
 }
 

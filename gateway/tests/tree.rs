@@ -299,9 +299,10 @@ fn every_field_of_a_frame_that_can_hold_bytes_is_known_and_none_is_a_private_key
     ] {
         assert_eq!(acts.matches(act).count(), 1, "the frame `{act}` is not as it was");
     }
-    for way in ["KeyRef", "Incoming"] {
+    // Beside the export, a key is named to be attested and to be examined: what is answered are a statement and faults by name.
+    for (way, known) in [("KeyRef", 3), ("Incoming", 2)] {
         let frames = acts.lines().filter(|line| line.trim().ends_with("},") && line.contains(way)).count();
-        assert_eq!(frames, 2, "another frame carries a {way}");
+        assert_eq!(frames, known, "another frame carries a {way}");
     }
 }
 

@@ -67,6 +67,7 @@ fn config(soft: &SoftHsm) -> TokenConfig {
     TokenConfig::Pkcs11 {
         module: soft.module().to_path_buf(),
         serial: soft.serial().to_owned(),
+        label: None,
         pin_file: soft.pin_file().to_path_buf(),
         threads: Some(THREADS),
         network: false,

@@ -8,7 +8,9 @@ use zeroize::Zeroizing;
 use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::ceremony::{BackupKek, ImportKey, Incoming, Kek, KeyAttestation};
 use crate::error::Refusal;
-use crate::key::{Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootTag};
+use crate::key::{
+    Fingerprint, HmacKeyRef, KeyFault, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootTag,
+};
 use crate::probe::Probe;
 use crate::scheme::{KeyKind, Scheme};
 
@@ -60,6 +62,11 @@ pub trait Keys {
 
     /// What is held under this name, half-made pairs included.
     fn presence(&mut self, id: KeyId) -> Result<Presence, Fault>;
+
+    /// What is not as it should be about a key, found without using it for anybody. A back-end that keeps no keys (TPM) cannot say.
+    fn examine(&mut self, _key: &KeyRef) -> Result<Vec<KeyFault>, Fault> {
+        Err(Fault::Unsupported { what: "examination of keys".to_owned() })
+    }
 
     /// Destroys what is left of a pair that was never finished; a whole key is refused with [`Refusal::KeyExists`].
     fn destroy_half(&mut self, id: KeyId) -> Result<(), Fault>;

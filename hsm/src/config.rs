@@ -22,6 +22,9 @@ pub enum TokenConfig {
         module: PathBuf,
         /// The token's serial; slots may move.
         serial: String,
+        /// Its label too, where serials are blank or shared; otherwise labels are for people only.
+        #[serde(default)]
+        label: Option<String>,
         /// Holds the user PIN; owned by us or root, closed to everyone else.
         pin_file: PathBuf,
         /// Sessions that work at the same time; by default one per core.

@@ -211,6 +211,66 @@ pub enum Presence {
     Whole(PublicKey),
 }
 
+/// What is not as it should be about a key in its token. Seen without using the key for anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyFault {
+    /// No private object bears its name.
+    PrivateMissing,
+    /// Private objects bear its name, and none belongs to the recorded public key.
+    PrivateMismatch,
+    /// Several private objects bear its name; the one that belongs to the recorded public key signs.
+    PrivateDoubled,
+    /// No public object bears its name; the recorded public key serves in its place.
+    PublicMissing,
+    /// A public object of its name is another key than the recorded one.
+    PublicMismatch,
+    /// Several public objects of its name are the recorded key.
+    PublicDoubled,
+}
+
+impl KeyFault {
+    /// True when the key signs nothing until a person has repaired it.
+    #[must_use]
+    pub const fn prevents_use(self) -> bool {
+        matches!(self, Self::PrivateMissing | Self::PrivateMismatch)
+    }
+
+    /// The name in documents.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PrivateMissing => "private_missing",
+            Self::PrivateMismatch => "private_mismatch",
+            Self::PrivateDoubled => "private_doubled",
+            Self::PublicMissing => "public_missing",
+            Self::PublicMismatch => "public_mismatch",
+            Self::PublicDoubled => "public_doubled",
+        }
+    }
+
+    /// What it means and what to do, for people.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::PrivateMissing => {
+                "the token holds no private key under its id, so it signs nothing: plug in the right token, restore the token, or restore a backup of the key"
+            }
+            Self::PrivateMismatch => {
+                "the private key under its id belongs to another public key than the recorded one, so nothing is signed with it: restore the token, or a backup of the key"
+            }
+            Self::PrivateDoubled => {
+                "several private keys have its id; the one that belongs to the recorded public key signs, remove the others"
+            }
+            Self::PublicMissing => "no public key has its id; the recorded one is used in its place",
+            Self::PublicMismatch => {
+                "a public key that is not the recorded one has its id; it counts for nothing, remove it"
+            }
+            Self::PublicDoubled => "its public key is there more than once, which changes nothing",
+        }
+    }
+}
+
 /// A key that has just been made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewKey {

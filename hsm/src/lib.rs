@@ -34,8 +34,8 @@ pub use double::Double;
 pub use error::{Refusal, StartRefused, TokenError};
 pub use fairness::{SharedToken, UNDOING};
 pub use key::{
-    Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Origin, Presence, Provenance, PublicKey,
-    RootKey, RootPin, RootTag, SignInput,
+    Custody, Fingerprint, HmacKeyRef, KeyFault, KeyId, KeyRef, NewKey, Origin, Presence, Provenance,
+    PublicKey, RootKey, RootPin, RootTag, SignInput,
 };
 pub use probe::{Power, Probe, Wall};
 pub use scheme::{Hash, KeyKind, Scheme, UnknownName};

@@ -10,7 +10,9 @@ use crate::anchor::{AnchorAttestation, AnchorReading, AnchorStep, Quote};
 use crate::backend::Fault;
 use crate::ceremony::{BackupKek, Ceremony, ImportKey, Kek, KeyAttestation};
 use crate::error::StartRefused;
-use crate::key::{HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootPin, RootTag};
+use crate::key::{
+    HmacKeyRef, KeyFault, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootPin, RootTag,
+};
 use crate::probe::Probe;
 use crate::scheme::{KeyKind, Scheme};
 
@@ -214,6 +216,8 @@ pub enum Reply {
     Quote(Option<Quote>),
     /// To what asks after a key's halves.
     Presence(Presence),
+    /// To [`Ceremony::Examine`].
+    KeyFaults(Vec<KeyFault>),
     /// To what makes or finds a key-encryption key.
     Kek(Option<Kek>),
     /// To what makes or finds an import key.
@@ -321,7 +325,7 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// Both sides of this number are built from one commit; it rises when a word changes its meaning.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The longest honest frame is an Ed25519 message or a TPM statement; the API's own limit on messages is lower.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;

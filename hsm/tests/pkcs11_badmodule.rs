@@ -215,3 +215,57 @@ async fn a_token_that_cannot_be_read_is_named_with_its_slot_and_the_reason() {
     let refused = Token::start(bad.config()).await.unwrap_err().to_string();
     assert!(refused.contains(&format!("one in {place} that cannot be read: ")), "{refused}");
 }
+
+#[tokio::test]
+async fn a_token_that_calls_no_key_local_makes_keys_that_say_so() {
+    let bad = Bad::new();
+    bad.say("nolocal");
+    let (token, made) = start(&bad).await;
+    assert!(!made.provenance.local, "it is said that the token says so");
+    assert!(made.provenance.never_extractable && made.provenance.always_sensitive);
+    token.ensure_root(soon()).await.unwrap();
+    let signature = sign(&token, &made, Duration::from_secs(20)).await.unwrap();
+    assert!(aws_lc_accepts(&made.public, Scheme::EcdsaSha256, MESSAGE, &signature));
+    // The same call again finds the key that was made, and takes it for no other.
+    let again = token.generate(made.key.id, KeyKind::P256, "k", soon()).await.unwrap();
+    assert_eq!(again, made);
+    token.close().await;
+}
+
+/// The same configuration with this serial, and this label.
+fn named(bad: &Bad, wanted_serial: &str, wanted_label: Option<&str>) -> hsm::TokenConfig {
+    let mut config = bad.config();
+    if let hsm::TokenConfig::Pkcs11 { serial, label, .. } = &mut config {
+        *serial = wanted_serial.to_owned();
+        *label = wanted_label.map(str::to_owned);
+    }
+    config
+}
+
+#[tokio::test]
+async fn a_token_without_a_serial_is_found_by_its_label_and_only_if_no_other_has_it() {
+    let bad = Bad::new();
+    bad.say("noserial");
+    let label = bad.host.soft.label().to_owned();
+    let token = Token::start(named(&bad, "", Some(&label))).await.unwrap();
+    let made = token.generate(fresh_id(), KeyKind::P256, "k", soon()).await.unwrap();
+    sign(&token, &made, Duration::from_secs(20)).await.unwrap();
+    // Whether it is still there is asked by label as well.
+    assert_eq!(token.find(fresh_id(), soon()).await, Ok(None));
+    token.close().await;
+    let other = Token::start(named(&bad, "", Some("another"))).await.unwrap_err().to_string();
+    assert!(other.contains(&format!("no serial ({label})")), "{other}");
+
+    bad.host.twin();
+    for chosen in [None, Some(label.as_str())] {
+        let refused = Token::start(named(&bad, "  ", chosen)).await.unwrap_err().to_string();
+        assert!(refused.contains("several tokens"), "{chosen:?}: {refused}");
+        assert_eq!(refused.matches(&format!("no serial ({label})")).count(), 2, "{refused}");
+    }
+    bad.say("");
+    // A serial of its own is enough, and a label beside it has to be right.
+    let serial = bad.host.soft.serial().to_owned();
+    Token::start(named(&bad, &serial, None)).await.unwrap().close().await;
+    Token::start(named(&bad, &serial, Some(&label))).await.unwrap().close().await;
+    assert!(Token::start(named(&bad, &serial, Some("another"))).await.is_err());
+}

@@ -20,6 +20,7 @@ async fn subject() -> (Token, tempfile::TempDir) {
     let config = TokenConfig::Pkcs11 {
         module: soft.module().to_path_buf(),
         serial: soft.serial().to_owned(),
+        label: None,
         pin_file: soft.pin_file().to_path_buf(),
         threads: Some(2),
         network: false,

@@ -62,6 +62,7 @@ fn plant(host: &Host, made: &NewKey) {
         let key = ["--write-object", &known, "--type", "secrkey", "--key-type", "AES:32"];
         host.stranger(&[&key[..], &["--id", &id, "--label", "chancery-root"]].concat());
     }
+    plant_certificates(host, &[&made.key.id.to_string(), &root_id(TAG, 1), &hex::encode(LEGACY_ROOT)]);
     let anchor = host.file("anchor", &far_away());
     for application in ["chancery.anchor".to_owned(), format!("chancery.anchor.{}", hex::encode(TAG.0))] {
         let data = ["--write-object", &anchor, "--type", "data", "--label", "chancery-anchor-stray"];
@@ -70,7 +71,15 @@ fn plant(host: &Host, made: &NewKey) {
     plant_public(host, made, "stray");
 }
 
-/// Another's public key, twice, and a certificate, all under the key's own id.
+/// Certificates under ids of ours, and under labels of ours.
+fn plant_certificates(host: &Host, ids: &[&str]) {
+    let certificate = host.certificate();
+    for (id, label) in ids.iter().zip(["k", "chancery-root", "chancery appliance log"].iter().cycle()) {
+        host.stranger(&["--write-object", &certificate, "--type", "cert", "--id", id, "--label", label]);
+    }
+}
+
+/// Another's public key, twice, under the key's own id.
 fn plant_public(host: &Host, made: &NewKey, label: &str) {
     let id = made.key.id.to_string();
     let stray = host.file("stray.der", &hex::decode(STRAY_P256).unwrap());
@@ -141,7 +150,14 @@ async fn what_a_stranger_plants_on_a_running_token_is_named_and_changes_nothing(
     token.anchor_advance(step(2, first.after), soon()).await.unwrap();
 
     let told = token.probe().to_string();
-    for named in ["secrkey", "data", "chancery-root", "chancery-anchor-stray", &made.key.id.to_string()] {
+    for named in [
+        "secrkey",
+        "data",
+        "the cert with id",
+        "chancery-root",
+        "chancery-anchor-stray",
+        &made.key.id.to_string(),
+    ] {
         assert!(told.contains(named), "{named} is not named in\n{told}");
     }
     token.destroy(&made.key.clone().knowing(&made.public.spki_der), soon()).await.unwrap();
@@ -155,18 +171,10 @@ async fn a_second_root_of_the_same_name_made_with_the_pin_does_not_stop_the_righ
         let token = Token::start(host.config()).await.unwrap();
         let root = token.ensure_root(soon()).await.unwrap();
         let wrapped = token.wrap(b"master", b"", soon()).await.unwrap();
+        let other = token.make_root(OTHER, soon()).await.unwrap();
         token.close().await;
-        let id = hex::encode(&root.id);
-        host.tool(&[
-            "--keygen",
-            "--key-type",
-            "AES:32",
-            "--id",
-            &id,
-            "--label",
-            "chancery-root",
-            "--sensitive",
-        ]);
+        let (id, other) = (hex::encode(&root.id), hex::encode(&other.id));
+        host.tool(&["--type", "secrkey", "--id", &other, "--set-id", &id]);
         let pin = pinned.then(|| root.pin());
         let token = Token::start_with(host.config(), pin).await.unwrap();
         assert_eq!(token.unwrap(&wrapped, b"", soon()).await.unwrap().as_slice(), b"master");
@@ -174,6 +182,45 @@ async fn a_second_root_of_the_same_name_made_with_the_pin_does_not_stop_the_righ
         token.close().await;
         let token = Token::start_with(host.config(), Some(root.pin())).await.unwrap();
         assert_eq!(token.unwrap(&wrapped, b"", soon()).await.unwrap().as_slice(), b"again", "{pinned}");
+        let told = token.probe().foreign.clone();
+        token.close().await;
+        let strays: Vec<_> = told.iter().filter(|words| words.contains("is not it")).collect();
+        assert_eq!(strays.len(), 1, "the stray, and it alone, is named: {told:?}");
+        assert!(strays[0].contains(&id) && strays[0].contains("`chancery-root`"), "{strays:?}");
+        assert!(!strays[0].contains("check value none"), "{strays:?}");
+    }
+}
+
+/// `3 | id | length of the vector | vector | text` as it is now; `1 | number | vector | text` as it was at first.
+fn as_at_first(wrapped: &[u8]) -> Vec<u8> {
+    let (id, sealed) = wrapped[1..].split_at(16);
+    assert_eq!((wrapped[0], sealed[0], id), (3, 12, LEGACY_ROOT.as_slice()), "it is laid out otherwise");
+    [&[1, id[15]], &sealed[1..]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_appliance_closed_before_roots_had_tags_opens_whatever_was_planted_since() {
+    let host = Host::new();
+    let token = Token::start(host.config()).await.unwrap();
+    let root = token.ensure_root(soon()).await.unwrap();
+    assert_eq!(root.id, LEGACY_ROOT);
+    let wrapped = as_at_first(&token.wrap(b"master", b"aad", soon()).await.unwrap());
+    let first = step(1, [0; 32]);
+    token.anchor_advance(first.clone(), soon()).await.unwrap();
+    token.close().await;
+    let known = host.file("known", &[9; 32]);
+    for id in [hex::encode(LEGACY_ROOT), hex::encode(b"chancery-root-v\xff")] {
+        let key = ["--write-object", &known, "--type", "secrkey", "--key-type", "AES:32"];
+        host.stranger(&[&key[..], &["--id", &id, "--label", "chancery-root"]].concat());
+    }
+    for pin in [None, Some(root.pin())] {
+        let token = Token::start_with(host.config(), pin).await.unwrap();
+        assert_eq!(token.unwrap(&wrapped, b"aad", soon()).await.unwrap().as_slice(), b"master");
+        assert_eq!(token.anchor_read(soon()).await.unwrap().head, Some(first.after));
+        // What is closed from now on opens as well, and the record that the next start makes is of this root.
+        let again = token.wrap(b"again", b"aad", soon()).await.unwrap();
+        assert_eq!(token.unwrap(&again, b"aad", soon()).await.unwrap().as_slice(), b"again");
+        assert_eq!(token.ensure_root(soon()).await.unwrap().id, LEGACY_ROOT);
         token.close().await;
     }
 }
@@ -214,6 +261,42 @@ async fn two_appliances_share_a_token_and_one_that_came_to_nothing_leaves_nothin
     let left = host.tool(&["--list-objects"]);
     assert!(!left.contains(&root_id(OTHER, 1)) && !left.contains(&hex::encode(OTHER.0)), "{left}");
     assert!(left.contains(&hex::encode(&root.id)), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_fault_of_a_key_is_told_by_name_and_a_sound_key_has_none() {
+    use hsm::KeyFault::{PrivateDoubled, PrivateMismatch, PrivateMissing, PublicMismatch, PublicMissing};
+    for (kind, like) in [(KeyKind::P256, "EC:prime256v1"), (KeyKind::Rsa2048, "rsa:2048")] {
+        let host = Host::new();
+        let token = Token::start(host.config()).await.unwrap();
+        let made = token.generate(fresh_id(), kind, "k", soon()).await.unwrap();
+        let (id, key) = (made.key.id.to_string(), made.key.clone().knowing(&made.public.spki_der));
+        let faults = || async { token.examine(&key, soon()).await.unwrap() };
+        assert_eq!(faults().await, []);
+        plant_public(&host, &made, "stray");
+        restart(&token, 2).await;
+        assert_eq!(faults().await, [PublicMismatch]);
+        host.tool(&["--keypairgen", "--key-type", like, "--id", &id, "--label", "k"]);
+        restart(&token, 3).await;
+        assert_eq!(faults().await, [PrivateDoubled, PublicMismatch]);
+        assert_eq!(faults().await, [PrivateDoubled, PublicMismatch], "once it was recognised");
+        signs(&token, &made).await;
+        // Its own, the two strays and the one of the second pair.
+        for _ in 0..4 {
+            host.delete_half(made.key.id, "pubkey");
+        }
+        restart(&token, 4).await;
+        assert_eq!(faults().await, [PrivateDoubled, PublicMissing]);
+        host.delete_half(made.key.id, "privkey");
+        host.delete_half(made.key.id, "privkey");
+        assert_eq!(faults().await, [PrivateMissing, PublicMissing], "while its handle is still remembered");
+        host.tool(&["--keypairgen", "--key-type", like, "--id", &id, "--label", "k"]);
+        restart(&token, 5).await;
+        assert_eq!(faults().await, [PrivateMismatch, PublicMissing, PublicMismatch]);
+        assert!(PrivateMissing.prevents_use() && PrivateMismatch.prevents_use());
+        assert!(![PrivateDoubled, PublicMissing, PublicMismatch].iter().any(|fault| fault.prevents_use()));
+        token.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,17 @@ struct Shared {
     seen: Mutex<Vec<u8>>,
     commands: Mutex<Vec<u32>>,
     forgery: Mutex<Option<Forgery>>,
+    strike: Mutex<Option<Strike>>,
     cut: AtomicBool,
+}
+
+/// A command that fails, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// After so many others.
+    pub after: usize,
+    /// The TPM carries it out, and its answer is lost; otherwise the TPM never sees it.
+    pub late: bool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -47,6 +57,7 @@ impl Bus {
             seen: Mutex::default(),
             commands: Mutex::default(),
             forgery: Mutex::default(),
+            strike: Mutex::default(),
             cut: AtomicBool::new(false),
         });
         let (tpm, on_wire) = (tpm.socket(), Arc::clone(&shared));
@@ -77,6 +88,16 @@ impl Bus {
         self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// One of the commands from now on is answered with a failure of the TPM.
+    pub fn strike(&self, strike: Strike) {
+        *self.shared.strike.lock().unwrap_or_else(PoisonError::into_inner) = Some(strike);
+    }
+
+    /// Whether the command that was to fail has come.
+    pub fn has_struck(&self) -> bool {
+        self.shared.strike.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     /// From now on answers pass through this hand.
     pub fn forge(&self, forgery: impl FnMut(&[u8], Vec<u8>) -> Vec<u8> + Send + 'static) {
         *self.shared.forgery.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(forgery));
@@ -94,6 +115,19 @@ impl Drop for Bus {
 }
 
 impl Shared {
+    /// The strike, if it is this command that it meets.
+    fn struck(&self) -> Option<Strike> {
+        let mut strike = self.strike.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *strike {
+            Some(Strike { after: 0, .. }) => strike.take(),
+            Some(waiting) => {
+                waiting.after -= 1;
+                None
+            }
+            None => None,
+        }
+    }
+
     fn note(&self, bytes: &[u8]) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
     }
@@ -114,8 +148,17 @@ fn carry(mut user: UnixStream, tpm: &Path, shared: &Shared) -> std::io::Result<(
             let mut commands = shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
             commands.push(u32::from_be_bytes(*code));
         }
-        tpm.write_all(&command)?;
-        let mut answer = message(&mut tpm)?;
+        let struck = shared.struck();
+        let mut answer = match struck {
+            Some(Strike { late: false, .. }) => FAILURE.to_vec(),
+            _ => {
+                tpm.write_all(&command)?;
+                message(&mut tpm)?
+            }
+        };
+        if struck.is_some() {
+            answer = FAILURE.to_vec();
+        }
         if let Some(forge) = &mut *shared.forgery.lock().unwrap_or_else(PoisonError::into_inner) {
             answer = forge(&command, answer);
         }
@@ -134,6 +177,9 @@ fn message(from: &mut UnixStream) -> std::io::Result<Vec<u8>> {
     from.read_exact(&mut bytes[head.len()..])?;
     Ok(bytes)
 }
+
+/// The answer of a TPM in failure mode: TPM_ST_NO_SESSIONS, ten bytes, TPM_RC_FAILURE.
+const FAILURE: [u8; 10] = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x01];
 
 /// Longer than any TPM's buffer.
 const MESSAGE_BYTES_MAX: usize = 1 << 16;

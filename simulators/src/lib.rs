@@ -10,7 +10,7 @@ mod softhsm;
 mod swtpm;
 pub mod upstream;
 
-pub use bus::{Bus, Forgery};
+pub use bus::{Bus, Forgery, Strike};
 pub use error::SimulatorError;
 pub use softhsm::{SoftHsm, SoftToken};
 pub use swtpm::{Snapshot, Swtpm};

@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use promises::evidence;
 use promises::people::{sign_message, sign_p256};
-use promises::programs::{said, succeeds, tool};
-use promises::{Appliance, Hardware, Member, Plan, get, post};
+use promises::programs::{complained, said, succeeds, tool};
+use promises::{Appliance, GIVEN_UP, Hardware, Member, Plan, SCOPES, eventually, get, post};
 use serde_json::{Value, json};
 
 async fn verdict(member: &Member, key: &str, version: Option<u32>, message: &str, signature: &str) -> Value {
@@ -158,4 +158,98 @@ async fn the_command_line_signs_and_verifies_a_file_that_openssl_accepts() {
     std::fs::write(&file, b"the release, altered").unwrap();
     assert_eq!(run(&verify).0, Some(1), "an altered file verifies");
     member.ask(sign_message("release", "ecdsa-sha256", b"the same key over the API")).await.expect(200);
+}
+
+/// Two who may approve in the owner's workspace.
+async fn approvers(house: &Appliance, owner: &Member) -> Vec<Member> {
+    let mut found = Vec::new();
+    for name in ["bob", "carol"] {
+        let operator = house.operator().acting_in(&owner.workspace);
+        let (_, identity) = operator.enrol(name).await;
+        let (_, secret) = operator.issue(name, &SCOPES).await;
+        found.push(owner.with_secret(&secret).with_identity(&identity));
+    }
+    found
+}
+
+/// Starts a workflow over the command line; its run's id, or how it was refused.
+fn started(house: &Appliance, workflow: &str, input: &Value) -> Result<String, String> {
+    let output = house.cli(&["--json", "-w", "acme", "saga", "start", workflow, &input.to_string()]);
+    match output.status.success() {
+        true => {
+            let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+            Ok(run["id"].as_str().unwrap().to_owned())
+        }
+        false => Err(said(&output) + &complained(&output)),
+    }
+}
+
+async fn run_of(member: &Member, id: &str) -> Value {
+    member.ask(get(format!("/v1/workflows/{id}"))).await.expect(200).json()
+}
+
+/// All of them agree to what waits, and it comes to its end.
+async fn agreed(others: &[Member], id: &str) {
+    for other in others {
+        let asked = || async {
+            let run = run_of(other, id).await;
+            (!run["approval"].is_null()).then_some(run["approval"].clone())
+        };
+        let (approval, _) = eventually("it waits for approval", GIVEN_UP, asked).await;
+        let (digest, policy_version) = (&approval["digest"], &approval["policy_version"]);
+        let vote = json!({ "verdict": "approve", "digest": digest, "policy_version": policy_version });
+        other.ask(post(format!("/v1/workflows/{id}/approvals"), vote)).await.expect(200);
+    }
+    let over = || async { (run_of(&others[0], id).await["state"] == "succeeded").then_some(()) };
+    eventually("it is done", GIVEN_UP, over).await;
+}
+
+async fn signs_as(member: &Member, version: u64) {
+    let signed = member.ask(sign_p256("release", b"by whichever signs")).await.expect(200).json();
+    assert_eq!(signed["version"], version);
+}
+
+#[tokio::test]
+async fn an_older_version_comes_back_to_sign_only_where_it_is_said_and_shown_to_those_who_approve() {
+    let house = Appliance::start().await;
+    let owner = house.member("acme").await;
+    let others = approvers(&house, &owner).await;
+    succeeds(&mut house.command(&["-w", "acme", "key", "create", "release", "--recoverable"]));
+    let backup = started(&house, "key.backup", &json!({ "key": "release" })).unwrap();
+    agreed(&others, &backup).await;
+    succeeds(&mut house.command(&["-w", "acme", "key", "rotate", "release"]));
+    signs_as(&owner, 2).await;
+    let key = owner.ask(get("/v1/keys/release")).await.expect(200).json();
+    let fingerprint = |at: usize| key["versions"][at]["fingerprint"].as_str().unwrap().to_owned();
+
+    // Unless it is said, the newer one stays.
+    let refused = started(&house, "key.restore", &json!({ "backup": backup })).unwrap_err();
+    for told in ["version 1", "version 2 signs now", "older_version"] {
+        assert!(refused.contains(told), "{told}: {refused}");
+    }
+    signs_as(&owner, 2).await;
+
+    // Where it is said, those who approve see both versions and both fingerprints before they agree.
+    let said_so = json!({ "backup": backup, "older_version": true });
+    let called_off = started(&house, "key.restore", &said_so).unwrap();
+    let waits = || async { (!run_of(&others[0], &called_off).await["approval"].is_null()).then_some(()) };
+    eventually("it waits for approval", GIVEN_UP, waits).await;
+    let shown = said(&house.cli(&["-w", "acme", "saga", "show", &called_off]));
+    for told in ["OLDER version 1", "version 2 is taken out of use", &fingerprint(0), &fingerprint(1)] {
+        assert!(shown.contains(told), "{told} is not shown in\n{shown}");
+    }
+    signs_as(&owner, 2).await;
+    let because = ["-w", "acme", "saga", "cancel", &called_off, "--reason", "not that one"];
+    succeeds(&mut house.command(&because));
+    let over = || async { (run_of(&owner, &called_off).await["state"] == "compensated").then_some(()) };
+    eventually("it is called off", GIVEN_UP, over).await;
+    signs_as(&owner, 2).await;
+
+    let restored = started(&house, "key.restore", &said_so).unwrap();
+    agreed(&others, &restored).await;
+    signs_as(&owner, 3).await;
+    let key = owner.ask(get("/v1/keys/release")).await.expect(200).json();
+    let states: Vec<_> = key["versions"].as_array().unwrap().iter().map(|it| it["state"].clone()).collect();
+    assert_eq!(states, ["replaced", "superseded", "signing"]);
+    assert_eq!(key["versions"][2]["fingerprint"], fingerprint(0).as_str());
 }

@@ -156,6 +156,10 @@ codes! {
     TokenFull = "token_full", 503, Freed, "The token is full";
     /// The token looked at it and said no.
     TokenRefused = "token_refused", 503, Freed, "The token refused";
+    /// The token holds no private key under the recorded id, and will not by itself.
+    TokenKeyMissing = "token_key_missing", 503, Freed, "The token does not hold this key";
+    /// Under the recorded id the token holds another key than the recorded one.
+    TokenKeyMismatch = "token_key_mismatch", 503, Freed, "The token holds another key in this one's place";
     /// What was brought is not the wrapped key that was announced.
     ImportRefused = "import_refused", 422, Kept, "The wrapped key is not the one that was announced";
     /// The upstream did not answer as it should.

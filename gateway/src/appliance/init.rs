@@ -73,8 +73,7 @@ crate::refused_by_ledger!(InitRefused);
 /// # Errors
 /// It is taken, or cannot be read.
 pub async fn refuse_taken_anchor(tokens: &Tokens) -> Result<(), InitRefused> {
-    let tpm = tokens.tpm.as_ref().or_else(|| tokens.keys_are_in_tpm.then_some(&tokens.keys));
-    let Some(tpm) = tpm else { return Ok(()) };
+    let Some(tpm) = tokens.anchoring_tpm() else { return Ok(()) };
     let read = tpm.anchor_read(soon()).await;
     match read.map_err(|source| InitRefused::Key { which: "anchor", source })?.missing {
         true => Ok(()),
@@ -117,7 +116,20 @@ pub async fn make_facts(
     if !fresh.lend(|bytes| back.lend(|back| bytes == back)) {
         return Err(InitRefused::Unproven { which: "root" });
     }
-    Ok(Facts { ca, log, tpm_log, master, root: Some(root), tpm_root })
+    let attestation_key = attestation_key(tokens).await;
+    let attestation_key =
+        attestation_key.map_err(|source| InitRefused::Key { which: "attestation", source })?;
+    Ok(Facts { ca, log, tpm_log, master, root: Some(root), tpm_root, attestation_key })
+}
+
+/// The key by which the TPM that holds the anchor signs its statements, SPKI DER.
+///
+/// # Errors
+/// The TPM makes none.
+pub async fn attestation_key(tokens: &Tokens) -> Result<Option<Vec<u8>>, TokenError> {
+    let Some(tpm) = tokens.anchoring_tpm() else { return Ok(None) };
+    let challenge = Dice::system().throw();
+    Ok(tpm.quote(challenge, soon()).await?.map(|quote| quote.ak_spki_der))
 }
 
 async fn own_key(

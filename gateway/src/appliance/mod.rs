@@ -12,6 +12,7 @@ pub mod succession;
 use std::sync::Arc;
 
 use audit::NoteKey;
+use aws_lc_rs::digest::SHA256;
 use hsm::{KeyKind, KeyRef, PublicKey, RootPin, Scheme, Token};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ pub struct Facts {
     /// The storage root of the TPM beside the token.
     #[serde(default)]
     pub tpm_root: Option<RootPin>,
+    /// The attestation key of the TPM that holds the anchor, SPKI DER. No other's statements are taken.
+    #[serde(default)]
+    pub attestation_key: Option<Vec<u8>>,
 }
 
 /// The root keys that an appliance was made with, for the workers that open its tokens.
@@ -68,6 +72,11 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// The TPM that holds the anchor, if one does.
+    pub fn anchoring_tpm(&self) -> Option<&Token> {
+        self.tpm.as_ref().or_else(|| self.keys_are_in_tpm.then_some(&self.keys))
+    }
+
     /// Each token there is, with its name in messages.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, &Token)> {
         std::iter::once(("token", &self.keys)).chain(self.tpm.as_ref().map(|tpm| ("tpm", tpm)))
@@ -122,6 +131,11 @@ impl OwnKey {
 }
 
 impl Facts {
+    /// SHA-256 of the attestation key (SPKI DER), as people compare it.
+    pub fn attested_by(&self) -> Option<String> {
+        self.attestation_key.as_ref().map(|spki| hex::encode(aws_lc_rs::digest::digest(&SHA256, spki)))
+    }
+
     /// The root keys, as far as they are recorded.
     pub fn roots(&self) -> Roots {
         Roots { keys: self.root.clone(), tpm: self.tpm_root.clone() }

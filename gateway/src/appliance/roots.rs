@@ -8,6 +8,7 @@ use audit::Told;
 use hsm::{RootPin, Token};
 use serde_json::json;
 
+use super::init::attestation_key;
 use super::{BadRecord, Facts, Tokens, store};
 use crate::limits::TOKEN_CALL_WAIT_MAX;
 use crate::services::ground::{Ground, LedgerRefused, Telling};
@@ -32,7 +33,9 @@ crate::refused_by_ledger!(RootsUnrecorded);
 /// # Errors
 /// Token or ledger did not do it; the next start tries again.
 pub async fn record(ground: &Ground, tokens: &Tokens, facts: &Facts) -> Result<(), RootsUnrecorded> {
-    let complete = facts.root.is_some() && (facts.tpm_root.is_some() || tokens.tpm.is_none());
+    let complete = facts.root.is_some()
+        && (facts.tpm_root.is_some() || tokens.tpm.is_none())
+        && (facts.attestation_key.is_some() || tokens.anchoring_tpm().is_none());
     if complete {
         return Ok(());
     }
@@ -40,6 +43,9 @@ pub async fn record(ground: &Ground, tokens: &Tokens, facts: &Facts) -> Result<(
     facts.root = Some(known(&tokens.keys).await?);
     if let Some(tpm) = &tokens.tpm {
         facts.tpm_root = Some(known(tpm).await?);
+    }
+    if facts.attestation_key.is_none() {
+        facts.attestation_key = attestation_key(tokens).await?;
     }
     let kept = serde_json::to_vec(&facts).map_err(|_| BadRecord { which: "own" })?;
     let summary = describe(&facts);
@@ -56,7 +62,9 @@ pub async fn record(ground: &Ground, tokens: &Tokens, facts: &Facts) -> Result<(
 /// The names under which auditors find them again.
 pub fn describe(facts: &Facts) -> serde_json::Value {
     let name = |root: &Option<RootPin>| root.as_ref().map(|root| hex::encode(&root.id));
-    json!({ "root": name(&facts.root), "tpm_root": name(&facts.tpm_root) })
+    json!({
+        "root": name(&facts.root), "tpm_root": name(&facts.tpm_root), "attestation_key": facts.attested_by(),
+    })
 }
 
 async fn known(token: &Token) -> Result<RootPin, hsm::TokenError> {

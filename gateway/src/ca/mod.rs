@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit::Recorded;
-use hsm::{PublicKey, Scheme, SignInput};
+use hsm::{KeyRef, PublicKey, Scheme, SignInput};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PublicKeyData, SerialNumber, SignatureAlgorithm,
@@ -126,6 +126,11 @@ impl Authority {
     /// Its certificate, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// Where the token finds its key.
+    pub fn key(&self) -> &KeyRef {
+        &self.key.key
     }
 
     /// The SHA-256 of its certificate: its name.

@@ -26,10 +26,30 @@ pub(super) fn status(common: &Common) -> Result<(), Failure> {
         say!("");
         let columns = ["service", "kind", "code", "retry_in_ms", "in_flight", "waiting", "trips", "refused"];
         show::table(false, &answer, "services", &columns);
+        tell_faulty_keys(&answer);
     }
     match answer["readiness"]["ready"] == json!(true) {
         true => Ok(()),
         false => Err(Failure::new(code::REFUSED, "not_ready", "not ready; the parts above say why")),
+    }
+}
+
+/// Nothing where all keys are as they should be.
+fn tell_faulty_keys(status: &Value) {
+    for key in status["keys"].as_array().into_iter().flatten() {
+        let whose = key["workspace"].as_str().map_or_else(String::new, |id| format!(" of workspace {id}"));
+        let (name, version) = (show::plain(&key["name"]), show::plain(&key["version"]));
+        let signs = if key["usable"] == json!(true) { "signs" } else { "SIGNS NOTHING" };
+        say!("");
+        say!("key {name}{whose}, version {version}, token key {}: {signs}", show::plain(&key["token_key"]));
+        tell_faults(key);
+    }
+}
+
+/// What is not as it should be about a key or a version of it, a line each.
+fn tell_faults(of: &Value) {
+    for fault in of["faults"].as_array().into_iter().flatten() {
+        say!("  {}: {}", show::plain(&fault["code"]), show::plain(&fault["detail"]));
     }
 }
 
@@ -210,6 +230,12 @@ pub(super) fn key(common: &Common, command: KeyCommand) -> Result<(), Failure> {
     );
     if !common.json {
         show::table(false, &answer, "versions", &["version", "state", "fingerprint", "created"]);
+        let faulty = |one: &&Value| one["faults"].as_array().is_some_and(|faults| !faults.is_empty());
+        for version in answer["versions"].as_array().into_iter().flatten().filter(faulty) {
+            say!("");
+            say!("version {} in the token:", show::plain(&version["version"]));
+            tell_faults(version);
+        }
     }
     Ok(())
 }
@@ -273,12 +299,15 @@ pub(super) fn audit(common: &Common, command: AuditCommand) -> Result<(), Failur
         }
         AuditCommand::Keys => {
             let answer = Ask::get("/v1/audit/checkpoint").send(common)?;
-            let keys = json!({ "verifier_keys": answer["verifier_keys"] });
+            let (keys, attested) = (&answer["verifier_keys"], &answer["attestation_key"]);
             match common.json {
-                true => say!("{keys}"),
+                true => say!("{}", json!({ "verifier_keys": keys, "attestation_key": attested })),
                 false => {
-                    let all = keys["verifier_keys"].as_array().cloned().unwrap_or_default();
-                    all.iter().for_each(|key| say!("{}", show::plain(key)));
+                    keys.as_array().into_iter().flatten().for_each(|key| say!("{}", show::plain(key)));
+                    if let Some(fingerprint) = attested.as_str() {
+                        // Not a key of notes, and not among the lines that are handed to a verifier.
+                        eprintln!("The TPM's attestation key (SHA-256): {fingerprint}");
+                    }
                 }
             }
         }

@@ -84,12 +84,24 @@ pub(super) fn init(common: &Common) -> Result<(), Failure> {
     start_log(&config.log);
     keep_memory_private();
     let made = runtime()?.block_on(wiring::init(&config));
-    made.map_err(|why| not_started(&why))?;
-    match common.json {
-        true => {
-            say!("{}", json!({ "initialised": config.state_directory, "origin": config.ledger.origin }))
-        }
-        false => say!("The appliance {} is made. Start it with `chancery serve`.", config.ledger.origin),
+    let made = made.map_err(|why| not_started(&why))?;
+    let origin = &config.ledger.origin;
+    if common.json {
+        say!(
+            "{}",
+            json!({
+                "initialised": config.state_directory, "origin": origin,
+                "verifier_keys": made.verifier_keys, "attestation_key": made.attestation_key,
+            })
+        );
+        return Ok(());
+    }
+    say!("The appliance {origin} is made. Start it with `chancery serve`.");
+    say!("Checkpoints verify with these keys; note them where this machine cannot change them:");
+    made.verifier_keys.iter().for_each(|key| say!("  {key}"));
+    if let Some(fingerprint) = made.attestation_key {
+        say!("The TPM's attestation key (SHA-256); compare it with one read out of band:");
+        say!("  {fingerprint}");
     }
     Ok(())
 }

@@ -320,12 +320,13 @@ impl Check<'_> {
         let at = |key: &str| format!("{section}.{key}");
         self.readable(&at("worker"), token.worker());
         match token {
-            TokenConfig::Pkcs11 { module, serial, pin_file, threads, .. } => {
+            TokenConfig::Pkcs11 { module, serial, label, pin_file, threads, .. } => {
                 self.readable(&at("module"), module);
-                if serial.trim().is_empty() {
+                let nameless = |text: &str| text.trim().is_empty();
+                if nameless(serial) && label.as_deref().is_none_or(nameless) {
                     self.defect(
                         &at("serial"),
-                        "is empty; `pkcs11-tool --list-slots` shows the token's serial",
+                        "is empty; `pkcs11-tool --list-slots` shows the token's serial. Where it is blank, name the token's `label`",
                     );
                 }
                 let lanes = hsm::serve::LANES_MAX;

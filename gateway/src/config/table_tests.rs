@@ -160,6 +160,7 @@ const ROWS: &[(&str, &str, &str, &str)] = &[
     ("uids = [0]", "uids = [\"root\"]", "operators.uids.0", "must be a whole number"),
     // The token.
     ("serial = \"1\"", "serial = \" \"", "token.serial", "is empty"),
+    ("serial = \"1\"", "serial = \" \"\nlabel = \"\"", "token.serial", "name the token's `label`"),
     ("threads = 2", "threads = 0", "token.threads", "must be 1 to 64"),
     ("threads = 2", "threads = 600", "token.threads", "must be 1 to 64"),
     ("module = \"HOME/module\"", "module = \"HOME/none\"", "token.module", "cannot be read"),

@@ -81,7 +81,7 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         Arc::new(Signing::new(ground.clone(), Arc::clone(&keys), Admission::default(), signer.clone()));
     let audit =
         Audit::new(ground.clone(), keeper.clone(), note_keys, config.exports(), Arc::new(roster.clone()));
-    let audit = Arc::new(audit);
+    let audit = Arc::new(audit.attested_by(facts.attested_by()));
     workspaces.load().await?;
     devices.load().await?;
     let mut offers = services::keys::offers::offers(&keys);
@@ -142,6 +142,7 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         seal,
         keeper: keeper.clone(),
         authorities: authorities.clone(),
+        conditions: keys.conditions(),
         metrics,
     };
     Ok(House {

@@ -107,6 +107,7 @@ impl Doors<'_> {
             self.ground.ledger.clone(),
             Arc::clone(router),
             self.traces.clone(),
+            services.keys.conditions(),
         ));
         let sources: Vec<Arc<dyn TraceSource>> = vec![services.audit.clone(), services.runs.clone()];
         let following = Arc::new(Following::new(self.traces.clone(), self.lines.clone(), sources));

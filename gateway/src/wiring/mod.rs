@@ -178,19 +178,27 @@ fn keeper(
 ) -> Result<(Sealing, Vec<NoteKey>), BadRecord> {
     let note_keys = facts.note_keys(&config.ledger.origin, tokens)?;
     let keys = note_keys.iter().map(|(note, _)| note.clone()).collect();
-    let anchor: Arc<dyn Anchor> = match (&tokens.tpm, tokens.keys_are_in_tpm) {
-        (Some(tpm), _) => Arc::new(TokenAnchor::in_tpm(tpm.clone())),
-        (None, true) => Arc::new(TokenAnchor::in_tpm(tokens.keys.clone())),
-        (None, false) => Arc::new(TokenAnchor::in_token(tokens.keys.clone())),
+    let anchor: Arc<dyn Anchor> = match tokens.anchoring_tpm() {
+        Some(tpm) => Arc::new(TokenAnchor::in_tpm(tpm.clone(), facts.attestation_key.clone())),
+        None => Arc::new(TokenAnchor::in_token(tokens.keys.clone())),
     };
     Ok((Sealing::new(ledger.clone(), Arc::new(TokenSealer::new(note_keys)), Some(anchor)), keys))
+}
+
+/// What an auditor notes of a new appliance, to recognise it by.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The keys that verify its checkpoints, in the form of signed notes.
+    pub verifier_keys: Vec<String>,
+    /// SHA-256 of the TPM's attestation key, where a TPM holds the anchor.
+    pub attestation_key: Option<String>,
 }
 
 /// Makes a new appliance in an empty state directory.
 ///
 /// # Errors
 /// There is one, or tokens or ledger did not do it.
-pub async fn init(config: &Config) -> Result<(), Unbuilt> {
+pub async fn init(config: &Config) -> Result<Made, Unbuilt> {
     init_over(config, tokens(config, Roots::default())).await
 }
 
@@ -201,7 +209,7 @@ pub async fn init(config: &Config) -> Result<(), Unbuilt> {
 pub async fn init_over(
     config: &Config,
     tokens: impl Future<Output = Result<Tokens, Unbuilt>>,
-) -> Result<(), Unbuilt> {
+) -> Result<Made, Unbuilt> {
     let directory = &config.state_directory;
     let left = Draft::read(directory).map_err(InitRefused::Draft)?;
     if left.is_none() && config.ledger_path().exists() {
@@ -217,7 +225,7 @@ pub async fn init_over(
 }
 
 /// Makes the appliance, or leaves nothing of it. What an earlier try left is taken away first.
-async fn make_whole(config: &Config, tokens: &Tokens, left: Option<Draft>) -> Result<(), Unbuilt> {
+async fn make_whole(config: &Config, tokens: &Tokens, left: Option<Draft>) -> Result<Made, Unbuilt> {
     let (directory, dice) = (&config.state_directory, Dice::system());
     if let Some(left) = left {
         left.undo(tokens, &config.ledger_path()).await.map_err(InitRefused::Draft)?;
@@ -228,7 +236,10 @@ async fn make_whole(config: &Config, tokens: &Tokens, left: Option<Draft>) -> Re
     draft.begin(directory).map_err(InitRefused::Draft)?;
     match make(config, tokens, &dice, &draft).await {
         // If we stop here, the next `init` takes a whole appliance away again: nobody can have used it yet.
-        Ok(()) => Ok(Draft::end(directory).map_err(InitRefused::Draft)?),
+        Ok(made) => {
+            Draft::end(directory).map_err(InitRefused::Draft)?;
+            Ok(made)
+        }
         Err(why) => {
             let undone = draft.undo(tokens, &config.ledger_path()).await;
             if let Err(fault) = undone.and_then(|()| Draft::end(directory)) {
@@ -239,12 +250,15 @@ async fn make_whole(config: &Config, tokens: &Tokens, left: Option<Draft>) -> Re
     }
 }
 
-async fn make(config: &Config, tokens: &Tokens, dice: &Dice, draft: &Draft) -> Result<(), Unbuilt> {
+async fn make(config: &Config, tokens: &Tokens, dice: &Dice, draft: &Draft) -> Result<Made, Unbuilt> {
     let facts = init::make_facts(tokens, dice, draft, &config.ledger.origin).await?;
     let ledger = ledger(config)?;
     let made = make_ledger(config, tokens, &facts, &ledger).await;
     ledger.close().await;
-    made
+    made?;
+    let keys = facts.note_keys(&config.ledger.origin, tokens)?;
+    let verifier_keys = keys.iter().map(|(key, _)| key.to_string()).collect();
+    Ok(Made { verifier_keys, attestation_key: facts.attested_by() })
 }
 
 async fn make_ledger(

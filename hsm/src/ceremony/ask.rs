@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{BackupKek, Ceremony, ImportKey, Incoming, Kek, KeyAttestation};
 use crate::error::{Refusal, TokenError};
-use crate::key::{Custody, KeyId, KeyRef, NewKey, Presence, PublicKey};
+use crate::key::{Custody, KeyFault, KeyId, KeyRef, NewKey, Presence, PublicKey};
 use crate::protocol::{Call, Reply, Secret};
 use crate::scheme::KeyKind;
 use crate::token::{Answered, Token, done, misfit};
@@ -37,6 +37,14 @@ impl Token {
     pub async fn presence(&self, id: KeyId, deadline: Instant) -> Answered<Presence> {
         match self.act(Ceremony::Presence { id }, deadline).await? {
             Reply::Presence(presence) => Ok(presence),
+            other => Err(misfit(&other)),
+        }
+    }
+
+    /// What is not as it should be about a key in the token; nothing, where all is well. A TPM holds no keys and answers `Unsupported`.
+    pub async fn examine(&self, key: &KeyRef, deadline: Instant) -> Answered<Vec<KeyFault>> {
+        match self.act(Ceremony::Examine { key: key.clone() }, deadline).await? {
+            Reply::KeyFaults(faults) => Ok(faults),
             other => Err(misfit(&other)),
         }
     }

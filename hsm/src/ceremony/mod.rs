@@ -107,6 +107,7 @@ pub enum Ceremony {
     DestroyBackupKek { kek: BackupKek },
     Attest { key: KeyRef, nonce: [u8; 32] },
     Takes { kind: KeyKind },
+    Examine { key: KeyRef },
 }
 
 impl Ceremony {
@@ -124,6 +125,7 @@ impl Ceremony {
                 | Self::Export { .. }
                 | Self::Attest { .. }
                 | Self::Takes { .. }
+                | Self::Examine { .. }
         )
     }
 }

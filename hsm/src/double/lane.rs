@@ -14,7 +14,7 @@ use crate::anchor::{AnchorReading, AnchorStep};
 use crate::backend::{Anchor, Attest, Backup, Fault, Import, Keys, Lane, Rotate, Seal};
 use crate::error::Refusal;
 use crate::key::{
-    Custody, Fingerprint, HmacKeyRef, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootTag,
+    Custody, Fingerprint, HmacKeyRef, KeyFault, KeyId, KeyRef, NewKey, Presence, PublicKey, RootKey, RootTag,
 };
 use crate::scheme::{KeyKind, Scheme};
 
@@ -104,6 +104,16 @@ impl Keys for DoubleLane {
                 Some(key) => Presence::Whole(key.public.clone()),
                 None if held.halves.contains(&id) => Presence::Half,
                 None => Presence::Absent,
+            })
+        })
+    }
+
+    fn examine(&mut self, key: &KeyRef) -> Result<Vec<KeyFault>, Fault> {
+        self.strike(|held| {
+            Ok(match held.keys.get(&key.id) {
+                Some(found) if found.public.fingerprint() == key.fingerprint => Vec::new(),
+                Some(_) => vec![KeyFault::PrivateMismatch, KeyFault::PublicMismatch],
+                None => vec![KeyFault::PrivateMissing, KeyFault::PublicMissing],
             })
         })
     }

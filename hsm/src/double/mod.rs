@@ -131,6 +131,7 @@ impl Double {
         let config = TokenConfig::Pkcs11 {
             module: PathBuf::new(),
             serial: SERIAL.to_owned(),
+            label: None,
             pin_file: PathBuf::new(),
             threads: None,
             network: false,

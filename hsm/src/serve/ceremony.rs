@@ -42,6 +42,7 @@ pub(super) fn perform(lane: &mut dyn Lane, ceremony: Ceremony) -> Result<Reply, 
         Ceremony::Attest { key, nonce } => {
             Reply::KeyAttestation(lane.attest().map(|power| power.certify_key(&key, nonce)).transpose()?)
         }
+        Ceremony::Examine { key } => Reply::KeyFaults(lane.examine(&key)?),
         Ceremony::Takes { kind } => importing(lane)?.takes(kind).map(|()| Reply::Done)?,
     })
 }

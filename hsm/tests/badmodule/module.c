@@ -17,6 +17,10 @@
  * nok1        the same for secp256k1 alone              bentsign   C_Sign turns a bit
  * badclock    the token's description has a time that is none (opencryptoki 3.8)
  * twolists    whoever asks for the functions a second time gets some that know nothing of the first one's sessions (p11-kit)
+ * nolocal     no key says that it was made in the token (NetHSM, NSS)
+ * noserial    the token's serial is blank (opencryptoki)
+ * strike      the call at which the number in BAD_MODULE_STRIKE comes down to 0 is not carried out: CKR_DEVICE_ERROR, once
+ * strikelate  the same call is carried out, and answered with CKR_DEVICE_ERROR
  * readonly    C_CreateObject and C_GenerateKey* give CKR_GENERAL_ERROR for what is to stay, C_DestroyObject always
  */
 #include <dlfcn.h>
@@ -46,6 +50,30 @@ static int told(const char *word) {
     return strstr(words, word) != NULL;
 }
 
+/* Counts the calls that touch objects, over all lives of the worker. */
+static int struck(void) {
+    if (!told("strike")) return 0;
+    FILE *file = fopen(getenv("BAD_MODULE_STRIKE"), "r+");
+    int left = 0;
+    if (!file) return 0;
+    if (fscanf(file, "%d", &left) != 1 || left <= 0) left = 0;
+    else {
+        rewind(file);
+        fprintf(file, "%-8d", left - 1);
+    }
+    fclose(file);
+    return left == 1;
+}
+enum { DEVICE_ERROR = 0x30 };
+/* Around a call that touches objects: it fails before its effect, or after it. */
+#define STRIKING(call) \
+    do { \
+        int now = struck(); \
+        if (now && !told("strikelate")) return DEVICE_ERROR; \
+        rv_t outcome = call; \
+        return now ? DEVICE_ERROR : outcome; \
+    } while (0)
+
 static ulong_t shift(ulong_t slot) { return told("slots") ? slot ^ 0x40 : slot; }
 
 static rv_t slot_list(unsigned char present, ulong_t *list, ulong_t *count) {
@@ -62,6 +90,7 @@ static rv_t token_info(ulong_t slot, unsigned char *info) {
     if (told("lasttry")) flags |= 0x00020000UL;
     if (told("badclock")) flags |= 0x00000040UL;
     memcpy(info + 96, &flags, sizeof flags);
+    if (told("noserial")) memset(info + 80, ' ', 16);
     /* The time stands at the end, behind ten numbers and two versions. */
     if (told("badclock")) memcpy(info + 188, "11:07:56        ", 16);
     return rv;
@@ -79,6 +108,8 @@ static rv_t attributes(ulong_t session, ulong_t object, struct attribute *list, 
     rv_t rv = ((rv_t (*)(ulong_t, ulong_t, struct attribute *, ulong_t))real.at[ATTRIBUTES])(session, object, list, count);
     for (ulong_t i = 0; !rv && told("loose") && i < count; i++)
         if (list[i].type == 0x162 && list[i].value) *(unsigned char *)list[i].value = 1;
+    for (ulong_t i = 0; !rv && told("nolocal") && i < count; i++)
+        if (list[i].type == 0x163 && list[i].value) *(unsigned char *)list[i].value = 0;
     return rv;
 }
 static rv_t sign_init(ulong_t session, void *mechanism, ulong_t key) {
@@ -185,6 +216,17 @@ static rv_t unwrap(ulong_t session, void *mechanism, ulong_t key, void *wrapped,
     return rv;
 }
 
+static rv_t striking_create(ulong_t s, struct attribute *l, ulong_t n, ulong_t *m) { STRIKING(create(s, l, n, m)); }
+static rv_t striking_destroy(ulong_t s, ulong_t o) { STRIKING(destroy(s, o)); }
+static rv_t striking_encrypt(ulong_t s, void *d, ulong_t n, unsigned char *m, ulong_t *l) { STRIKING(encrypt(s, d, n, m, l)); }
+static rv_t striking_decrypt(ulong_t s, void *d, ulong_t n, void *m, ulong_t *l) { STRIKING(decrypt(s, d, n, m, l)); }
+static rv_t striking_sign(ulong_t s, void *d, ulong_t n, void *m, ulong_t *l) { STRIKING(sign(s, d, n, m, l)); }
+static rv_t striking_generate(ulong_t s, void *w, struct attribute *l, ulong_t n, ulong_t *m) { STRIKING(generate(s, w, l, n, m)); }
+static rv_t striking_pair(ulong_t s, void *w, struct attribute *p, ulong_t pn, struct attribute *q, ulong_t qn, ulong_t *a, ulong_t *b) {
+    STRIKING(generate_pair(s, w, p, pn, q, qn, a, b));
+}
+static rv_t striking_attributes(ulong_t s, ulong_t o, struct attribute *l, ulong_t n) { STRIKING(attributes(s, o, l, n)); }
+
 static rv_t unknown(void) { return 0x190; }
 
 rv_t C_GetFunctionList(struct functions **list) {
@@ -202,16 +244,16 @@ rv_t C_GetFunctionList(struct functions **list) {
     ours.at[MECHANISM_LIST] = mechanism_list;
     ours.at[MECHANISM_INFO] = mechanism_info;
     ours.at[OPEN] = open_session;
-    ours.at[ATTRIBUTES] = attributes;
-    ours.at[CREATE] = create;
-    ours.at[DESTROY] = destroy;
+    ours.at[ATTRIBUTES] = striking_attributes;
+    ours.at[CREATE] = striking_create;
+    ours.at[DESTROY] = striking_destroy;
     ours.at[ENCRYPT_INIT] = encrypt_init;
-    ours.at[ENCRYPT] = encrypt;
-    ours.at[DECRYPT] = decrypt;
+    ours.at[ENCRYPT] = striking_encrypt;
+    ours.at[DECRYPT] = striking_decrypt;
     ours.at[SIGN_INIT] = sign_init;
-    ours.at[SIGN] = sign;
-    ours.at[GENERATE] = generate;
-    ours.at[GENERATE_PAIR] = generate_pair;
+    ours.at[SIGN] = striking_sign;
+    ours.at[GENERATE] = striking_generate;
+    ours.at[GENERATE_PAIR] = striking_pair;
     ours.at[UNWRAP] = unwrap;
     strangers = ours;
     strangers.at[15] = strangers.at[SIGN_INIT] = strangers.at[SIGN] = (void *)unknown;

@@ -24,6 +24,7 @@ pub struct Host {
 pub struct Fields {
     pub module: PathBuf,
     pub serial: String,
+    pub label: Option<String>,
     pub pin_file: PathBuf,
     pub worker: PathBuf,
     pub environment: BTreeMap<String, String>,
@@ -48,6 +49,7 @@ impl Host {
         let mut fields = Fields {
             module: self.soft.module().to_path_buf(),
             serial: self.soft.serial().to_owned(),
+            label: None,
             pin_file: self.soft.pin_file().to_path_buf(),
             worker: env!("CARGO_BIN_EXE_chancery-hsm").into(),
             environment: self.soft.env().into_iter().collect(),
@@ -57,11 +59,22 @@ impl Host {
             sandbox: Sandbox { write: vec![self.soft.tokens()], ..Sandbox::default() },
         };
         change(&mut fields);
-        let Fields { module, serial, pin_file, worker, environment, threads, limits, network, sandbox } =
-            fields;
+        let Fields {
+            module,
+            serial,
+            label,
+            pin_file,
+            worker,
+            environment,
+            threads,
+            limits,
+            network,
+            sandbox,
+        } = fields;
         TokenConfig::Pkcs11 {
             module,
             serial,
+            label,
             pin_file,
             threads: Some(threads),
             network,
@@ -187,6 +200,21 @@ impl Host {
         let id = id.to_string();
         let written = ["--write-object", &path, "--type", "secrkey", "--key-type", "AES:32", "--id", &id];
         self.tool(&[&written[..], &["--private"]].concat());
+    }
+
+    /// Somebody's certificate, DER.
+    pub fn certificate(&self) -> String {
+        let (key, file) = (self.dir.path().join("somebody.key"), self.dir.path().join("somebody.der"));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+        openssl
+            .args(["-subj", "/CN=somebody", "-outform", "DER", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&file);
+        let made = openssl.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        file.display().to_string()
     }
 
     /// What somebody without the PIN does with the token.

@@ -3,6 +3,7 @@
 //! What leaves: no wrong signature, none without its entry, clear refusals meanwhile, and service again without help.
 
 mod disk;
+mod keys;
 mod late;
 mod power;
 mod rotation;

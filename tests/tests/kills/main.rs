@@ -3,6 +3,7 @@
 //! What leaves: one whole end each time, whatever the commit: done, or as if it had never begun; and a book of every cell.
 
 mod book;
+mod erasure;
 mod houses;
 mod keys;
 mod place;

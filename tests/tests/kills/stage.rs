@@ -47,6 +47,11 @@ impl Stage {
             println!("{story}: not in the sample; `make torture` tells it");
             return None;
         }
+        Some(Self::make(story, hardware).await)
+    }
+
+    /// The same, whatever is sampled.
+    pub(crate) async fn make(story: &'static str, hardware: Hardware) -> Self {
         let operators = vec![0, i64::from(SECOND_OPERATOR)];
         let mut house = Plan::with(hardware).set("operators.uids", operators).init();
         let uptime = house.path("uptime.so");
@@ -70,17 +75,7 @@ impl Stage {
             let (_, secret) = operator.issue(name, &SCOPES).await;
             others.push(owner.with_secret(&secret).with_identity(&identity));
         }
-        Some(Self {
-            story,
-            house,
-            owner,
-            others,
-            keys: Vec::new(),
-            tpm: None,
-            ahead: 0,
-            lack: None,
-            defect: None,
-        })
+        Self { story, house, owner, others, keys: Vec::new(), tpm: None, ahead: 0, lack: None, defect: None }
     }
 
     /// The same, but from the story's beginning to its end the token does not do this.

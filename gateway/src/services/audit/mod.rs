@@ -73,6 +73,7 @@ pub struct Audit {
     ground: Ground,
     keeper: Keeper,
     keys: Vec<NoteKey>,
+    attestation_key: Option<String>,
     shelves: Shelves,
     directory: Arc<dyn Directory>,
     /// One bundle is built at a time.
@@ -89,7 +90,19 @@ impl Audit {
         directory: Arc<dyn Directory>,
     ) -> Self {
         let shelves = Shelves::at(exports);
-        Self { ground, keeper, keys, shelves, directory, building: tokio::sync::Mutex::default() }
+        let building = tokio::sync::Mutex::default();
+        Self { ground, keeper, keys, attestation_key: None, shelves, directory, building }
+    }
+
+    /// Over the anchor of a TPM whose attestation key has this fingerprint.
+    #[must_use]
+    pub fn attested_by(self, attestation_key: Option<String>) -> Self {
+        Self { attestation_key, ..self }
+    }
+
+    /// SHA-256 of the attestation key of the TPM that holds the anchor, where one does.
+    pub fn attestation_key(&self) -> Option<&str> {
+        self.attestation_key.as_deref()
     }
 
     /// The log's name.

@@ -77,7 +77,10 @@ async fn checkpoint(service: Arc<Audit>, _: Caller, (): (), ex: Exchange) -> Res
     let checkpoint = service.checkpoint().await?;
     match ex.wants_text {
         true => Ok(Reply::text("text/plain; charset=utf-8", checkpoint.note)),
-        false => Reply::json(200, &wire::CheckpointAnswer::new(checkpoint, service.keys())),
+        false => Reply::json(
+            200,
+            &wire::CheckpointAnswer::new(checkpoint, service.keys(), service.attestation_key()),
+        ),
     }
 }
 
@@ -89,7 +92,7 @@ async fn consistency(service: Arc<Audit>, _: Caller, (): (), ex: Exchange) -> Re
 
 async fn seal(service: Arc<Audit>, by: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {
     let checkpoint = service.seal(&by).await?;
-    Reply::json(200, &wire::CheckpointAnswer::new(checkpoint, service.keys()))
+    Reply::json(200, &wire::CheckpointAnswer::new(checkpoint, service.keys(), service.attestation_key()))
 }
 
 async fn export(service: Arc<Audit>, by: OperatorPermit, (): (), ex: Exchange) -> Result<Reply, Problem> {

@@ -126,6 +126,9 @@ pub struct CheckpointAnswer {
     pub note: String,
     /// The keys that verify it, in the form of signed notes.
     pub verifier_keys: Vec<String>,
+    /// SHA-256 of the attestation key (SPKI DER) of the TPM that holds the anchor, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attestation_key: Option<String>,
 }
 
 /// A consistency proof (RFC 6962 section 2.1.2).
@@ -229,9 +232,10 @@ impl EntryList {
 
 impl CheckpointAnswer {
     /// The answer with its verifier keys.
-    pub fn new(checkpoint: StoredCheckpoint, keys: &[NoteKey]) -> Self {
+    pub fn new(checkpoint: StoredCheckpoint, keys: &[NoteKey], attestation_key: Option<&str>) -> Self {
         let StoredCheckpoint { k, size, note, tier, .. } = checkpoint;
-        Self { step: k, size, tier, note, verifier_keys: keys.iter().map(ToString::to_string).collect() }
+        let verifier_keys = keys.iter().map(ToString::to_string).collect();
+        Self { step: k, size, tier, note, verifier_keys, attestation_key: attestation_key.map(str::to_owned) }
     }
 }
 

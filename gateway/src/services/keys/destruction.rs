@@ -214,7 +214,7 @@ impl Keys {
                 return Err(untouched.later(error.to_string()));
             }
             Err(error @ TokenError::WrongKey { .. }) => {
-                return Err(untouched.refused(Reason::new(Code::TokenRefused, error.to_string())));
+                return Err(untouched.refused(Reason::new(Code::TokenKeyMismatch, error.to_string())));
             }
             Err(error) => return Err(PivotFault::unknown(error.to_string())),
         }

@@ -18,9 +18,9 @@ pub fn token(error: TokenError) -> RemoteFault {
         TokenError::Refused(Refusal::WrongImport | Refusal::ImportBroken) => {
             refused(Code::ImportRefused, words)
         }
-        TokenError::Refused(_) | TokenError::WrongKey { .. } | TokenError::KeyMissing { .. } => {
-            refused(Code::TokenRefused, words)
-        }
+        TokenError::KeyMissing { .. } => refused(Code::TokenKeyMissing, words),
+        TokenError::WrongKey { .. } => refused(Code::TokenKeyMismatch, words),
+        TokenError::Refused(_) => refused(Code::TokenRefused, words),
     }
 }
 

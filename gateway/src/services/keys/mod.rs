@@ -5,6 +5,7 @@
 pub mod backup;
 mod blobs;
 mod commands;
+pub mod conditions;
 mod counters;
 pub mod destruction;
 pub mod faults;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use self::commands::Changed;
+use self::conditions::Conditions;
 use self::ring::{KeyCard, KeyRing};
 use self::state::{KeyEvent, KeyState, WrongState};
 use self::store::{KeyRow, VersionRow};
@@ -145,6 +147,7 @@ pub struct Keys {
     workspaces: Arc<Workspaces>,
     token: SharedToken,
     ring: KeyRing,
+    conditions: Conditions,
     /// Where backups are written.
     backups: PathBuf,
 }
@@ -152,7 +155,8 @@ pub struct Keys {
 impl Keys {
     /// The service on its ground.
     pub fn new(ground: Ground, workspaces: Arc<Workspaces>, token: SharedToken, backups: PathBuf) -> Self {
-        Self { ground, workspaces, token, ring: KeyRing::default(), backups }
+        let (ring, conditions) = (KeyRing::default(), Conditions::default());
+        Self { ground, workspaces, token, ring, conditions, backups }
     }
 
     /// Forgets what the signing path remembers of a workspace's keys, because one of them changed.

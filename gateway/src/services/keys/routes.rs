@@ -91,7 +91,8 @@ async fn show(service: Arc<Keys>, by: Member<may::KeysRead>, (): (), ex: Exchang
     let page: wire::VersionsPage = ex.query()?;
     let found = service.show(&by, &ex.param::<String>(0)?).await?;
     let before = page.versions_before.unwrap_or(i64::MAX);
-    Reply::json(200, &wire::KeyDetail::page(&found, before, KEY_VERSIONS_SHOWN_MAX))
+    let shown = wire::KeyDetail::page(&found, before, KEY_VERSIONS_SHOWN_MAX);
+    Reply::json(200, &shown.telling(&service.conditions()))
 }
 
 async fn rotate(service: Arc<Keys>, by: By, (): (), ex: Exchange) -> Result<Reply, Problem> {

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::KeyWithVersions;
+use super::conditions::{Conditions, FaultShown};
 use super::store::{KeyRow, VersionRow};
 use crate::api::{Code, Problem};
 use crate::crypto::{self, Jwk};
@@ -171,6 +172,9 @@ pub struct Version {
     /// What the token says of where the key comes from.
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub provenance: serde_json::Value,
+    /// What is not as it should be about it in the token, as the last look found it; absent where all is well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultShown>,
     /// A restored copy has taken its place.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
@@ -309,6 +313,15 @@ impl KeyDetail {
         let incoming = found.row.incoming.as_deref().and_then(|text| serde_json::from_str(text).ok());
         Self { key: Key::from(&found.row), versions, versions_before, incoming }
     }
+
+    /// Tells what is not as it should be about its versions in the token.
+    #[must_use]
+    pub fn telling(mut self, conditions: &Conditions) -> Self {
+        for version in &mut self.versions {
+            version.faults = version.token_key.parse().map(|id| conditions.of(&id)).unwrap_or_default();
+        }
+        self
+    }
 }
 
 impl Version {
@@ -323,6 +336,7 @@ impl Version {
             jwk: crypto::jwk(key.kind, &made.spki),
             ssh: crypto::ssh(key.kind, &made.spki, &format!("{}-v{}", key.name, row.version)),
             provenance: serde_json::from_str(&made.provenance).unwrap_or_default(),
+            faults: Vec::new(),
             replaced: row.replaced,
             created: row.created,
         })

@@ -104,13 +104,23 @@ impl From<TokenError> for Problem {
             }
             TokenError::Refused(Refusal::TokenFull) => {
                 log();
-                Self::new(
-                    Code::TokenUnavailable,
-                    "the token is full; the operator has to destroy unused keys",
-                )
-                .after(SOON)
+                Self::new(Code::TokenFull, "nothing was made; the operator has to destroy unused keys")
             }
-            TokenError::Refused(_) | TokenError::WrongKey { .. } | TokenError::KeyMissing { .. } => {
+            TokenError::KeyMissing { .. } => {
+                log();
+                Self::new(
+                    Code::TokenKeyMissing,
+                    "nothing was signed, and will not be until the operator has put the right token in, or restored the key from a backup",
+                )
+            }
+            TokenError::WrongKey { .. } => {
+                log();
+                Self::new(
+                    Code::TokenKeyMismatch,
+                    "nothing was signed, and will not be until the operator has restored the token, or the key from a backup",
+                )
+            }
+            TokenError::Refused(_) => {
                 log();
                 // It lasts until a person has looked, so nobody is told to come back in a moment.
                 Self::new(
@@ -162,10 +172,9 @@ impl From<SignFailed> for Problem {
         match failed {
             SignFailed::Token(error) => error.into(),
             SignFailed::Withheld(_) => Self::new(
-                Code::TokenUnavailable,
-                "the token gave a wrong signature, which was withheld; the operator has to look at it",
-            )
-            .after(SOON),
+                Code::TokenRefused,
+                "the token gave a wrong signature, which was withheld; the operator has to take it out of service",
+            ),
         }
     }
 }

@@ -338,7 +338,7 @@ fn sorted(failed: SignFailed) -> RemoteFault {
         }
         SignFailed::Token(error) => faults::token(error),
         // It never left, so nothing happened; a token that signs wrongly is not asked again.
-        SignFailed::Withheld(_) => RemoteFault::business(Code::TokenUnavailable, failed.to_string()),
+        SignFailed::Withheld(_) => RemoteFault::business(Code::TokenRefused, failed.to_string()),
     }
 }
 

@@ -25,6 +25,25 @@ pub(super) struct Opened {
     shredded: HashSet<WorkspaceId>,
 }
 
+impl Opened {
+    /// Keeps what the token has opened. One that was shredded while the token was asked is not put back, nor handed out.
+    fn keep(&mut self, id: &WorkspaceId, key: &Arc<DataKey>) -> bool {
+        if self.shredded.contains(id) {
+            return false;
+        }
+        if self.keys.len() >= DATA_KEYS_OPEN_MAX {
+            self.keys.clear();
+        }
+        self.keys.insert(id.clone(), Arc::clone(key));
+        true
+    }
+
+    fn shred(&mut self, id: &WorkspaceId) {
+        self.keys.remove(id);
+        self.shredded.insert(id.clone());
+    }
+}
+
 impl Workspaces {
     /// The workspace's data key, to seal or open its rows. The token is asked once, and then again after a restart.
     ///
@@ -53,17 +72,10 @@ impl Workspaces {
                 self.custody.open_data_key(id, version, &row.wrapped).map_err(WorkspacesRefused::DataKey)?
             }
         });
-        let mut opened = self.opened();
-        // One that was shredded while the token was asked is not put back.
-        if opened.shredded.contains(id) {
-            return Err(WorkspacesRefused::NoDataKey);
+        match self.opened().keep(id, &key) {
+            true => Ok(key),
+            false => Err(WorkspacesRefused::NoDataKey),
         }
-        let opened = &mut opened.keys;
-        if opened.len() >= DATA_KEYS_OPEN_MAX {
-            opened.clear();
-        }
-        opened.insert(id.clone(), Arc::clone(&key));
-        Ok(key)
     }
 
     /// The workspace's own key in the token; none for workspaces from before there were such keys.
@@ -82,12 +94,34 @@ impl Workspaces {
     }
 
     pub(super) fn forget_data_key(&self, id: &WorkspaceId) {
-        let mut opened = self.opened();
-        opened.keys.remove(id);
-        opened.shredded.insert(id.clone());
+        self.opened().shred(id);
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hsm::custody::MasterKey;
+
+    use super::*;
+    use crate::custody::Custody;
+    use crate::dice::Dice;
+
+    #[test]
+    fn a_key_that_the_token_opens_while_it_is_shredded_is_not_put_back() {
+        let custody = Custody::new(MasterKey::generate().unwrap());
+        let (mut opened, id) = (Opened::default(), WorkspaceId::new(&Dice::system()).unwrap());
+        let wrapped = custody.new_data_key(&id).unwrap();
+        let key = Arc::new(custody.open_data_key(&id, MASTER_WRAPPED, &wrapped).unwrap());
+        assert!(opened.keep(&id, &key) && opened.keys.contains_key(&id));
+        // The token was asked before the shredding, and answers after it.
+        opened.shred(&id);
+        assert!(!opened.keep(&id, &key), "it is handed out");
+        assert!(!opened.keys.contains_key(&id), "it is kept in memory");
+        let other = WorkspaceId::new(&Dice::system()).unwrap();
+        assert!(opened.keep(&other, &key), "another workspace's is none of it");
     }
 }

@@ -89,9 +89,8 @@ impl Desk {
 
     /// Keeps a passing object as the anchor is kept, reads it back, and destroys it.
     pub(super) fn try_anchor(&self) -> Result<(), Fault> {
-        let mut application = application(self.shared.known().tag);
-        application.extend_from_slice(b".trial");
-        let object = object(application, "chancery-anchor-trial".to_owned(), MAGIC.to_vec());
+        let object =
+            object(trial(self.shared.known().tag), "chancery-anchor-trial".to_owned(), MAGIC.to_vec());
         let lacks = |what: String| Fault::Unsupported {
             what: format!(
                 "private data objects, which the ledger's anchor needs ({what}); put a TPM beside it"
@@ -111,17 +110,19 @@ impl Desk {
         Err(lacks("it keeps them otherwise than it was told".to_owned()))
     }
 
-    /// Destroys the anchor of an appliance that did not come to be.
+    /// Destroys the anchor of an appliance that did not come to be, and the trial of one that was cut off.
     pub(super) fn destroy_anchors(&self, tag: RootTag) -> Result<(), Fault> {
-        let ours = [
-            Attribute::Class(ObjectClass::DATA),
-            Attribute::Token(true),
-            Attribute::Private(true),
-            Attribute::Application(application(tag)),
-        ];
-        let objects = self.session.find_objects(&ours).map_err(|error| fault::read(&error, Effect::None))?;
-        for object in objects {
-            self.session.destroy_object(object).map_err(|error| fault::read(&error, Effect::Possible))?;
+        for application in [application(tag), trial(tag)] {
+            let ours = [
+                Attribute::Class(ObjectClass::DATA),
+                Attribute::Token(true),
+                Attribute::Private(true),
+                Attribute::Application(application),
+            ];
+            let found = self.session.find_objects(&ours);
+            for object in found.map_err(|error| fault::read(&error, Effect::None))? {
+                self.session.destroy_object(object).map_err(|error| fault::read(&error, Effect::Possible))?;
+            }
         }
         Ok(())
     }
@@ -145,6 +146,11 @@ fn application(tag: RootTag) -> Vec<u8> {
         RootTag::UNNAMED => APPLICATION.to_vec(),
         RootTag(tag) => format!("chancery.anchor.{}", hex::encode(tag)).into_bytes(),
     }
+}
+
+/// Of the object by which an anchor is tried.
+fn trial(tag: RootTag) -> Vec<u8> {
+    [application(tag).as_slice(), b".trial"].concat()
 }
 
 fn encode(held: &Held) -> Vec<u8> {

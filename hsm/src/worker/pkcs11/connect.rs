@@ -25,29 +25,29 @@ pub(crate) fn connect(
     config: &TokenConfig,
     root: Option<&RootPin>,
 ) -> Result<Box<dyn Backend>, StartRefused> {
-    let TokenConfig::Pkcs11 { module: path, serial, pin_file, threads, .. } = config else {
+    let TokenConfig::Pkcs11 { module: path, serial, label, pin_file, threads, .. } = config else {
         return Err(StartRefused::Device("this is no PKCS#11 token".to_owned()));
     };
     let module = load(path)?;
-    let (slot, info) = find_token(&module, serial)?;
+    let (slot, info) = find_token(&module, serial, label.as_deref())?;
     let sentinel = open(&module, slot)?;
     log_in(&sentinel, &info, pin_file)?;
     let shared = Arc::new(Shared {
         module: module.clone(),
         slot,
         serial: serial.clone(),
+        label: label.clone(),
         objects: Mutex::new(()),
         handles: RwLock::new(HashMap::new()),
         root: Mutex::new(roots::known(root)),
     });
     let once = OneCall::load(path, &sentinel).map_err(|fault| refuse_module(path, fault))?;
-    let lanes = (0..lanes_wanted(*threads, &info))
-        .map(|_| {
-            Ok(Box::new(Desk { session: open(&module, slot)?, once: once.clone(), shared: shared.clone() }))
-        })
-        .map(|desk| desk.map(|desk| desk as Box<dyn Lane>))
+    let desks = (0..lanes_wanted(*threads, &info))
+        .map(|_| Ok(Desk { session: open(&module, slot)?, once: once.clone(), shared: shared.clone() }))
         .collect::<Result<Vec<_>, StartRefused>>()?;
-    let probe = probe::look(&module, slot, &info, &sentinel, lanes.len());
+    let mut probe = probe::look(&module, slot, &info, &sentinel, desks.len());
+    probe.foreign.extend(desks.first().map(Desk::other_roots).unwrap_or_default());
+    let lanes = desks.into_iter().map(|desk| Box::new(desk) as Box<dyn Lane>).collect();
     Ok(Box::new(Token { module, sentinel, lanes, probe }))
 }
 
@@ -73,8 +73,9 @@ fn refuse_module(path: &Path, fault: String) -> StartRefused {
     StartRefused::Module { module: path.display().to_string(), fault }
 }
 
-/// Slots move when readers are replugged or tokens added; the serial does not.
-fn find_token(module: &Pkcs11, serial: &str) -> Result<(Slot, TokenInfo), StartRefused> {
+/// Slots move when readers are replugged or tokens added; the serial does not. Where it is blank or shared, the label says which one is
+/// meant, if no other has it.
+fn find_token(module: &Pkcs11, serial: &str, label: Option<&str>) -> Result<(Slot, TokenInfo), StartRefused> {
     let slots = module.get_slots_with_token().map_err(device)?;
     let mut present = Vec::new();
     let mut matching = Vec::new();
@@ -91,22 +92,39 @@ fn find_token(module: &Pkcs11, serial: &str) -> Result<(Slot, TokenInfo), StartR
                 continue;
             }
         };
-        if info.serial_number().trim() == serial.trim() && info.token_initialized() {
-            matching.push((slot, info));
-        } else if info.token_initialized() {
-            present.push(format!("{} ({})", info.serial_number().trim(), info.label().trim()));
+        if info.token_initialized() {
+            let shown =
+                if info.serial_number().trim().is_empty() { "no serial" } else { info.serial_number() };
+            present.push(format!("{} ({})", shown.trim(), info.label().trim()));
+            if is_meant(&info, serial, label) {
+                matching.push((slot, info));
+            }
         }
     }
     match (matching.pop(), matching.is_empty()) {
         (Some(found), true) => Ok(found),
         (Some(_), false) => {
-            Err(StartRefused::Device(format!("two tokens with serial {serial} are present; remove one")))
+            let advice = match label {
+                None => "say by `label` which one is meant",
+                Some(_) => "give them labels of their own, or remove all but one",
+            };
+            let present = present.join(", ");
+            Err(StartRefused::Device(format!(
+                "several tokens with serial `{}` are present ({present}); {advice}",
+                serial.trim()
+            )))
         }
         (None, _) => Err(StartRefused::TokenAbsent {
             serial: serial.to_owned(),
             present: if present.is_empty() { "none is".to_owned() } else { present.join(", ") },
         }),
     }
+}
+
+/// The serial, and the label as well where one is configured.
+pub(super) fn is_meant(info: &TokenInfo, serial: &str, label: Option<&str>) -> bool {
+    info.serial_number().trim() == serial.trim()
+        && label.is_none_or(|label| info.label().trim() == label.trim())
 }
 
 /// Sessions are never closed by themselves: closing the last one logs out, and closing races in some modules.

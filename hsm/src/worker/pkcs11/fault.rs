@@ -56,6 +56,11 @@ const fn is_clean_failure(error: &Error) -> bool {
     )
 }
 
+/// True when nothing was made for certain, so that the same may be asked for in other words.
+pub(super) fn made_nothing(error: &Error) -> bool {
+    is_clean_failure(error) || !matches!(read(error, Effect::Possible), Fault::Lost { .. })
+}
+
 impl Desk {
     /// Why an object was not made. Whoever is still there and logged in has simply said no, which costs nobody else anything.
     pub(super) fn unmade(&self, error: &Error) -> Fault {

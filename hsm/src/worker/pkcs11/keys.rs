@@ -6,7 +6,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use hsm::backend::Fault;
 use hsm::{
-    Custody, Fingerprint, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Origin, Presence, Provenance,
+    Custody, Fingerprint, HmacKeyRef, KeyFault, KeyId, KeyKind, KeyRef, NewKey, Origin, Presence, Provenance,
     PublicKey, Refusal,
 };
 
@@ -140,12 +140,13 @@ impl Desk {
         self.require(private, &safe_private(origin, custody))?;
         let fingerprint = public.fingerprint();
         self.shared.cache(id, Handle { object: private, fingerprint });
+        let local = self.require(private, &[(AttributeType::Local, true)]).is_ok();
         let (ours, stays) = (origin == Origin::Generated, custody == Custody::NonExtractable);
         Ok(NewKey {
             key: KeyRef { id, kind: public.kind, fingerprint, blob: Vec::new() },
             public,
             provenance: Provenance {
-                local: ours,
+                local: ours && local,
                 never_extractable: ours && stays,
                 always_sensitive: ours,
                 token_serial: self.shared.serial.clone(),
@@ -227,14 +228,64 @@ impl Desk {
                 None => return Err(other_key(key, &found)),
             },
         };
+        self.right_one(key, &privates, &expected)?.ok_or_else(|| other_key(key, &found))
+    }
+
+    /// The one of several private objects that belongs to the recorded public key, remembered from now on.
+    fn right_one(
+        &self,
+        key: &KeyRef,
+        privates: &[ObjectHandle],
+        expected: &PublicKey,
+    ) -> Result<Option<Handle>, Fault> {
         for private in privates {
-            if self.belongs(private, &expected)? {
-                let handle = Handle { object: private, fingerprint: key.fingerprint };
-                self.shared.cache(id, handle);
-                return Ok(handle);
+            if self.belongs(*private, expected)? {
+                let handle = Handle { object: *private, fingerprint: key.fingerprint };
+                self.shared.cache(key.id, handle);
+                return Ok(Some(handle));
             }
         }
-        Err(other_key(key, &found))
+        Ok(None)
+    }
+
+    /// What is not as it should be about a key. A private object that was recognised before and is still there is not asked to sign again.
+    pub(super) fn examine_key(&self, key: &KeyRef) -> Result<Vec<KeyFault>, Fault> {
+        let shared = self.shared.clone();
+        let _alone = shared.objects();
+        let mut faults = Vec::new();
+        let privates = self.look_up(ObjectClass::PRIVATE_KEY, key.id)?;
+        let objects = self.look_up(ObjectClass::PUBLIC_KEY, key.id)?.len();
+        let found = self.publics(key.id)?;
+        let ours: Vec<_> = found.iter().filter(|public| public.fingerprint() == key.fingerprint).collect();
+        let expected = key.public().or_else(|| ours.first().map(|public| (*public).clone()));
+        let known = self
+            .shared
+            .cached(key.id)
+            .filter(|handle| handle.fingerprint == key.fingerprint && privates.contains(&handle.object));
+        let right = match (known, &expected) {
+            (Some(handle), _) => Some(handle),
+            (None, Some(expected)) => self.right_one(key, &privates, expected)?,
+            (None, None) => None,
+        };
+        match (privates.len(), right) {
+            (0, _) => faults.push(KeyFault::PrivateMissing),
+            (_, None) => faults.push(KeyFault::PrivateMismatch),
+            (1, Some(_)) => {}
+            (_, Some(_)) => faults.push(KeyFault::PrivateDoubled),
+        }
+        match ours.len() {
+            0 => faults.push(KeyFault::PublicMissing),
+            1 => {}
+            _ => faults.push(KeyFault::PublicDoubled),
+        }
+        if objects > ours.len() {
+            faults.push(KeyFault::PublicMismatch);
+        }
+        if !faults.is_empty() {
+            // A module that has lost its token finds nothing, and says so without an error.
+            self.confirm_presence()?;
+        }
+        Ok(faults)
     }
 
     /// The public keys under a name; what cannot be read is no key of ours.

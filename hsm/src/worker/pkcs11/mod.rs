@@ -72,6 +72,7 @@ struct Shared {
     module: Pkcs11,
     slot: Slot,
     serial: String,
+    label: Option<String>,
     /// Makes, finds and destroys one at a time: modules race in their object lists, and answer with general errors or crashes.
     objects: Mutex<()>,
     handles: RwLock<HashMap<KeyId, Handle>>,
@@ -128,7 +129,7 @@ impl Desk {
     fn confirm_presence(&self) -> Result<(), Fault> {
         let lost = |why: String| Err(Fault::Lost { why, harmless: true });
         match self.shared.module.get_token_info(self.shared.slot) {
-            Ok(info) if info.serial_number().trim() == self.shared.serial.trim() => {}
+            Ok(info) if connect::is_meant(&info, &self.shared.serial, self.shared.label.as_deref()) => {}
             Ok(_) => return lost("another token stands in the slot".to_owned()),
             Err(error) => return lost(format!("the token is gone: {}", fault::name(&error))),
         }

@@ -10,8 +10,8 @@ use cryptoki::session::Session;
 use cryptoki::slot::{Slot, TokenInfo};
 use hsm::{Custody, Hash, KeyId, KeyKind, Power, Probe, Scheme};
 
-use super::survey;
 use super::templates::{Keep, generator, pair_templates};
+use super::{fault, survey};
 
 /// Looks at everything once.
 pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Session, lanes: usize) -> Probe {
@@ -29,7 +29,8 @@ pub(super) fn look(module: &Pkcs11, slot: Slot, info: &TokenInfo, session: &Sess
     let kinds: Vec<_> = kinds.collect();
     let schemes = Scheme::ALL.into_iter().filter(|scheme| {
         kinds.iter().any(|kind| kind.schemes().contains(scheme))
-            && needs(*scheme).iter().all(|need| has(*need))
+            && has(mechanism(*scheme))
+            && pads(*scheme, &mechanisms)
     });
     let mut powers = vec![Power::Anchor];
     if has(MechanismType::SHA256_HMAC) && has(MechanismType::GENERIC_SECRET_KEY_GEN) {
@@ -81,7 +82,11 @@ pub(super) fn generate_pair(
         session.generate_key_pair(&mechanism, &public, &private)
     };
     let Some((first, others)) = names.split_first() else { return make(None) };
-    others.iter().fold(make(Some(first)), |made, name| made.or_else(|_| make(Some(name))))
+    // A device that is lost on the way may have made the first one.
+    others.iter().fold(make(Some(first)), |made, name| match made {
+        Err(error) if fault::made_nothing(&error) => make(Some(name)),
+        made => made,
+    })
 }
 
 /// A pair that is not to stay: in the session, or in the token where sessions hold none. Whoever asks destroys it.
@@ -92,8 +97,12 @@ pub(super) fn passing_pair(
     label: &str,
     custody: Custody,
 ) -> Result<(ObjectHandle, ObjectHandle), Error> {
-    generate_pair(session, id, kind, label, Keep::InSession, custody)
-        .or_else(|_| generate_pair(session, id, kind, label, Keep::InToken, custody))
+    match generate_pair(session, id, kind, label, Keep::InSession, custody) {
+        Err(error) if fault::made_nothing(&error) => {
+            generate_pair(session, id, kind, label, Keep::InToken, custody)
+        }
+        made => made,
+    }
 }
 
 fn can_make(session: &Session, kind: KeyKind) -> bool {
@@ -106,18 +115,27 @@ fn can_make(session: &Session, kind: KeyKind) -> bool {
     made.is_ok()
 }
 
-fn needs(scheme: Scheme) -> Vec<MechanismType> {
-    let hash = |hash| match hash {
-        Hash::Sha256 => MechanismType::SHA256,
-        Hash::Sha384 => MechanismType::SHA384,
-        Hash::Sha512 => MechanismType::SHA512,
-    };
+const fn mechanism(scheme: Scheme) -> MechanismType {
     match scheme {
-        Scheme::EcdsaSha256 | Scheme::EcdsaSha384 => vec![MechanismType::ECDSA],
-        Scheme::Ed25519 => vec![MechanismType::EDDSA],
-        Scheme::RsaPkcs1(_) => vec![MechanismType::RSA_PKCS],
-        Scheme::RsaPss(with) => vec![MechanismType::RSA_PKCS_PSS, hash(with)],
+        Scheme::EcdsaSha256 | Scheme::EcdsaSha384 => MechanismType::ECDSA,
+        Scheme::Ed25519 => MechanismType::EDDSA,
+        Scheme::RsaPkcs1(_) => MechanismType::RSA_PKCS,
+        Scheme::RsaPss(_) => MechanismType::RSA_PKCS_PSS,
     }
+}
+
+/// PSS hashes inside the token, with a hash that is its parameter. A token that lists hashes at all, alone or with PSS, knows no others;
+/// one that lists none may know each, and says so when it is asked.
+fn pads(scheme: Scheme, mechanisms: &[MechanismType]) -> bool {
+    const HASHES: [(Hash, [MechanismType; 2]); 3] = [
+        (Hash::Sha256, [MechanismType::SHA256, MechanismType::SHA256_RSA_PKCS_PSS]),
+        (Hash::Sha384, [MechanismType::SHA384, MechanismType::SHA384_RSA_PKCS_PSS]),
+        (Hash::Sha512, [MechanismType::SHA512, MechanismType::SHA512_RSA_PKCS_PSS]),
+    ];
+    let Scheme::RsaPss(with) = scheme else { return true };
+    let listed = |names: &[MechanismType; 2]| names.iter().any(|name| mechanisms.contains(name));
+    let known: Vec<Hash> = HASHES.iter().filter(|(_, names)| listed(names)).map(|(hash, _)| *hash).collect();
+    known.is_empty() || known.contains(&with)
 }
 
 fn remarks(info: &TokenInfo) -> Vec<String> {
@@ -128,4 +146,22 @@ fn remarks(info: &TokenInfo) -> Vec<String> {
         (info.write_protected(), "it is write-protected"),
     ];
     facts.iter().filter(|(holds, _)| *holds).map(|(_, remark)| (*remark).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_pads_with_the_hashes_that_it_lists_or_with_each_where_it_lists_none() {
+        let pads_with = |mechanisms: &[MechanismType]| {
+            [Hash::Sha256, Hash::Sha384, Hash::Sha512].map(|hash| pads(Scheme::RsaPss(hash), mechanisms))
+        };
+        assert_eq!(pads_with(&[MechanismType::RSA_PKCS_PSS]), [true; 3], "NSS lists none in its key slot");
+        assert_eq!(pads_with(&[MechanismType::SHA256]), [true, false, false]);
+        assert_eq!(pads_with(&[MechanismType::SHA384_RSA_PKCS_PSS]), [false, true, false]);
+        let all = [MechanismType::SHA256, MechanismType::SHA384, MechanismType::SHA512];
+        assert_eq!(pads_with(&all), [true; 3]);
+        assert!(pads(Scheme::RsaPkcs1(Hash::Sha512), &[MechanismType::SHA256]), "PKCS#1 is hashed outside");
+    }
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::fault::{self, Effect};
 use super::templates::{Duty, SAFE_SECRET};
 use super::wrap::{Sealed, read_open_fault};
-use super::{Desk, Handle, Known};
+use super::{Desk, Handle, Known, survey};
 
 /// What a worker knows of the root when it starts.
 pub(super) fn known(pin: Option<&RootPin>) -> Known {
@@ -225,6 +225,41 @@ impl Desk {
             return Err(if any { Refusal::SealBroken } else { Refusal::RootMissing }.into());
         }
         Ok(candidates)
+    }
+
+    /// The keys that bear the root's name and are not it, in words. What cannot be read is not named.
+    pub(super) fn other_roots(&self) -> Vec<String> {
+        let known = self.shared.known().clone();
+        let newest = known.newest.or_else(|| self.newest_root().ok().flatten());
+        let Some(id) = newest.map(|number| name(known.tag, number)) else { return Vec::new() };
+        let candidates = self.candidates(id).unwrap_or_default();
+        if candidates.len() < 2 {
+            return Vec::new();
+        }
+        let check = known.pin.filter(|pin| pin.id == id.0).and_then(|pin| Sealed::read(&pin.check));
+        let Some(check) = check else {
+            let count = candidates.len();
+            return vec![format!(
+                "{count} secret keys have the id `{id}` of the root key; the one that opens what the appliance has closed is used, the others count for nothing"
+            )];
+        };
+        let strays = candidates.into_iter().filter(|root| matches!(self.proves(*root, &check), Ok(false)));
+        strays.map(|stray| self.in_words(stray, id)).collect()
+    }
+
+    fn in_words(&self, stray: ObjectHandle, id: KeyId) -> String {
+        let types = [AttributeType::Label, AttributeType::CheckValue];
+        let (mut label, mut check) = (String::new(), "none".to_owned());
+        for found in self.session.get_attributes(stray, &types).unwrap_or_default() {
+            match found {
+                Attribute::Label(text) => label = survey::printable(&text),
+                Attribute::CheckValue(value) if !value.is_empty() => check = hex::encode(value),
+                _ => {}
+            }
+        }
+        format!(
+            "the secrkey with id `{id}`, label `{label}` and check value {check} bears the root key's name and is not it; it counts for nothing. Remove it by its check value: a tool that goes by the id may take the root key"
+        )
     }
 
     /// The private keys of this name that are as we make them.

@@ -9,7 +9,9 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::ObjectHandle;
 use cryptoki::types::Ulong;
 use hsm::backend::{Fault, Keys};
-use hsm::{Custody, Hash, HmacKeyRef, KeyId, KeyKind, KeyRef, NewKey, Presence, PublicKey, Refusal, Scheme};
+use hsm::{
+    Custody, Hash, HmacKeyRef, KeyFault, KeyId, KeyKind, KeyRef, NewKey, Presence, PublicKey, Refusal, Scheme,
+};
 
 use super::Desk;
 use super::encode::digest_info;
@@ -29,6 +31,10 @@ impl Keys for Desk {
         let shared = self.shared.clone();
         let _alone = shared.objects();
         Ok(self.halves(id)?.presence())
+    }
+
+    fn examine(&mut self, key: &KeyRef) -> Result<Vec<KeyFault>, Fault> {
+        self.examine_key(key)
     }
 
     fn destroy_half(&mut self, id: KeyId) -> Result<(), Fault> {

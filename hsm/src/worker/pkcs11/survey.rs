@@ -105,7 +105,7 @@ fn name(class: ObjectClass) -> &'static str {
     }
 }
 
-fn printable(label: &[u8]) -> String {
+pub(super) fn printable(label: &[u8]) -> String {
     String::from_utf8_lossy(label).chars().filter(|letter| !letter.is_control()).take(LABEL_MAX).collect()
 }
 

@@ -159,8 +159,10 @@ pub(super) fn flag(attribute: &Attribute) -> Option<bool> {
     }
 }
 
-/// What is read back of every signing key, as it was born and is kept.
-pub(super) fn safe_private(origin: Origin, custody: Custody) -> [(AttributeType, bool); 11] {
+/// What is read back of every signing key, as it was born and is kept. That a key was always sensitive and never extractable says that it
+/// was made in the token: one that came in was neither. `CKA_LOCAL` says it once more, and devices exist that say no of every key; it is
+/// read beside these, told, and decides nothing.
+pub(super) fn safe_private(origin: Origin, custody: Custody) -> [(AttributeType, bool); 10] {
     let (ours, stays) = (origin == Origin::Generated, custody == Custody::NonExtractable);
     [
         (AttributeType::Token, true),
@@ -169,7 +171,6 @@ pub(super) fn safe_private(origin: Origin, custody: Custody) -> [(AttributeType,
         (AttributeType::Extractable, !stays),
         (AttributeType::AlwaysSensitive, ours),
         (AttributeType::NeverExtractable, ours && stays),
-        (AttributeType::Local, ours),
         (AttributeType::Sign, true),
         (AttributeType::Decrypt, false),
         (AttributeType::Unwrap, false),
@@ -178,14 +179,13 @@ pub(super) fn safe_private(origin: Origin, custody: Custody) -> [(AttributeType,
 }
 
 /// What is read back of every import key.
-pub(super) const SAFE_IMPORT: [(AttributeType, bool); 11] = [
+pub(super) const SAFE_IMPORT: [(AttributeType, bool); 10] = [
     (AttributeType::Token, true),
     (AttributeType::Private, true),
     (AttributeType::Sensitive, true),
     (AttributeType::Extractable, false),
     (AttributeType::AlwaysSensitive, true),
     (AttributeType::NeverExtractable, true),
-    (AttributeType::Local, true),
     (AttributeType::Sign, false),
     (AttributeType::Decrypt, false),
     (AttributeType::Unwrap, true),
@@ -199,12 +199,11 @@ const IMPORT_KEY_BITS: u64 = 3072;
 pub(super) const SAFE_NEW_SECRET: [(AttributeType, bool); 1] = [(AttributeType::Derive, false)];
 
 /// What is read back of every secret key.
-pub(super) const SAFE_SECRET: [(AttributeType, bool); 7] = [
+pub(super) const SAFE_SECRET: [(AttributeType, bool); 6] = [
     (AttributeType::Token, true),
     (AttributeType::Private, true),
     (AttributeType::Sensitive, true),
     (AttributeType::Extractable, false),
     (AttributeType::AlwaysSensitive, true),
     (AttributeType::NeverExtractable, true),
-    (AttributeType::Local, true),
 ];

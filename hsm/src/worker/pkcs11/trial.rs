@@ -78,7 +78,10 @@ impl Desk {
 
     /// An AES key that wraps keys and is not to stay: in the session, or in the token where sessions hold none. Whoever asks destroys it.
     fn passing_kek(&self) -> Result<ObjectHandle, Error> {
-        self.passing_kek_kept(false).or_else(|_| self.passing_kek_kept(true))
+        match self.passing_kek_kept(false) {
+            Err(error) if fault::made_nothing(&error) => self.passing_kek_kept(true),
+            made => made,
+        }
     }
 
     fn passing_kek_kept(&self, in_token: bool) -> Result<ObjectHandle, Error> {

@@ -74,7 +74,7 @@ fn open(tcti: &str) -> Result<Arc<Esys>, Rc> {
 /// A worker that was killed leaves keys and sessions in the TPM's few slots. Without a resource manager the TPM is ours alone, so they go.
 fn sweep(esys: &Esys) -> Result<(), Fault> {
     for range in [TPM2_TRANSIENT_FIRST, TPM2_LOADED_SESSION_FIRST] {
-        for handle in esys.handles(range)? {
+        for handle in esys.handles(range, None)? {
             esys.flush_leftover(handle)?;
         }
     }

@@ -158,17 +158,17 @@ impl Esys {
         answer[6..].first_chunk().map_or(Err(Rc::NO_ANSWER), |code| Rc::check(u32::from_be_bytes(*code)))
     }
 
-    /// The handles in use, from `first` to the end of its range.
-    pub(super) fn handles(&self, first: u32) -> Result<Vec<u32>, Rc> {
+    /// The handles in use, from `first` to the end of its range. The session vouches for the answer.
+    pub(super) fn handles(&self, first: u32, session: Option<&Handle>) -> Result<Vec<u32>, Rc> {
         // SAFETY: the union holds what was asked for; the library checked the count against the array's length.
-        let list = unsafe { self.capability(TPM2_CAP_HANDLES, first)?.data.handles };
+        let list = unsafe { self.capability(TPM2_CAP_HANDLES, first, session)?.data.handles };
         Ok(list.handle.into_iter().take(list.count as usize).collect())
     }
 
     /// Properties by number, from `first` on.
     pub(super) fn properties(&self, first: u32) -> Result<Vec<(u32, u32)>, Rc> {
         // SAFETY: as above.
-        let list = unsafe { self.capability(TPM2_CAP_TPM_PROPERTIES, first)?.data.tpmProperties };
+        let list = unsafe { self.capability(TPM2_CAP_TPM_PROPERTIES, first, None)?.data.tpmProperties };
         Ok(list
             .tpmProperty
             .into_iter()
@@ -180,7 +180,7 @@ impl Esys {
     /// The elliptic curves it knows, by number.
     pub(super) fn curves(&self) -> Result<Vec<u16>, Rc> {
         // SAFETY: as above.
-        let list = unsafe { self.capability(TPM2_CAP_ECC_CURVES, 0)?.data.eccCurves };
+        let list = unsafe { self.capability(TPM2_CAP_ECC_CURVES, 0, None)?.data.eccCurves };
         Ok(list.eccCurves.into_iter().take(list.count as usize).collect())
     }
 
@@ -196,9 +196,15 @@ impl Esys {
         values.take()
     }
 
-    fn capability(&self, capability: u32, first: u32) -> Result<TPMS_CAPABILITY_DATA, Rc> {
+    fn capability(
+        &self,
+        capability: u32,
+        first: u32,
+        session: Option<&Handle>,
+    ) -> Result<TPMS_CAPABILITY_DATA, Rc> {
         let (mut data, mut more, count) = (Out::new(), 0, 128);
-        call!(self.Esys_GetCapability(NONE, NONE, NONE, capability, first, count, &mut more, data.slot()))?;
+        let by = beside(session);
+        call!(self.Esys_GetCapability(by, NONE, NONE, capability, first, count, &mut more, data.slot()))?;
         data.take()
     }
 

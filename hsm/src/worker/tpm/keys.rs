@@ -159,6 +159,8 @@ impl TpmLane {
         text: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, Fault> {
         let esys = Arc::clone(&self.esys);
+        // First: loading is a use of the same session, which then hides nothing.
+        self.load(blob)?.ok_or_else(|| key_missing(id))?;
         let session = self.hmac(Hides::Response)?;
         let key = &self.load(blob)?.ok_or_else(|| key_missing(id))?.handle;
         let mut tag = esys.hmac(key, Auth::Session(&session), &max_buffer(text))?;

@@ -70,7 +70,7 @@ impl TpmLane {
 
     /// The storage root, made if it is not there. Says whether this call made it.
     pub(super) fn root_or_new(&mut self) -> Result<bool, Fault> {
-        if self.root.is_some() || self.standing(self.setup.storage_root)?.is_some() {
+        if self.root.is_some() || self.standing_by(self.setup.storage_root, None)?.is_some() {
             self.root()?;
             return Ok(false);
         }
@@ -137,10 +137,11 @@ impl TpmLane {
         let Some((private, public)) = wrapped.halves() else { return Ok(None) };
         self.make_room_for_one();
         let esys = Arc::clone(&self.esys);
-        let outcome = match esys.load(self.root()?, &private, &public) {
+        let session = self.hmac(Hides::Nothing)?;
+        let outcome = match esys.load(self.root()?, Auth::Session(&session), &private, &public) {
             Err(rc) if rc.code() == Code::NoSpace => {
                 self.make_room(0);
-                esys.load(self.root()?, &private, &public)
+                esys.load(self.root()?, Auth::Session(&session), &private, &public)
             }
             outcome => outcome,
         };
@@ -173,9 +174,15 @@ impl TpmLane {
         self.loaded.retain(|one| one.blob != blob);
     }
 
-    /// A persistent object, if something stands at this handle.
-    pub(super) fn standing(&self, handle: u32) -> Result<Option<Handle>, Fault> {
-        let there = self.esys.handles(handle)?.contains(&handle);
+    /// A persistent object or an index, if something stands at this handle. The session of this lane vouches for the answer.
+    pub(super) fn standing(&mut self, handle: u32) -> Result<Option<Handle>, Fault> {
+        let session = self.witness(Hides::AuditOnly)?;
+        self.standing_by(handle, session.as_deref())
+    }
+
+    /// The same by a session that is given, or by none.
+    pub(super) fn standing_by(&self, handle: u32, session: Option<&Handle>) -> Result<Option<Handle>, Fault> {
+        let there = self.esys.handles(handle, session)?.contains(&handle);
         Ok(if there { Some(self.esys.persistent(handle)?) } else { None })
     }
 

@@ -60,7 +60,8 @@ pub(super) fn serial(lane: &mut TpmLane) -> Result<String, Fault> {
 
 /// The attestation key's public half, if it stands where it should; what others put there tells nothing about the chip.
 fn standing(lane: &mut TpmLane) -> Result<Option<Public>, Fault> {
-    let Some(key) = lane.standing(lane.setup.attestation_key)? else { return Ok(None) };
+    // Without a session, for the storage root may be somebody else's. Where it is hidden, the same key is made once more.
+    let Some(key) = lane.standing_by(lane.setup.attestation_key, None)? else { return Ok(None) };
     let found = introduce(lane, &key)?;
     Ok(loose(&found, &templates::attestation_key()).is_none().then_some(found))
 }

@@ -30,11 +30,12 @@ impl TpmLane {
         Ok(session)
     }
 
-    /// The same where there is a storage root; a TPM that was never enrolled has none, and nothing in it decides anything yet.
+    /// The same where there is a storage root; a TPM that was never enrolled has none, and nothing in it decides anything yet. That there
+    /// is none, anybody on the bus can say: of an appliance that has one it is not believed.
     pub(super) fn witness(&mut self, hides: Hides) -> Result<Option<Arc<Handle>>, Fault> {
         match self.hmac(hides) {
             Ok(session) => Ok(Some(session)),
-            Err(Fault::Refused(Refusal::RootMissing)) => Ok(None),
+            Err(Fault::Refused(Refusal::RootMissing)) if self.pinned.is_none() => Ok(None),
             Err(fault) => Err(fault),
         }
     }
@@ -67,7 +68,8 @@ impl TpmLane {
     /// one that the library agrees on salts with.
     pub(super) fn find_root(&self) -> Result<Option<Handle>, Fault> {
         let place = self.setup.storage_root;
-        let Some(root) = self.standing(place)? else { return Ok(None) };
+        // Asked without a session, for there is none before it. It is believed no further than that its own name goes.
+        let Some(root) = self.standing_by(place, None)? else { return Ok(None) };
         let found = parsed(self.esys.read_public(&root, None)?)?;
         let area = found.marshall().map_err(unreadable)?;
         if !self.esys.takes_it_for(&root, &area)? {

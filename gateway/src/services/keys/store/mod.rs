@@ -10,9 +10,9 @@ use hsm::{Fingerprint, KeyKind};
 
 pub use self::backups::BackupRow;
 pub(super) use self::backups::{backup_key, backups, delete_backups, insert_backup};
-pub use self::versions::{Made, VersionRow};
+pub use self::versions::{Examined, Made, VersionRow};
 pub(super) use self::versions::{
-    drop_blobs, forget_versions_after, make_version, order_version, replace_copies, versions,
+    drop_blobs, forget_versions_after, make_version, order_version, replace_copies, to_examine, versions,
 };
 use super::state::KeyState;
 use crate::ids::{Name, SigningKeyId, WorkspaceId};
@@ -45,6 +45,7 @@ pub static SCHEMA: Schema = Schema {
         &KEY_BY_NAME,
         &KEYS,
         &versions::OF_KEY,
+        &versions::TO_EXAMINE,
         &SET_STATE,
         &SET_LATEST,
         &COUNT_USES,

@@ -3,14 +3,14 @@
 //! What leaves: rows as types, with the pinned public halves.
 
 use audit::{SqlFault, Statement, Tx, View, params};
-use hsm::{Fingerprint, KeyId};
+use hsm::{Fingerprint, KeyId, KeyRef};
 use serde::{Deserialize, Serialize};
 
 use super::super::making::Making;
 use super::SERVICE;
-use crate::ids::{SigningKeyId, WorkspaceId};
+use crate::ids::{Name, SigningKeyId, WorkspaceId};
 use crate::moment::Moment;
-use crate::services::columns::{bytes, moment};
+use crate::services::columns::{bytes, moment, typed};
 
 pub(super) static INSERT: Statement = Statement::tenant(
     SERVICE,
@@ -39,6 +39,32 @@ pub(super) static DROP_BLOBS: Statement = Statement::tenant(
     "UPDATE key_versions SET sealed_blob = NULL WHERE workspace = ?1 AND key = ?2",
 )
 .erasing();
+
+// What signs, or will: older versions only verify, for which the token is not needed. Where a TPM loads it from a blob, it keeps nothing.
+pub(super) static TO_EXAMINE: Statement = Statement::across_workspaces(
+    SERVICE,
+    "what the token holds is compared with what is recorded, over all workspaces",
+    "SELECT v.workspace, v.key, v.version, k.name, k.kind, v.token_key, v.fingerprint, v.spki
+     FROM key_versions v JOIN keys k ON k.workspace = v.workspace AND k.id = v.key
+     WHERE (v.workspace, v.key, v.version) > (?1, ?2, ?3) AND v.state = 'made' AND v.sealed_blob IS NULL
+       AND v.version >= k.latest AND k.state IN ('enabled', 'disabled', 'destruction_pending')
+     ORDER BY v.workspace, v.key, v.version LIMIT ?4",
+);
+
+/// A version of a key whose place in the token is looked at.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// Whose it is.
+    pub workspace: WorkspaceId,
+    /// The key.
+    pub key: SigningKeyId,
+    /// Which version.
+    pub version: i64,
+    /// The key's name.
+    pub name: Name,
+    /// How the token finds it.
+    pub token_key: KeyRef,
+}
 
 /// A version row.
 #[derive(Clone, Debug)]
@@ -128,6 +154,27 @@ pub(in crate::services::keys) fn versions(
             made,
             replaced: state == "replaced",
             created: moment(row, 6)?,
+        })
+    })
+}
+
+/// The next versions, in the order of their names, that sign or will.
+pub(in crate::services::keys) fn to_examine(
+    view: &View<'_>,
+    after: Option<&Examined>,
+    limit: usize,
+) -> Result<Vec<Examined>, SqlFault> {
+    let (workspace, key, version) =
+        after.map_or(("", "", 0), |last| (last.workspace.as_str(), last.key.as_str(), last.version));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    view.all(&TO_EXAMINE, params![workspace, key, version, limit], |row| {
+        let (id, kind, fingerprint) = (KeyId(bytes(row, 5)?), typed(row, 4)?, Fingerprint(bytes(row, 6)?));
+        Ok(Examined {
+            workspace: typed(row, 0)?,
+            key: typed(row, 1)?,
+            version: row.integer(2)?,
+            name: typed(row, 3)?,
+            token_key: KeyRef { id, kind, fingerprint, blob: row.blob(7)? },
         })
     })
 }

@@ -100,11 +100,12 @@ impl Esys {
     pub(in super::super) fn load(
         self: &Arc<Self>,
         parent: &Handle,
+        auth: Auth<'_>,
         private: &TPM2B_PRIVATE,
         public: &TPM2B_PUBLIC,
     ) -> Result<Handle, Rc> {
         let mut tr = NONE;
-        call!(self.Esys_Load(parent.tr, sys::ESYS_TR_PASSWORD, NONE, NONE, private, public, &mut tr))?;
+        call!(self.Esys_Load(parent.tr, auth.tr(), NONE, NONE, private, public, &mut tr))?;
         Ok(self.handle(tr, true))
     }
 

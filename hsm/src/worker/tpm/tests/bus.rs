@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hsm::backend::{Anchor, Fault, Keks, Keys, Seal};
-use hsm::{KeyId, KeyKind, Refusal, RootPin, TokenConfig};
+use hsm::{Kek, KeyId, KeyKind, KeyRef, Refusal, RootPin, Scheme, TokenConfig};
 use simulators::{Bus, Swtpm};
 
 use super::super::connect::open_lane;
@@ -20,7 +20,10 @@ const KEK_ID: KeyId = KeyId([9; 16]);
 /// Command codes (TPM 2.0 part 2, section 6.5.2).
 const CREATE: u32 = 0x153;
 const CREATE_PRIMARY: u32 = 0x131;
+const GET_CAPABILITY: u32 = 0x17A;
+const LOAD: u32 = 0x157;
 const NV_DEFINE_SPACE: u32 = 0x12A;
+const NV_READ: u32 = 0x14E;
 const NV_READ_PUBLIC: u32 = 0x169;
 const PCR_READ: u32 = 0x17E;
 const READ_PUBLIC: u32 = 0x173;
@@ -187,11 +190,118 @@ fn ask(tpm: &Path, command: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// An answer to TPM2_GetCapability that names no handle at all: no more data, TPM_CAP_HANDLES, none.
+const NO_HANDLES: [u8; 19] = [0x80, 0x01, 0, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+
+/// An appliance with an anchor that any program may read, which is the weaker way, and a hand on the bus of its next worker.
+struct Enrolled {
+    machine: Machine,
+    pin: RootPin,
+    wrapped: Vec<u8>,
+    key: KeyRef,
+    kek: Kek,
+    data_key: Vec<u8>,
+}
+
+impl Enrolled {
+    fn new() -> Self {
+        let machine = Machine::with(|config| {
+            if let TokenConfig::Tpm { index_auth_file, .. } = config {
+                *index_auth_file = None;
+            }
+        });
+        let mut first = lane(&machine.config);
+        let root = first.ensure_root().unwrap();
+        first.advance(&step(1, [0; 32])).unwrap();
+        let wrapped = first.wrap(&MASTER, b"master").unwrap();
+        let key = first.generate(ID, KeyKind::P256, "").unwrap().key;
+        let kek = first.create_kek(KEK_ID, "").unwrap();
+        let data_key = first.wrap_under(&kek, &MASTER, b"row").unwrap();
+        drop(first);
+        let pin = RootPin { id: root.id, check: root.check };
+        Self { machine, pin, wrapped, key, kek, data_key }
+    }
+
+    /// What each deed comes to is the truth or a refusal, whatever the hand does. How many were refused.
+    fn decides_nothing_wrong(
+        &self,
+        what: &str,
+        hand: impl FnMut(&[u8], Vec<u8>) -> Vec<u8> + Send + 'static,
+    ) -> usize {
+        let head = lane(&self.machine.config).read().unwrap().head.unwrap();
+        let bus = Bus::to(&self.machine.tpm).unwrap();
+        bus.forge(hand);
+        let Ok(mut lane) = open_lane(&on_the_bus(&self.machine, &bus), Some(&self.pin)) else { return 5 };
+        let mut refused = 0;
+        match lane.read() {
+            Ok(reading) => {
+                assert_eq!((reading.head, reading.missing), (Some(head), false), "{what}: the anchor")
+            }
+            Err(_) => refused += 1,
+        }
+        match lane.unwrap(&self.wrapped, b"master") {
+            Ok(secret) => assert_eq!(secret.as_slice(), MASTER, "{what}: the master key"),
+            Err(_) => refused += 1,
+        }
+        match lane.unwrap_under(&self.kek, &self.data_key, b"row") {
+            Ok(secret) => assert_eq!(secret.as_slice(), MASTER, "{what}: a workspace's key"),
+            Err(_) => refused += 1,
+        }
+        // A signature is held against the recorded public key by the daemon; here it is enough that another key is not taken for it.
+        refused += usize::from(lane.sign(&self.key, Scheme::EcdsaSha256, &[1; 32]).is_err());
+        refused += usize::from(lane.advance(&step(2, head)).is_err());
+        refused
+    }
+}
+
+#[test]
+fn who_hides_what_stands_in_the_tpm_stops_the_work_and_decides_nothing() {
+    let enrolled = Enrolled::new();
+    assert_eq!(enrolled.decides_nothing_wrong("nobody", |_, answer| answer), 0, "it does not work unforged");
+    let enrolled = Enrolled::new();
+    // The root alone, as if the TPM had never been enrolled, with an anchor that he makes up; then all that there is.
+    let handles = |range: u32| [0, 0, 0, 1].into_iter().chain(range.to_be_bytes()).collect::<Vec<u8>>();
+    let (root, everything) = (handles(0x8100_0001), vec![0, 0, 0, 1]);
+    for (what, hidden) in [("the root is hidden", root), ("all is hidden", everything)] {
+        let refused = enrolled.decides_nothing_wrong(what, move |command, mut answer| {
+            if begins(command, GET_CAPABILITY) && contains(command, &hidden) {
+                return NO_HANDLES.to_vec();
+            }
+            if begins(command, NV_READ) && answer.len() > 30 {
+                answer[20] ^= 1;
+            }
+            answer
+        });
+        assert!(refused > 0, "{what}: nothing was refused, so nothing was forged");
+    }
+}
+
+/// Bits of the answer turned one after the other: the handle, the name, the sizes, and what vouches for them.
+#[test]
+fn a_forged_answer_to_a_load_is_never_taken_for_the_object() {
+    let enrolled = Enrolled::new();
+    let mut refused = 0;
+    for place in (6..60).step_by(6) {
+        refused += enrolled.decides_nothing_wrong("a load", move |command, mut answer| {
+            if begins(command, LOAD) && answer.len() > place {
+                answer[place] ^= 1;
+            }
+            answer
+        });
+    }
+    assert!(refused > 0, "nothing was refused, so nothing was forged");
+}
+
 /// Each answer by which something is decided, with one bit of it turned on the way.
 #[test]
 fn an_answer_that_decides_something_is_not_taken_from_somebody_else() {
     type Deed = fn(&mut TpmLane) -> Result<(), Fault>;
-    let deeds: [(&str, u32, Deed); 4] = [
+    let deeds: [(&str, u32, Deed); 6] = [
+        ("whether there is an anchor", GET_CAPABILITY, |lane| lane.read().map(drop)),
+        ("a key that is loaded", LOAD, |lane| {
+            let made = lane.generate(ID, KeyKind::P256, "")?;
+            lane.sign(&made.key, Scheme::EcdsaSha256, &[1; 32]).map(drop)
+        }),
         ("a new key", CREATE, |lane| lane.generate(ID, KeyKind::P256, "").map(drop)),
         ("the registers", PCR_READ, |lane| lane.wrap(&MASTER, b"").map(drop)),
         ("the anchor's attributes", NV_READ_PUBLIC, |lane| lane.read().map(drop)),

@@ -65,6 +65,17 @@ fn two_hundred_operations_leave_no_slot_taken() {
 }
 
 #[test]
+fn a_destroyed_key_leaves_its_slot_at_once() {
+    let machine = Machine::new();
+    let mut lane = machine.lane();
+    let key = lane.generate(ID, KeyKind::P256, "").unwrap().key;
+    lane.sign(&key, Scheme::EcdsaSha256, &[1; 32]).unwrap();
+    assert_eq!(machine.handles(0x8000_0000), 1, "it is not loaded, so this proves nothing");
+    lane.destroy(&key).unwrap();
+    assert_eq!(machine.handles(0x8000_0000), 0, "its private half is still in the TPM");
+}
+
+#[test]
 fn a_key_of_another_tpm_is_missing_and_not_used() {
     let (home, abroad) = (Machine::new(), Machine::new());
     let key = home.lane().generate(ID, KeyKind::P256, "").unwrap().key;
