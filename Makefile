@@ -61,7 +61,8 @@ torture: deps ## all crash points and fault cycles, not only the sample
 mutants: deps ## change the code where it would hurt most and see whether a test notices (PART=append SHARD=0/4; goes on where it was stopped)
 	@.ci/mutants
 
-install: ## install binaries, units and licences (DESTDIR and PREFIX are honoured)
+install: ## install what building takes, then binaries, units, manual pages and completions (DESTDIR and PREFIX are honoured)
+	@.ci/deps build
 	$(CARGO) build --release -p gateway --no-default-features -p hsm -p audit --features hsm/worker
 	BUILD=target/release systemd/install.sh
 

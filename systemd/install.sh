@@ -14,6 +14,7 @@ extra=$DESTDIR/etc/systemd/system/chancery.service.d
 main() {
     wanted=$(drop_ins_wanted "$@")
     install_programs
+    install_manual
     install_unit
     for name in $wanted; do install_drop_in "$name"; done
     if [ -z "$DESTDIR" ]; then apply; else echo "installed under $DESTDIR; nothing was applied to this machine"; fi
@@ -51,6 +52,19 @@ install_programs() {
     done
 }
 
+# The programs write their own: what is in them is what they take.
+install_manual() {
+    share=$DESTDIR$PREFIX/share
+    install -d -m 0755 "$share/man/man1" "$share/bash-completion/completions" "$share/zsh/site-functions" "$share/fish/vendor_completions.d"
+    "$BUILD/chancery" manual "$share/man/man1"
+    "$BUILD/chancery-audit" manual "$share/man/man1"
+    chmod 0644 "$share"/man/man1/chancery*.1
+    "$BUILD/chancery" completion bash >"$share/bash-completion/completions/chancery"
+    "$BUILD/chancery" completion zsh >"$share/zsh/site-functions/_chancery"
+    "$BUILD/chancery" completion fish >"$share/fish/vendor_completions.d/chancery.fish"
+    install -D -m 0644 "$here/../docs/chancery.example.toml" "$share/doc/chancery/chancery.example.toml"
+}
+
 install_unit() {
     install -d -m 0755 "$units"
     sed "s|^ExecStart=/usr/bin/|ExecStart=$PREFIX/bin/|" "$here/chancery.service" >"$units/chancery.service.new"
@@ -79,9 +93,9 @@ apply() {
     systemd-tmpfiles --create chancery.conf
     # In a container or an image that is being built no service manager runs; the next boot reads the unit by itself.
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-    cat <<'TEXT'
+    cat <<TEXT
 installed. Next:
-  1. /etc/chancery/chancery.toml          from docs/chancery.example.toml; `chancery config check` says what is wrong with it
+  1. /etc/chancery/chancery.toml          from $PREFIX/share/doc/chancery/chancery.example.toml; 'chancery config check' says what is wrong with it
   2. /etc/credstore/chancery.pin          the token's PIN, mode 0600 (a TPM needs none)
   3. chancery init                        makes the appliance, once, as the service's user (docs/recipes/service.md)
   4. systemctl enable --now chancery

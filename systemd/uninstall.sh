@@ -28,6 +28,9 @@ stop() {
 remove_installed() {
     rm -f "$DESTDIR$PREFIX/bin/chancery" "$DESTDIR$PREFIX/bin/chancery-audit"
     rm -rf "$DESTDIR$PREFIX/libexec/chancery" "$DESTDIR$PREFIX/share/chancery" "$DESTDIR$PREFIX/share/doc/chancery"
+    share=$DESTDIR$PREFIX/share
+    rm -f "$share"/man/man1/chancery.1 "$share"/man/man1/chancery-*.1 "$share/bash-completion/completions/chancery"
+    rm -f "$share/zsh/site-functions/_chancery" "$share/fish/vendor_completions.d/chancery.fish"
     rm -f "$DESTDIR$PREFIX/lib/systemd/system/chancery.service"
     rm -f "$DESTDIR$PREFIX/lib/sysusers.d/chancery.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/chancery.conf"
     if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -10,6 +10,10 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 pub const BODY_DISCARDED_BYTES_MAX: usize = 4 << 20;
 /// Browsers and proxies rarely send more than 8 KiB; certificates never travel in a header.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Scrapers and load balancers are few; whoever opens more at once on a listener that knows nobody is none.
+pub const MONITORING_CONNECTIONS_MAX: usize = 32;
+/// A scrape takes milliseconds; a connection that lasts longer holds a place for nothing.
+pub const MONITORING_WAIT_MAX: Duration = Duration::from_secs(10);
 /// More fields than this are a probe, not a client.
 pub const HEADER_FIELDS_MAX: usize = 64;
 /// What the kernel keeps for a Unix socket's path, less the zero at its end.

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -12,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boundary::listen::Listener;
+use crate::boundary::monitoring::{Figures, Monitoring};
 use crate::boundary::tls::TlsFace;
 use crate::config::Config;
 use crate::face::{self, FaceUnmade};
@@ -91,6 +93,7 @@ async fn serve(
     let listener = Listener::bind(config.api.listen, tls.clone(), house.api.clone(), house.register.clone());
     let listener = listener.await.map_err(|source| listen_refused(&config.api.listen, source))?;
     let address = listener.address().map_err(|source| listen_refused(&config.api.listen, source))?;
+    let monitoring = watched(config, &house).await?;
     let House { ground, tokens, keeper, register, health, probes, keys, workspaces, succession, .. } = &house;
     if let Err(why) = succession.recover().await {
         tracing::warn!(%why, "a certificate authority left on order is settled by the next rotation or start");
@@ -113,6 +116,9 @@ async fn serve(
     tokio::spawn(keeper.clone().keep_examining(stopping.clone()));
     tokio::spawn(keys.clone().keep_examining(examination(&house), stopping.clone()));
     let listening = tokio::spawn(listener.run());
+    if let Some(monitoring) = monitoring {
+        tokio::spawn(monitoring.run());
+    }
     door.put(waiting::open(&house));
     notify(&[NotifyState::Ready]);
     notify(&[NotifyState::Status("serving")]);
@@ -137,6 +143,17 @@ async fn serve(
         tpm.close().await;
     }
     Ok(())
+}
+
+/// The monitoring listener, where the configuration names its address.
+async fn watched(config: &Config, house: &House) -> Result<Option<Monitoring>, ServeRefused> {
+    let Some(address) = config.monitoring.listen else { return Ok(None) };
+    let figures: Arc<dyn Figures> = house.status.clone();
+    let refused = |source| listen_refused(&address, source);
+    let bound = Monitoring::bind(address, figures, house.register.clone()).await.map_err(refused)?;
+    let address = bound.address().map_err(refused)?;
+    tracing::info!(%address, "figures and health are given to whoever asks here, without a certificate");
+    Ok(Some(bound))
 }
 
 /// The keys in the token that sign for the appliance itself, besides those of the workspaces.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::describe::openapi;
 use crate::api::{Exchange, Open, OperatorOnly, OperatorPermit, Problem, Reply, Route};
 use crate::appliance::Tokens;
+use crate::boundary::monitoring::Figures;
 use crate::health::{Health, Readiness, ServiceLine};
 use crate::metrics::Metrics;
 use crate::routing::Router;
@@ -172,6 +173,18 @@ impl Status {
     }
 }
 
+impl Figures for Status {
+    fn metrics(&self) -> String {
+        self.refresh();
+        self.metrics.text()
+    }
+
+    fn readiness(&self) -> (bool, Vec<u8>) {
+        let readiness = self.health.readiness(false);
+        (readiness.ready, serde_json::to_vec(&readiness).unwrap_or_default())
+    }
+}
+
 /// The status routes, and the description of these and all other routes together.
 pub fn own_routes(status: &Arc<Status>, others: &[Route]) -> Vec<Route> {
     let to = || Arc::clone(status);
@@ -261,8 +274,7 @@ async fn explain(status: Arc<Status>, _: OperatorPermit, (): (), ex: Exchange) -
 }
 
 async fn metrics(status: Arc<Status>, _: OperatorPermit, (): (), _: Exchange) -> Result<Reply, Problem> {
-    status.refresh();
-    Ok(Reply::text("application/openmetrics-text; version=1.0.0; charset=utf-8", status.metrics.text()))
+    Ok(Reply::text("application/openmetrics-text; version=1.0.0; charset=utf-8", Figures::metrics(&*status)))
 }
 
 async fn description(

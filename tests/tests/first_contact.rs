@@ -197,9 +197,43 @@ fn the_example_passes_the_check_before_the_first_start_and_defects_do_not() {
     assert!(check(&machine).status.success());
 }
 
+#[test]
+fn the_installer_brings_manual_pages_and_completions_and_takes_all_away_again() {
+    let machine = Machine::make();
+    machine.shell("export BUILD=/tmp/built DESTDIR=/tmp/dest; for again in 1 2; do /tmp/source/systemd/install.sh >/dev/null; done");
+    let installed = machine.shell("cd /tmp/dest && find . -type f -printf '%m %p\\n'");
+    let installed: BTreeSet<&str> = installed.lines().collect();
+    for (mode, path) in [
+        (755, "usr/bin/chancery"),
+        (755, "usr/bin/chancery-audit"),
+        (755, "usr/libexec/chancery/chancery-hsm"),
+        (644, "usr/share/bash-completion/completions/chancery"),
+        (644, "usr/share/zsh/site-functions/_chancery"),
+        (644, "usr/share/fish/vendor_completions.d/chancery.fish"),
+        (644, "usr/share/doc/chancery/chancery.example.toml"),
+        (644, "usr/share/man/man1/chancery-audit-check.1"),
+    ] {
+        assert!(installed.contains(format!("{mode} ./{path}").as_str()), "{path}: {installed:#?}");
+    }
+    for command in leaves() {
+        let page = format!("644 ./usr/share/man/man1/chancery-{}.1", command.replace(' ', "-"));
+        assert!(installed.contains(page.as_str()), "{page}");
+    }
+    let page = machine.shell("cat /tmp/dest/usr/share/man/man1/chancery-key-import.1");
+    assert!(page.contains(".TH") && page.contains("\\-\\-file"), "{page}");
+    let completed = machine.shell(
+        "bash -c '. /tmp/dest/usr/share/bash-completion/completions/chancery; COMP_WORDS=(chancery to); COMP_CWORD=1; _chancery chancery to chancery; \
+         echo ${COMPREPLY[@]}'",
+    );
+    assert_eq!(completed.trim(), "token");
+    machine.shell("DESTDIR=/tmp/dest /tmp/source/systemd/uninstall.sh >/dev/null");
+    assert_eq!(machine.shell("find /tmp/dest -type f"), "");
+}
+
 /// What asks the daemon, each with arguments that make sense; a refusal by the daemon is an answer too.
 const COMMANDS: &[(&str, &[&str])] = &[
     ("status", &[]),
+    ("token probe", &[]),
     ("token reseal", &[]),
     ("workspace create", &["NAME"]),
     ("workspace list", &[]),
@@ -250,7 +284,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("trace", &["req_00000000000000000000"]),
 ];
 /// These are the daemon, make it, look at its files, or ask nobody.
-const WITHOUT_THE_DAEMON: [&str; 6] = ["init", "serve", "dev", "config check", "token probe", "completion"];
+const WITHOUT_THE_DAEMON: [&str; 5] = ["init", "serve", "dev", "config check", "completion"];
 /// These name something that is not there, so the daemon's refusal is their right answer.
 const REFUSED: [&str; 18] = [
     // The machine has no TPM.

@@ -156,6 +156,34 @@ async fn only_an_object_is_taken_where_one_is_described() {
     assert_eq!(member.ask(get("/v1/keys/release")).await.expect(200).json()["uses"], before);
 }
 
+/// Of two fields with one name one reader takes the first and another the last: what was approved would not be what is done.
+#[tokio::test]
+async fn no_name_stands_twice_in_any_body_at_any_depth() {
+    let house = Appliance::start().await;
+    let member = house.member("acme").await;
+    member.create_key("release", "p256").await;
+    for (path, body) in [
+        ("/v1/workflows/key.generate", r#"{"name":"one","name":"two","kind":"p256"}"#),
+        ("/v1/workflows/key.generate", r#"{"name":"one","kind":"p256","n\u0061me":"two"}"#),
+        ("/v1/workflows/key.rotate", r#"{"key":"release","key":"release"}"#),
+        (
+            "/v1/workflows/signing.policy_change",
+            r#"{"scope":"release","policy":{"direct":false,"approvals":1,"approvals":0}}"#,
+        ),
+        ("/v1/keys", r#"{"name":"one","kind":"p256","policy":{"direct":true,"direct":false}}"#),
+        (
+            "/v1/sign-batch",
+            r#"{"items":[{"key":"release","key":"release","scheme":"ecdsa-sha256","message":"eA=="}]}"#,
+        ),
+    ] {
+        let answer = member.ask(post(path, Value::Null).raw(body)).await.refused(400, "bad_body").json();
+        let told = answer["detail"].as_str().unwrap();
+        assert!(told.contains("stands twice"), "{body}: {told}");
+    }
+    let names = member.ask(get("/v1/keys")).await.expect(200).json();
+    assert_eq!(names["keys"].as_array().unwrap().len(), 1, "{names}");
+}
+
 /// What is wrong is said in the words of JSON, with a pointer; none of the library's words get out.
 #[tokio::test]
 async fn a_bad_body_is_told_with_its_place_and_in_plain_words() {

@@ -2,8 +2,10 @@
 //! Who enters: the text of a body.
 //! What leaves: a value; or where the body is not as the route describes it, and in what, in words of HTTP and JSON and no others.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor,
 };
@@ -95,6 +97,18 @@ struct OnlyObject<V>(V);
 struct Seed<S>(S);
 
 struct Access<A>(A);
+
+/// The fields of an object, each name once: of two with one name a reader takes the first, another the last.
+struct Fields<A> {
+    fields: A,
+    seen: BTreeSet<String>,
+}
+
+impl<A> Fields<A> {
+    fn of(fields: A) -> Self {
+        Self { fields, seen: BTreeSet::new() }
+    }
+}
 
 macro_rules! forwarded {
     ($($method:ident)*) => { $(
@@ -201,7 +215,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Only<V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Access(fields))
+        self.0.visit_map(Fields::of(fields))
     }
 }
 
@@ -213,7 +227,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for OnlyObject<V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Access(fields))
+        self.0.visit_map(Fields::of(fields))
     }
 }
 
@@ -237,19 +251,42 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Access<A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Access<A> {
+/// A key that is read, and whose name is kept.
+struct Named<'a, S> {
+    seed: S,
+    name: &'a mut String,
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Named<'_, S> {
+    type Value = S::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
+        *self.name = String::deserialize(inner)?;
+        self.seed.deserialize(self.name.as_str().into_deserializer())
+    }
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        self.0.next_key_seed(seed)
+        let mut name = String::new();
+        let key = self.fields.next_key_seed(Named { seed, name: &mut name })?;
+        match key.is_some() && self.seen.contains(&name) {
+            true => Err(A::Error::custom(format_args!("duplicate field `{name}`"))),
+            false => {
+                self.seen.insert(name);
+                Ok(key)
+            }
+        }
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        self.0.next_value_seed(Seed(seed))
+        self.fields.next_value_seed(Seed(seed))
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.0.size_hint()
+        self.fields.size_hint()
     }
 }
 

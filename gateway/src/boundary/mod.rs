@@ -16,6 +16,7 @@ mod headers;
 mod inside;
 pub mod listen;
 pub mod local;
+pub mod monitoring;
 mod outside;
 mod overseer;
 pub mod rate;

@@ -157,6 +157,12 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write a manual page for each command into a directory; the installer does.
+    #[command(hide = true)]
+    Manual {
+        /// The directory, which must be there.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -171,7 +177,7 @@ enum ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// What the token and the TPM can do, asked of the hardware itself. Works without the daemon.
+    /// What the token and the TPM can do. Works without the daemon for its own user.
     Probe,
     /// Seal the master key anew, to the machine's present state.
     Reseal,
@@ -192,6 +198,8 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "chancery", &mut std::io::stdout());
             Ok(())
         }
+        Command::Manual { directory } => clap_mangen::generate_to(Cli::command(), &directory)
+            .map_err(|why| Failure::because(code::FAILED, "no_manual", &why)),
         Command::Status => ask::status(&cli.common),
         Command::Workspace(command) => ask::workspace(&cli.common, command),
         Command::Client(command) => ask::client(&cli.common, command),

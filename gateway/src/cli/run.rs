@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::local::Ask;
 use super::{Common, code};
 use crate::config::{Config, ConfigRefused, LogConfig, LogFormat, Viewpoint};
 use crate::serve as serving;
@@ -120,13 +121,28 @@ pub(super) fn serve(common: &Common) -> Result<(), Failure> {
 }
 
 pub(super) fn probe(common: &Common) -> Result<(), Failure> {
-    let config = Config::read(&common.config)?;
+    let config = match Config::read(&common.config) {
+        Ok(config) => config,
+        // To whoever may not use the hardware the daemon tells what it found there.
+        Err(refused) => return told_by_the_daemon(common).map_err(|_| refused.into()),
+    };
     let tokens =
         runtime()?.block_on(wiring::tokens(&config, Default::default())).map_err(|why| not_started(&why))?;
     let probes: Vec<_> = std::iter::once(&tokens.keys).chain(&tokens.tpm).map(hsm::Token::probe).collect();
     match common.json {
         true => say!("{}", json!(probes.iter().map(AsRef::as_ref).collect::<Vec<&hsm::Probe>>())),
         false => probes.iter().for_each(|probe| say!("{probe}")),
+    }
+    Ok(())
+}
+
+fn told_by_the_daemon(common: &Common) -> Result<(), Failure> {
+    let ask = Ask::get("/v1/token");
+    let ask = if common.json { ask } else { ask.into_text() };
+    let answer = ask.send(&common.outside_workspaces())?;
+    match answer.as_str() {
+        Some(text) => say!("{text}"),
+        None => say!("{answer}"),
     }
     Ok(())
 }

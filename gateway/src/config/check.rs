@@ -17,13 +17,14 @@ use super::reading::Reading;
 use super::sandbox;
 use super::viewpoint::Viewpoint;
 use super::{
-    ApiConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, RetentionConfig, TracesConfig,
+    ApiConfig, Config, LedgerConfig, LogConfig, MonitoringConfig, OperatorsConfig, RatesConfig,
+    RetentionConfig, TracesConfig,
 };
 use crate::boundary::rate::Quota;
 use crate::limits::SOCKET_PATH_BYTES_MAX;
 use crate::upstream::settings;
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "state_directory",
     "socket",
     "api",
@@ -36,6 +37,7 @@ const SECTIONS: [&str; 13] = [
     "backups",
     "retention",
     "traces",
+    "monitoring",
     "upstream",
 ];
 const OTHERS_MAY: u32 = 0o077;
@@ -65,6 +67,7 @@ pub(super) fn checked(path: &Path, text: &str, from: &Viewpoint) -> Result<Confi
         check.retention(&config.retention);
         check.tokens(config);
         check.traces(&config.traces);
+        check.monitoring(config);
         if let Some(directory) = &config.backups.directory {
             check.whole_path("backups.directory", directory);
         }
@@ -91,6 +94,7 @@ fn read(reading: &mut Reading, source: &Path) -> Option<Config> {
     let (operators, rates) = (reading.optional("operators"), reading.optional("rates"));
     let (log, tpm) = (reading.optional("log"), reading.optional("tpm"));
     let (traces, upstreams) = (reading.optional("traces"), reading.optional("upstream"));
+    let monitoring = reading.optional::<MonitoringConfig>("monitoring");
     let (backups, retention) = (reading.optional("backups"), reading.optional("retention"));
     Some(Config {
         state_directory: state_directory?,
@@ -103,6 +107,7 @@ fn read(reading: &mut Reading, source: &Path) -> Option<Config> {
         rates: rates.unwrap_or_default(),
         log: log.unwrap_or_default(),
         traces: traces.unwrap_or_default(),
+        monitoring: monitoring.unwrap_or_default(),
         upstreams: upstreams.unwrap_or_default(),
         source: source.to_owned(),
         backups: backups.unwrap_or_default(),
@@ -425,6 +430,13 @@ impl Check<'_> {
                 "traces.otlp_ca",
                 &format!("names {}, which holds no certificate in PEM", path.display()),
             );
+        }
+    }
+
+    fn monitoring(&mut self, config: &Config) {
+        let listen = config.monitoring.listen.filter(|listen| listen.port() != 0);
+        if listen.is_some_and(|listen| listen.port() == config.api.listen.port()) {
+            self.defect("monitoring.listen", "has the port of `api.listen`; give it one of its own");
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// Traces.
     pub traces: TracesConfig,
+    /// Figures and health without a certificate.
+    pub monitoring: MonitoringConfig,
     /// Services behind the network.
     pub upstreams: Vec<UpstreamConfig>,
     /// The file it was read from, to be read again.
@@ -141,6 +143,14 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// A filter such as `info` or `gateway=debug`.
     pub filter: String,
+}
+
+/// Figures and health in plain HTTP, for scrapers and load balancers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MonitoringConfig {
+    /// Address and port; without one nobody listens.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Traces.

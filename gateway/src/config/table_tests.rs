@@ -217,24 +217,44 @@ fn a_good_configuration_has_no_defect() {
 #[test]
 fn every_defect_in_the_table_is_found_with_key_line_and_remedy() {
     let home = Home::make();
-    for (good, bad, at, words) in ROWS {
-        assert!(GOOD.contains(good), "{good}");
-        let text = GOOD.replacen(good, bad, 1);
-        let found = home.defects(&text, &Viewpoint::own());
-        let defect = found.iter().find(|defect| defect.at == *at && defect.what.contains(words));
-        let defect = defect.unwrap_or_else(|| panic!("{bad:?}: no `{at}` with {words:?} in {found:#?}"));
-        // What is missing as a whole has no line; what stands in the file has one.
-        let line =
-            text.lines().position(|line| !bad.is_empty() && line.contains(bad.lines().next().unwrap()));
-        if let (Some(line), Some(told)) = (line, defect.line) {
-            assert!(
-                told == line + 1 || told <= line + 1 + bad.lines().count(),
-                "{at}: line {told}, not {}",
-                line + 1
-            );
-        }
-        assert!(defect.line.is_some() || !at.contains('.'), "{at} has no line: {found:#?}");
-        assert!(found.len() <= 2, "{bad:?} is told more than once or twice: {found:#?}");
+    let wrong: Vec<String> = ROWS.iter().filter_map(|row| wrong_with(&home, row)).collect();
+    assert!(wrong.is_empty(), "{} of {} rows: {wrong:#?}", wrong.len(), ROWS.len());
+}
+
+/// What a row claims and is not so.
+fn wrong_with(home: &Home, (good, bad, at, words): &(&str, &str, &str, &str)) -> Option<String> {
+    assert!(GOOD.contains(good), "{good}");
+    let text = GOOD.replacen(good, bad, 1);
+    let found = home.defects(&text, &Viewpoint::own());
+    let Some(defect) = found.iter().find(|defect| defect.at == *at && defect.what.contains(words)) else {
+        return Some(format!("{bad:?}: no `{at}` with {words:?} in {found:?}"));
+    };
+    // What is missing as a whole has no line; what stands in the file has one.
+    let line = text.lines().position(|line| !bad.is_empty() && line.contains(bad.lines().next().unwrap()));
+    if let (Some(line), Some(told)) = (line, defect.line)
+        && told != line + 1
+        && told > line + 1 + bad.lines().count()
+    {
+        return Some(format!("{at}: line {told}, not {}", line + 1));
+    }
+    if defect.line.is_none() && at.contains('.') {
+        return Some(format!("{at} has no line: {found:?}"));
+    }
+    (found.len() > 2).then(|| format!("{bad:?} is told more than once or twice: {found:?}"))
+}
+
+#[test]
+fn the_monitoring_listener_has_a_port_of_its_own() {
+    let home = Home::make();
+    let with = |listen: &str| {
+        let text = GOOD.replace("127.0.0.1:0", "127.0.0.1:8443");
+        home.defects(&format!("{text}\n[monitoring]\nlisten = \"{listen}\"\n"), &Viewpoint::own())
+    };
+    assert_eq!(with("127.0.0.1:9464"), []);
+    for (listen, words) in [("0.0.0.0:8443", "one of its own"), ("localhost:9464", "must be an IP address")] {
+        let found = with(listen);
+        assert_eq!((found.len(), found[0].at.as_str()), (1, "monitoring.listen"), "{found:#?}");
+        assert!(found[0].what.contains(words) && found[0].line.is_some(), "{found:#?}");
     }
 }
 

@@ -133,7 +133,7 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         traces: &traces,
         lines: &lines,
     };
-    let (router, [api, local]) = parts.open(&services)?;
+    let doors::Opened { router, status, gates: [api, local] } = parts.open(&services)?;
     let seal = facts.log.note_key(&config.ledger.origin, &tokens.keys)?.1;
     let probes = Probes {
         ground: ground.clone(),
@@ -168,5 +168,6 @@ pub(super) async fn assemble(config: &Config, parts: Parts) -> Result<House, Unb
         router,
         compartments,
         audit,
+        status,
     })
 }

@@ -87,20 +87,28 @@ pub enum UpstreamsRefused {
     Routes(#[from] Unroutable),
 }
 
+/// What came of opening.
+pub(super) struct Opened {
+    pub(super) router: Arc<Router>,
+    pub(super) status: Arc<Status>,
+    /// Of the API listener and of the local socket.
+    pub(super) gates: [Arc<Gate>; 2],
+}
+
 impl Doors<'_> {
     /// One router for all listeners, and a gate for each.
-    pub(super) fn open(&self, services: &Services<'_>) -> Result<(Arc<Router>, [Arc<Gate>; 2]), Unbuilt> {
+    pub(super) fn open(&self, services: &Services<'_>) -> Result<Opened, Unbuilt> {
         let router = Arc::new(Router::default());
-        let rooms = self.rooms(services, &router)?;
+        let status = self.status(services, &router);
+        let rooms = self.rooms(services, &status)?;
         let upstreams = upstreams(&self.config.upstreams, self.compartments, &self.ground.dice)?;
         router.serve(rooms, &upstreams).map_err(UpstreamsRefused::from)?;
         let gates = [self.gate(&router), self.gate(&router)];
-        Ok((router, gates))
+        Ok(Opened { router, status, gates })
     }
 
-    /// Each service with its routes, in its compartment. The description is made of all of them.
-    fn rooms(&self, services: &Services<'_>, router: &Arc<Router>) -> Result<Vec<Arc<Room>>, Unroutable> {
-        let status = Arc::new(Status::new(
+    fn status(&self, services: &Services<'_>, router: &Arc<Router>) -> Arc<Status> {
+        Arc::new(Status::new(
             services.health.clone(),
             self.metrics.clone(),
             services.tokens.clone(),
@@ -108,7 +116,11 @@ impl Doors<'_> {
             Arc::clone(router),
             self.traces.clone(),
             services.keys.conditions(),
-        ));
+        ))
+    }
+
+    /// Each service with its routes, in its compartment. The description is made of all of them.
+    fn rooms(&self, services: &Services<'_>, status: &Arc<Status>) -> Result<Vec<Arc<Room>>, Unroutable> {
         let sources: Vec<Arc<dyn TraceSource>> = vec![services.audit.clone(), services.runs.clone()];
         let following = Arc::new(Following::new(self.traces.clone(), self.lines.clone(), sources));
         let own: Vec<(&'static str, Vec<Route>)> = vec![
@@ -126,7 +138,7 @@ impl Doors<'_> {
             ("following", following::routes(&following)),
         ];
         let described: Vec<Route> = own.iter().flat_map(|(_, routes)| routes.iter().cloned()).collect();
-        let mut rooms = vec![self.room("status", None, status::own_routes(&status, &described))?];
+        let mut rooms = vec![self.room("status", None, status::own_routes(status, &described))?];
         for (name, routes) in own {
             rooms.push(self.room(name, Some(Policy::default()), routes)?);
         }

@@ -51,6 +51,7 @@ use crate::services::keys::Keys;
 use crate::services::succession::Succession;
 use crate::services::workspaces::Workspaces;
 use crate::signer::Signer;
+use crate::status::Status;
 use crate::traces::Lines;
 
 /// The house, built.
@@ -99,6 +100,8 @@ pub struct House {
     pub compartments: Compartments,
     /// The ledger as its readers see it.
     pub audit: Arc<Audit>,
+    /// Figures and health, for those who only watch.
+    pub status: Arc<Status>,
 }
 
 /// Starts the tokens that the configuration names, of an appliance with these root keys.

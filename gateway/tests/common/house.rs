@@ -14,8 +14,8 @@ use gateway::boundary::connection;
 use gateway::boundary::gate::Gate;
 use gateway::boundary::rate::Quota;
 use gateway::config::{
-    ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, OperatorsConfig, RatesConfig, RetentionConfig,
-    TracesConfig,
+    ApiConfig, BackupsConfig, Config, LedgerConfig, LogConfig, MonitoringConfig, OperatorsConfig,
+    RatesConfig, RetentionConfig, TracesConfig,
 };
 use gateway::traces::Lines;
 use gateway::wiring::{self, House};
@@ -149,6 +149,7 @@ fn config(directory: &Path, rates: RatesConfig) -> Config {
         retention: RetentionConfig::default(),
         backups: BackupsConfig::default(),
         traces: TracesConfig::default(),
+        monitoring: MonitoringConfig::default(),
         upstreams: vec![],
         source: directory.join("chancery.toml"),
     }

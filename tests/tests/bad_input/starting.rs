@@ -137,7 +137,7 @@ async fn a_configuration_with_unknown_keys_is_told_all_that_is_wrong_at_once() {
 const GOLDEN: &str = "chancery: CONFIG:
   line LINE: `ledger.seal_second` is unknown; did you mean `seal_seconds`?
   line LINE: `logs` is unknown; did you mean `log`?
-  line LINE: `market` is unknown; known are state_directory, socket, api, operators, token, tpm, ledger, rates, log, backups, retention, traces, upstream
+  line LINE: `market` is unknown; known are state_directory, socket, api, operators, token, tpm, ledger, rates, log, backups, retention, traces, monitoring, upstream
 ";
 
 #[tokio::test]

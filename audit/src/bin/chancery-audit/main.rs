@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use audit::NoteKey;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Verify Chancery ledgers, exports and receipts offline.
 #[derive(Parser)]
@@ -69,6 +69,12 @@ enum Command {
         /// The entry's number.
         entry: u64,
     },
+    /// Write a manual page for each command into a directory; the installer does
+    #[command(hide = true)]
+    Manual {
+        /// The directory, which must be there.
+        directory: PathBuf,
+    },
     /// Compare two pieces of evidence about one log
     Diff {
         /// The older evidence.
@@ -121,6 +127,10 @@ fn run(arguments: &Arguments) -> Result<Verdict, Box<dyn std::error::Error>> {
         Command::Prove { evidence, entry } => commands::prove(evidence, *entry),
         Command::Check { receipt, trust, held } => commands::check(receipt, &trust.keys, held, json),
         Command::Show { evidence, entry } => commands::show(evidence, *entry, json),
+        Command::Manual { directory } => {
+            clap_mangen::generate_to(Arguments::command(), directory)?;
+            Ok(Verdict::Holds(String::new()))
+        }
         Command::Diff { first, second } => commands::diff(first, second, json),
     }
 }
