@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::wait::within;
+use crate::wait::{GIVEN_UP, eventually, within};
 
 /// A running daemon. Dropping it kills it.
 #[derive(Debug)]
@@ -61,9 +61,22 @@ impl Daemon {
         self.pid
     }
 
-    /// Its children: the token's worker first.
+    /// Its children: a worker for the token and one for the TPM.
     pub fn workers(&self) -> Vec<Pid> {
         children(self.pid)
+    }
+
+    /// The worker that has the token's module loaded. One that was started anew has it a moment after it shows among the children.
+    pub async fn token_worker(&self) -> Pid {
+        let has_module = |worker: &Pid| {
+            let maps = std::fs::read_to_string(format!("/proc/{}/maps", worker.as_raw_nonzero()));
+            maps.is_ok_and(|maps| maps.contains("softhsm"))
+        };
+        eventually("a worker has the token's module", GIVEN_UP, async || {
+            self.workers().into_iter().find(has_module)
+        })
+        .await
+        .0
     }
 
     /// Sends it a signal.

@@ -119,7 +119,7 @@ async fn a_wrapped_key_that_cannot_be_taken_is_refused_at_once() {
     let outside = promises::Outside::make();
     let form = json!({ "name": "brought", "kind": "p256", "public_key": outside.public_key() });
     // A token that stands still makes no wrapping key.
-    let worker = house.daemon().workers()[0];
+    let worker = house.daemon().token_worker().await;
     promises::daemon::kill(worker, Signal::STOP);
     let started = member.ask(post("/v1/workflows/key.import", form)).await.expect(202);
     let run = started.json()["id"].as_str().unwrap().to_owned();

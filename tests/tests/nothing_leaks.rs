@@ -42,12 +42,8 @@ async fn the_daemon_loads_no_token_library_while_it_serves() {
     for library in TOKEN_LIBRARIES {
         assert!(!maps.contains(library), "the daemon has {library} in its memory");
     }
-    // One is the token's and one the TPM's; which comes first is the kernel's affair.
-    let maps_of = |worker: &rustix::process::Pid| {
-        std::fs::read_to_string(format!("/proc/{}/maps", worker.as_raw_nonzero())).unwrap()
-    };
-    let loaded = house.daemon().workers().iter().any(|worker| maps_of(worker).contains("softhsm"));
-    assert!(loaded, "no worker has a module loaded: this test looks at nothing");
+    // Waits for a worker that has the module loaded: otherwise this test would look at nothing.
+    house.daemon().token_worker().await;
 }
 
 /// Not by reading the source: the kernel is asked which addresses the daemon and its worker connected to.
@@ -196,7 +192,7 @@ async fn a_refusal_tells_the_caller_nothing_from_inside() {
     };
     told.push(eventually("the TPM is missed", GIVEN_UP, sealed).await.0.refused(503, "token_unavailable"));
     house.hsm.as_ref().unwrap().unplug().unwrap();
-    kill(house.daemon().workers()[0], Signal::KILL);
+    kill(house.daemon().token_worker().await, Signal::KILL);
     told.push(refusal(&member, &key, "token_unavailable").await.refused(503, "token_unavailable"));
     let words = std::fs::read_to_string(house.path("daemon.log")).unwrap().to_lowercase();
     for inside in ["token", "os error"] {

@@ -105,7 +105,7 @@ impl Line {
     /// As many requests as there are slots, and three times as many that wait for one.
     async fn form(house: &mut Appliance, member: &Member, key: &str) -> Self {
         member.ask(sign_p256(key, b"so that the key is known")).await.expect(200);
-        let worker = house.daemon().workers()[0];
+        let worker = house.daemon().token_worker().await;
         kill(worker, Signal::STOP);
         let mut line = Self { worker, asked: Vec::new() };
         while line.asked.len() < SLOTS + IN_LINE {

@@ -97,7 +97,7 @@ async fn a_stuck_run_is_shown_in_words_and_led_on_by_an_operator() {
     let acme = house.member("acme").await;
     // The workspace's own key is opened once, while the token still answers.
     acme.create_key("first", "p256").await;
-    let worker = house.daemon().workers()[0];
+    let worker = house.daemon().token_worker().await;
     promises::daemon::kill(worker, Signal::STOP);
     let start = post("/v1/workflows/key.generate", json!({ "name": "meddled", "kind": "p256" }));
     let run = acme.ask(start).await.expect(202).json()["id"].as_str().unwrap().to_owned();

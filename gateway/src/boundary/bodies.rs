@@ -34,6 +34,12 @@ impl Bodies {
         Room { bodies: self.clone(), owner: owner.clone(), bytes: 0 }
     }
 
+    /// Bytes that are taken now.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        self.table().taken
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,18 +65,26 @@ impl Room {
         self.bytes = bytes;
         true
     }
-}
 
-impl Drop for Room {
-    fn drop(&mut self) {
+    /// Gives back what is over so many bytes.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
         let mut table = self.bodies.table();
-        table.taken -= self.bytes;
+        table.taken -= less;
         if let Some(own) = table.by_owner.get_mut(&self.owner) {
-            *own -= self.bytes;
+            *own -= less;
             if *own == 0 {
                 table.by_owner.remove(&self.owner);
             }
         }
+        drop(table);
+        self.bytes -= less;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shrink_to(0);
     }
 }
 
@@ -100,9 +114,9 @@ mod tests {
             }
             assert!(bodies.room(&somebody()).grow_to(BODY_BYTES_MAX));
         }
-        assert!(bodies.table().taken <= BODIES_BYTES_MAX);
+        assert!(bodies.taken() <= BODIES_BYTES_MAX);
         drop(held);
-        assert!(bodies.table().taken == 0 && bodies.table().by_owner.is_empty(), "something stayed behind");
+        assert!(bodies.taken() == 0 && bodies.table().by_owner.is_empty(), "something stayed behind");
     }
 
     #[test]
@@ -110,6 +124,10 @@ mod tests {
         let bodies = Bodies::new(BODIES_BYTES_MAX);
         let mut room = bodies.room(&None);
         assert!(room.grow_to(1_000) && room.grow_to(500) && room.grow_to(2_000));
-        assert_eq!(bodies.table().taken, 2_000);
+        assert_eq!(bodies.taken(), 2_000);
+        room.shrink_to(3_000);
+        room.shrink_to(1_500);
+        assert_eq!(bodies.taken(), 1_500);
+        assert_eq!(bodies.table().by_owner[&None], 1_500);
     }
 }

@@ -39,9 +39,11 @@ pub async fn serve<S>(
     let seen = mark.clone();
     let unsent = gate.answers().connection();
     let counter = unsent.counter();
+    let line = gate.line(&peer);
     let patience = Patience { age: gate.jittered(CONNECTION_AGE_MAX), ..Patience::default() };
     let answer = move |mut request: Request<Incoming>| {
-        let (gate, peer, counter) = (Arc::clone(&gate), Arc::clone(&peer), counter.clone());
+        let (gate, peer, counter, line) =
+            (Arc::clone(&gate), Arc::clone(&peer), counter.clone(), line.clone());
         // The parser has dropped one of the two lengths by now; the mark still knows of it.
         if request.headers().contains_key(header::TRANSFER_ENCODING) && seen.take() {
             request.extensions_mut().insert(TwoLengths);
@@ -49,7 +51,7 @@ pub async fn serve<S>(
         async move {
             // Whoever does not take what it asked for waits with what it asks for next.
             counter.room().await;
-            Ok::<_, Infallible>(gate.answer(&peer, request, &counter).await)
+            Ok::<_, Infallible>(line.begin(gate.answer(&peer, request, &counter)).await)
         }
     };
     run(stream, &mark, &unsent, answer, patience, stopping, cut).await;

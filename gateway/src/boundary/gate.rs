@@ -20,9 +20,10 @@ use super::rate::{Allowance, Quota, RateLimiter};
 use super::respond::{HttpResponse, respond};
 use super::semantics;
 use super::trace::{Followed, follow};
+use super::turns::{Line, Turns};
 use crate::again::Again;
 use crate::api::exchange::Meter;
-use crate::api::{Caller, Code, Directory, Problem, Reply};
+use crate::api::{Caller, ClientStanding, Code, Directory, Problem, Reply};
 use crate::compartments::Owner;
 use crate::dice::Dice;
 use crate::ids::WorkspaceId;
@@ -67,6 +68,7 @@ pub struct Gate {
     addresses: RateLimiter<IpAddr>,
     bodies: Bodies,
     answers: Answers,
+    turns: Turns,
 }
 
 /// A request whose head has been read.
@@ -94,6 +96,7 @@ impl Gate {
             addresses,
             bodies: Bodies::new(BODIES_BYTES_MAX),
             answers: Answers::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -170,6 +173,18 @@ impl Gate {
     /// Where the answers of a new connection are counted.
     pub fn answers(&self) -> &Answers {
         &self.answers
+    }
+
+    /// Where the requests of a peer stand in line.
+    pub(super) fn line(&self, peer: &Peer) -> Line {
+        let owner = match peer {
+            Peer::Local { .. } => None,
+            Peer::Remote { certificate, .. } => match self.parts.directory.client(certificate) {
+                ClientStanding::Enrolled(client) => Some(client.workspace),
+                ClientStanding::Expired | ClientStanding::Revoked | ClientStanding::Unknown => None,
+            },
+        };
+        self.turns.line(&owner)
     }
 
     pub(super) fn bodies(&self) -> &Bodies {

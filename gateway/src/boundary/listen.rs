@@ -15,6 +15,7 @@ use super::authenticate::Peer;
 use super::connection;
 use super::drain::{Register, Seat};
 use super::gate::Gate;
+use super::handshake_threads::HandshakeThreads;
 use super::handshakes::Handshakes;
 use super::tls::TlsFace;
 use crate::api::CertificateHash;
@@ -28,20 +29,22 @@ pub struct Listener {
     tls: TlsFace,
     gate: Arc<Gate>,
     register: Register,
+    threads: HandshakeThreads,
 }
 
 impl Listener {
     /// Binds the address.
     ///
     /// # Errors
-    /// The address is taken or not ours.
+    /// The address is taken or not ours, or the machine gives no threads.
     pub async fn bind(
         address: SocketAddr,
         tls: TlsFace,
         gate: Arc<Gate>,
         register: Register,
     ) -> std::io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?, tls, gate, register })
+        let (socket, threads) = (TcpListener::bind(address).await?, HandshakeThreads::start()?);
+        Ok(Self { socket, tls, gate, register, threads })
     }
 
     /// Where it listens.
@@ -71,24 +74,26 @@ impl Listener {
         // Over a limit the connection is closed unanswered: there is no one yet to write to.
         let Some(seat) = self.register.sit(address.ip()) else { return };
         let handshake = handshakes.begin(address.ip());
-        let (acceptor, gate, register) = (self.tls.acceptor(), Arc::clone(&self.gate), self.register.clone());
+        let (gate, register) = (Arc::clone(&self.gate), self.register.clone());
+        let shaking = self.threads.compute(shake(self.tls.acceptor(), stream));
         self.register.connection_tasks().spawn(async move {
             let shaken = tokio::select! {
-                shaken = tokio::time::timeout(HANDSHAKE_WAIT_MAX, shake(acceptor, stream)) => shaken,
+                shaken = tokio::time::timeout(HANDSHAKE_WAIT_MAX, shaking) => shaken,
                 () = handshake.cut() => {
                     return tracing::info!(ip = %address.ip(), "too many handshakes; the oldest was cut");
                 }
             };
             drop(handshake);
             match shaken {
-                Ok(Ok((stream, certificate, ends))) => {
+                Ok(Ok(Ok((stream, certificate, ends)))) => {
                     let over = come(gate.clock(), ends, LOOKED_AT_EVERY);
                     tokio::select! {
                         () = attend(stream, address, certificate, gate, register, seat) => {}
                         () = over => tracing::info!(ip = %address.ip(), "the client's certificate has ended; connection closed"),
                     }
                 }
-                Ok(Err(why)) => tracing::info!(ip = %address.ip(), %why, "handshake refused"),
+                Ok(Ok(Err(why))) => tracing::info!(ip = %address.ip(), %why, "handshake refused"),
+                Ok(Err(why)) => tracing::error!(ip = %address.ip(), %why, "a handshake broke off"),
                 Err(_) => tracing::info!(ip = %address.ip(), "handshake took too long"),
             }
         });

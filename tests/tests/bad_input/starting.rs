@@ -96,7 +96,7 @@ async fn a_pin_that_became_wrong_while_serving_is_not_tried_again_and_again() {
     let pin_file = house.hsm.as_ref().unwrap().pin_file().to_owned();
     let right = std::fs::read(&pin_file).unwrap();
     std::fs::write(&pin_file, "000000").unwrap();
-    let worker = house.daemon().workers()[0];
+    let worker = house.daemon().token_worker().await;
     promises::daemon::kill(worker, rustix::process::Signal::KILL);
     let operator = house.operator();
     let refused = || async {

@@ -155,7 +155,7 @@ async fn an_enrolment_that_a_retirement_overtakes_comes_to_nothing() {
     let member = house.member("acme").await;
     let (operator, here) = (house.operator(), house.operator().acting_in(&member.workspace));
     let second = operator.rotate_ca().await;
-    let worker = house.daemon().workers()[0];
+    let worker = house.daemon().token_worker().await;
     kill(worker, Signal::STOP);
     let (_, csr) = promises::identity::request();
     let enrol = post("/v1/clients", json!({ "name": "late", "csr": csr }));

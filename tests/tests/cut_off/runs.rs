@@ -94,7 +94,7 @@ async fn stuck(stage: &mut Stage) -> String {
     // The workspace's own key is opened once, while the token still answers.
     stage.key().await;
     let name = format!("meddled-{}", stage.round);
-    let worker = stage.house.daemon().workers()[0];
+    let worker = stage.house.daemon().token_worker().await;
     promises::daemon::kill(worker, Signal::STOP);
     let start = post("/v1/workflows/key.generate", json!({ "name": name, "kind": "p256" }));
     let run = text(&stage.acme.ask(start).await.expect(202).json(), "id");

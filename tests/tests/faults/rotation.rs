@@ -223,7 +223,7 @@ async fn a_retirement_while_the_token_is_away_counts_at_once_and_the_face_follow
     operator.rotate_ca().await;
     let (_, new) = operator.acting_in(&old.workspace).enrol("second").await;
     house.hsm.as_ref().unwrap().unplug().unwrap();
-    kill(house.daemon().workers()[0], Signal::KILL);
+    kill(house.daemon().token_worker().await, Signal::KILL);
     operator.retire_ca(&first).await.expect(200);
     let trusting_both = old.with_identity(&old.identity.trusting(&new.ca));
     assert!(trusting_both.try_ask(get("/v1/keys")).await.is_err(), "a client of the retired CA is let in");

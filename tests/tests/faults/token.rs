@@ -27,7 +27,7 @@ async fn heals_from(signal: Signal, times: usize) {
         let before = load.signed();
         let working = || async { (load.signed() > before + 20).then_some(()) };
         eventually("the load works", GIVEN_UP, working).await;
-        let worker = house.daemon().workers()[0];
+        let worker = house.daemon().token_worker().await;
         kill(worker, signal);
         let door = house.daemon();
         let replaced = || async {
@@ -69,7 +69,7 @@ async fn a_hung_worker_costs_nobody_more_than_their_deadline() {
     let key = member.create_key("release", "p256").await;
     let connection = member.connect(Protocol::H2).await;
     connection.send(sign_p256(&key, b"before")).await.unwrap().expect(200);
-    kill(house.daemon().workers()[0], Signal::STOP);
+    kill(house.daemon().token_worker().await, Signal::STOP);
     // Nobody but the daemon lets the worker go: what answers is the deadline, and what heals is that the daemon noticed.
     let hasty = connection.send(sign_p256(&key, b"during").header("chancery-deadline-ms", "1500"));
     let answer = within("the deadline's answer", GIVEN_UP, hasty).await.unwrap();
@@ -85,7 +85,7 @@ async fn the_entry_is_on_the_ledger_before_the_key_is_touched() {
     let mut house = Appliance::start().await;
     let member = house.member("acme").await;
     let key = member.create_key("release", "p256").await;
-    let worker = house.daemon().workers()[0];
+    let worker = house.daemon().token_worker().await;
     kill(worker, Signal::STOP);
     let asking = {
         let member = member.clone();
@@ -112,7 +112,7 @@ async fn a_token_pulled_out_is_told_with_503_and_signs_again_once_it_is_back() {
     member.ask(sign_p256(&key, b"before")).await.expect(200);
     house.hsm.as_ref().unwrap().unplug().unwrap();
     // The device is gone, and with it whatever the module had open on it.
-    kill(house.daemon().workers()[0], Signal::KILL);
+    kill(house.daemon().token_worker().await, Signal::KILL);
     let away = || async {
         let answer = member.ask(sign_p256(&key, b"during")).await;
         (answer.code() == "token_unavailable").then_some(answer)
@@ -137,7 +137,7 @@ async fn another_token_with_the_same_label_is_not_taken_for_ours() {
     let member = house.member("acme").await;
     let key = member.create_key("release", "p256").await;
     house.hsm.as_mut().unwrap().replace().unwrap();
-    kill(house.daemon().workers()[0], Signal::KILL);
+    kill(house.daemon().token_worker().await, Signal::KILL);
     let away = || async { (member.ask(sign_p256(&key, b"no")).await.status == 503).then_some(()) };
     eventually("the stranger is refused", GIVEN_UP, away).await;
     for _ in 0..10 {

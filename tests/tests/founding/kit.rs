@@ -33,7 +33,7 @@ async fn an_appliance_over_p11_kits_proxy_is_made_signs_and_starts_again() {
     let member = house.member("acme").await;
     let key = member.create_key("release", "p256").await;
     member.ask(sign_p256(&key, b"through the proxy")).await.expect(200);
-    kill(house.daemon().workers()[0], Signal::KILL);
+    kill(house.daemon().token_worker().await, Signal::KILL);
     let signs =
         || async { (member.ask(sign_p256(&key, b"by another worker")).await.status == 200).then_some(()) };
     eventually("another worker signs", GIVEN_UP, signs).await;

@@ -278,7 +278,7 @@ async fn what_a_stranger_plants_in_the_token_stops_no_start_and_freezes_no_ledge
     // The worker that saw none of it, then one that did, then another daemon.
     for round in 0..3 {
         if round == 1 {
-            let worker = house.daemon().workers()[0];
+            let worker = house.daemon().token_worker().await;
             kill(worker, Signal::KILL);
             let daemon = house.daemon();
             let another =

@@ -109,7 +109,7 @@ impl Story {
         match self.turn {
             Turn::TooLate(late) => {
                 self.take_the_data_key_out(stage).await;
-                let breath = Breath::held(&mut stage.house);
+                let breath = Breath::held(&mut stage.house).await;
                 let asked = tokio::spawn(asked);
                 if self.comes_to(stage, "running", Some(late.at)).await {
                     stage.let_pass(late.after);

@@ -73,8 +73,8 @@ pub(crate) fn set_up(house: &Appliance, lack: Option<&Lack>) {
 pub(crate) struct Breath(Pid);
 
 impl Breath {
-    pub(crate) fn held(house: &mut Appliance) -> Self {
-        let worker = house.daemon().workers()[0];
+    pub(crate) async fn held(house: &mut Appliance) -> Self {
+        let worker = house.daemon().token_worker().await;
         kill(worker, Signal::STOP);
         Self(worker)
     }
