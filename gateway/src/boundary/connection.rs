@@ -51,7 +51,7 @@ pub async fn serve<S>(
         async move {
             // Whoever does not take what it asked for waits with what it asks for next.
             counter.room().await;
-            Ok::<_, Infallible>(line.begin(gate.answer(&peer, request, &counter)).await)
+            Ok::<_, Infallible>(line.begin(Box::pin(gate.answer(&peer, request, &counter))).await)
         }
     };
     run(stream, &mark, &unsent, answer, patience, stopping, cut).await;

@@ -107,7 +107,8 @@ impl Gate {
         let followed = follow(request.headers(), peer.trust(), now, &self.parts.dice, &self.parts.traces);
         let span = tracing::info_span!("request", request_id = %followed.request, trace_id = %followed.trace.trace_id());
         let method = request.method().clone();
-        let work = self.answer_followed(peer, request, (&followed, unsent), begun);
+        // In a box, because whoever waits for people or events is kept with all the layers round this.
+        let work = Box::pin(self.answer_followed(peer, request, (&followed, unsent), begun));
         let (response, label) = followed.trail.follow(work).instrument(span.clone()).await;
         let took = begun.elapsed();
         let status = response.status().as_u16();

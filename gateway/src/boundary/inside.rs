@@ -134,7 +134,8 @@ impl Gate {
         patience: Patience,
     ) -> Result<Reply, Problem> {
         let word = pass.word();
-        let work = attend(spanned(service, answering), pass, patience);
+        // Each layer round a future keeps it twice, before it begins and while it goes on; round a box that is nothing.
+        let work = attend(spanned(service, Box::pin(answering)), pass, patience);
         let here = here();
         let work = async move {
             match here {

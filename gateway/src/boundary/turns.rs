@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Semaphore;
@@ -38,14 +38,13 @@ impl Turns {
 impl Line {
     /// Waits for a turn, and computes in it until the work waits for the first time: all that a refusal takes, and what stands
     /// before the body, the ledger and the token, which have bounds of their own.
-    pub(super) async fn begin<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(super) async fn begin<T>(&self, mut work: impl Future<Output = T> + Unpin) -> T {
         // Nobody closes a line.
         let mut turn = self.0.acquire().await.ok();
         // To the end of the runtime's queue: what others brought meanwhile stands before it, and the rest of its own line behind.
         tokio::task::yield_now().await;
-        let mut work = pin!(work);
         poll_fn(|context| {
-            let polled = work.as_mut().poll(context);
+            let polled = Pin::new(&mut work).poll(context);
             turn = None;
             polled
         })
@@ -75,16 +74,20 @@ mod tests {
         let greedy = turns.line(&somebody());
         for _ in 0..1000 {
             let (line, looked_at) = (greedy.clone(), Arc::clone(&looked_at));
-            all.spawn(async move { line.begin(async { looked_at.fetch_add(1, Ordering::SeqCst) }).await });
+            all.spawn(async move {
+                line.begin(Box::pin(async { looked_at.fetch_add(1, Ordering::SeqCst) })).await
+            });
         }
         // Every one of them has come to its line.
         yield_now().await;
         let before = looked_at.load(Ordering::SeqCst);
         let other = turns.line(&somebody());
         let after =
-            tokio::spawn(async move { other.begin(async { looked_at.load(Ordering::SeqCst) }).await })
-                .await
-                .unwrap();
+            tokio::spawn(
+                async move { other.begin(Box::pin(async { looked_at.load(Ordering::SeqCst) })).await },
+            )
+            .await
+            .unwrap();
         assert!(after - before <= 16, "{} were looked at first", after - before);
         assert_eq!(all.join_all().await.len(), 1000);
     }
@@ -96,7 +99,7 @@ mod tests {
         let (line, same) = (turns.line(&owner), turns.line(&owner));
         let waiting = tokio::spawn(async move { line.begin(std::future::pending::<()>()).await });
         yield_now().await;
-        same.begin(async {}).await;
+        same.begin(std::future::ready(())).await;
         assert!(!waiting.is_finished());
         waiting.abort();
         drop((waiting.await, same));

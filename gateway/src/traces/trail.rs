@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::futures::TaskLocalFuture;
+
 use super::context::{SpanId, TraceContext};
 use super::kept::Traces;
 use crate::ids::RequestId;
@@ -95,8 +97,8 @@ impl Trail {
     }
 
     /// Does work on this trail.
-    pub async fn follow<F: Future>(self: &Arc<Self>, work: F) -> F::Output {
-        HERE.scope(Here { trail: Arc::clone(self), span: self.beginning.context.span() }, work).await
+    pub fn follow<F: Future>(self: &Arc<Self>, work: F) -> TaskLocalFuture<Here, F> {
+        HERE.scope(Here { trail: Arc::clone(self), span: self.beginning.context.span() }, work)
     }
 
     /// Does the whole of the trail's work in its first span; it says in a word how it ended. Cut short, it was abandoned.
@@ -202,8 +204,8 @@ impl Here {
     }
 
     /// Does work below this span, in another task.
-    pub async fn follow<F: Future>(self, work: F) -> F::Output {
-        HERE.scope(self, work).await
+    pub fn follow<F: Future>(self, work: F) -> TaskLocalFuture<Self, F> {
+        HERE.scope(self, work)
     }
 }
 
