@@ -84,7 +84,7 @@ pub enum Protocol {
 const RESERVED: [&str; 5] = ["/v1", "/health", "/metrics", "/problems", "/.well-known"];
 
 /// Names of the appliance's own services: status, breakers and metrics tell upstreams and services apart by name.
-pub const RESERVED_NAMES: [&str; 11] = [
+pub const RESERVED_NAMES: [&str; 12] = [
     "audit",
     "devices",
     "events",
@@ -93,6 +93,7 @@ pub const RESERVED_NAMES: [&str; 11] = [
     "locks",
     "signing",
     "status",
+    "resealing",
     "succession",
     "workflows",
     "workspaces",
